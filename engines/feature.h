@@ -1,0 +1,50 @@
+/*
+ * engines/feature.h - what the log needs to know of one event: text becomes features here, once.
+ *
+ * A feature is what the journal keeps: applying the same features in the same order rebuilds the
+ * same state, so its encoding is durable (FEATURE_FORMAT) and independent of the text it came from.
+ */
+#pragma once
+
+#include "core/event.h"
+#include "engines/record.h"
+
+#define FEATURE_FORMAT 1
+
+struct feature {
+    enum event_type type; /* MESSAGE, MESSAGE_DELETED, MEMORY */
+    uint8_t op;           /* enum message_op or memory_op */
+    uint8_t source;       /* enum source */
+    bool content_unchanged; /* UPDATE without the text: keep the text features of the live record */
+    uint64_t ver;         /* position.lsn of the change */
+    uint64_t id;          /* hash64 of the event's id */
+    int64_t t_us;
+    uint8_t n_labels;
+    struct str labels[RECORD_LABELS]; /* borrowed: from the event's text or the decoded bytes */
+    union {
+        struct msg_rec message; /* labels[] unset: the key interns them */
+        struct {
+            uint64_t memory;
+            struct str name; /* memory_id, cut to LIMIT_LABEL_BYTES */
+            struct str type;
+            uint32_t score;
+            uint32_t importance;
+            uint8_t grade;
+            uint8_t has_signal;
+            uint8_t n_vector;
+            uint32_t norm2;
+            struct {
+                uint8_t bucket;
+                int8_t weight;
+            } vector[RECORD_VECTOR];
+        } memory;
+    } u;
+    char label_text[RECORD_LABELS][RECORD_LABEL_BYTES]; /* backing for labels[] after extraction */
+};
+
+/* True for the event types that features exist for. */
+bool feature_wanted(enum event_type type);
+/* Never fails on content: any bytes give features. */
+void feature_extract(const struct event *e, enum source source, uint64_t ver, struct feature *ret);
+MUST_CHECK enum status feature_encode(const struct feature *f, struct buf *out);
+MUST_CHECK enum status feature_decode(struct reader *r, struct feature *ret, struct error *err);

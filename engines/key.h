@@ -1,0 +1,57 @@
+/*
+ * engines/key.h - the state of one (user_id, bot_name): its log and every engine's accumulators.
+ *
+ * key_apply() depends on nothing but the key's state, the feature and T, so the journal can rebuild
+ * a key by applying the same features again. Bounds: LIMIT_MESSAGES, LIMIT_MEMORIES,
+ * LIMIT_ACCESSES, LIMIT_TOMBSTONES. A key is used by one thread at a time.
+ *
+ * Rules (ENGINES.md 1.2, 1.3):
+ * - an id that is live is retracted before its new state is inserted (an edit is both);
+ * - a delete leaves a tombstone (id, source, ver): a change of the same id from the OTHER source is
+ *   ignored while it stands, and so is a live record's second copy from the inbox when PostgreSQL
+ *   wrote it; changes of the same source arrive in order and always win;
+ * - t < floor_hour(T) - 30 d: late, not applied (memories themselves have no horizon);
+ * - records leave when floor_hour(T) - 30 d passes them; accesses are folded into their memory.
+ */
+#pragma once
+
+#include "core/cleanup.h"
+#include "core/row.h"
+#include "engines/engine.h"
+#include "engines/feature.h"
+
+struct key;
+
+struct key_change {
+    bool applied;               /* false: late, duplicate or unknown id; nothing changed */
+    bool late;
+    uint32_t weight[TABLE_COUNT]; /* towards the count trigger of each table */
+    bool touched[TABLE_COUNT];    /* rows of the table may differ now */
+    bool urgent[TABLE_COUNT];
+};
+
+MUST_CHECK enum status key_new(struct str user_id, struct str bot_name, struct key **ret,
+                               struct error *err);
+void key_free(struct key *k);
+CLEANUP_FREEP(struct key, key_free);
+
+/* Advances to T first. T never goes back; a smaller T is ignored. */
+MUST_CHECK enum status key_apply(struct key *k, const struct feature *f, int64_t as_of_us,
+                                 struct key_change *ret, struct error *err);
+/* Moves T: records beyond the window leave, future records whose time has come enter. */
+MUST_CHECK enum status key_advance(struct key *k, int64_t as_of_us, struct error *err);
+/* Computes the row of one table at T = as_of_us (advances first), up to and including row_finish().
+ * The row must be initialised for tables[table]. event_count, as_of, flags, confidence,
+ * valid_until, engine_version and details are set; versions and LSN are the caller's. */
+MUST_CHECK enum status key_emit(struct key *k, enum table_id table, int64_t as_of_us,
+                                struct row *row, struct error *err);
+/* False while the key has nothing that the table is about: no row is written (ENGINES.md 1.8). */
+bool key_has_row(const struct key *k, enum table_id table);
+
+const struct key_log *key_log(const struct key *k);
+size_t key_bytes(const struct key *k); /* memory held, for the LRU budget */
+
+/* The durable page. Encoding what was decoded gives the same bytes. */
+#define KEY_FORMAT 1
+MUST_CHECK enum status key_encode(const struct key *k, struct buf *out);
+MUST_CHECK enum status key_decode(struct str bytes, struct key **ret, struct error *err);

@@ -1,0 +1,132 @@
+/*
+ * engines/record.h - the bounded log of one key: small fixed feature records, sorted by time.
+ *
+ * Everything an engine emits is a pure function F(log, T) of these records (ENGINES.md 1.1): no
+ * message text, integers only, so that arrival order, edits, deletes, expiry and restart are exact.
+ * Scores and weights are quantised at ingest (x * 10^6 unless said otherwise); times are
+ * microseconds since the Unix epoch.
+ */
+#pragma once
+
+#include "core/buf.h"
+#include "core/limits.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define RECORD_WINDOW_US (INT64_C(30) * 24 * 3600 * 1000000) /* messages and accesses: 720 h */
+#define RECORD_SESSION_GAP_US (INT64_C(3600) * 1000000)      /* a longer gap ends a session */
+#define RECORD_SESSION_MAX 128                               /* messages per session before a split */
+#define RECORD_LABELS 6                                      /* label tokens kept of a message */
+#define RECORD_LABEL_BYTES 24
+#define RECORD_VECTOR 32  /* largest entries of the 256-d signed feature vector (mode L) */
+#define RECORD_TRIGRAMS 64 /* hashed character trigrams kept of a message, for the fingerprint */
+
+enum record_kind { RECORD_MESSAGE, RECORD_MEMORY, RECORD_ACCESS, RECORD_KINDS };
+
+enum msg_flag {
+    MSG_QUESTION = 1 << 0,
+    MSG_EXCLAIM = 1 << 1,
+    MSG_EMOJI = 1 << 2,
+    MSG_LINK = 1 << 3,
+    MSG_UPPER_START = 1 << 4,
+    MSG_END_PUNCT = 1 << 5,
+    MSG_HAS_EMOTION = 1 << 6,
+    MSG_INFORMATIVE = 1 << 7, /* enough content words to open or hold a topic */
+    MSG_CUT = 1 << 8,         /* longer than LIMIT_CONTENT_BYTES: features of the first part */
+    MSG_BOT = 1 << 9,         /* role bot; otherwise user */
+};
+
+/* Refers to a token in the key's refcounted arena; 0 = none. */
+typedef uint32_t label_ref;
+
+struct msg_rec {
+    int64_t t_us;
+    uint64_t id;  /* hash64 of the message id */
+    uint64_t ver; /* position of the change that wrote it, see key.h */
+    uint16_t flags;
+    uint16_t words; /* saturating */
+    uint16_t chars; /* code points, saturating */
+    uint8_t source;
+    uint8_t emotion;            /* label id (text.h), valid with MSG_HAS_EMOTION */
+    uint8_t emotion_confidence; /* 0..255 = 0..1 */
+    int8_t valence;             /* -127..127 = -1..1, sign from the label, size from confidence */
+    uint8_t n_vector;           /* entries used in vector */
+    uint8_t n_trigrams;
+    label_ref labels[RECORD_LABELS];
+    uint32_t norm2; /* sum of squares of the vector weights */
+    struct {
+        uint8_t bucket;
+        int8_t weight;
+    } vector[RECORD_VECTOR];
+    uint8_t trigrams[RECORD_TRIGRAMS]; /* bucket numbers of a stable sample */
+};
+
+struct access_rec {
+    int64_t t_us;
+    uint64_t id;        /* hash64 of the event id */
+    uint64_t memory;    /* hash64 of the memory id */
+    uint32_t score;     /* x 10^6, UINT32_MAX = none */
+    uint8_t grade;      /* 1..4 after ENGINES.md A2: grade, else outcome, else 3 */
+    uint8_t has_signal; /* a grade or outcome was given: enough for a measured recall rate */
+};
+
+/* What accesses that left the window add up to (ENGINES.md A2): a pure fold in time order. */
+struct fsrs_state {
+    double difficulty;
+    double stability_days;
+    int64_t last_us;
+    uint32_t reps;
+    uint32_t lapses;
+    uint32_t spaced;
+};
+
+struct mem_rec {
+    uint64_t id; /* hash64 of memory_id: the sort key of the memory array */
+    int64_t created_us;
+    uint64_t ver;
+    uint32_t importance; /* x 10^6, UINT32_MAX = unknown */
+    uint8_t pinned;
+    uint8_t grade;       /* grade of the creation event (1..4, 3 when not given) */
+    uint8_t name_len;
+    uint8_t type_len;
+    char name[LIMIT_LABEL_BYTES]; /* memory_id, cut */
+    char type[32];
+    label_ref labels[3];
+    uint8_t n_vector;
+    uint32_t norm2;
+    struct {
+        uint8_t bucket;
+        int8_t weight;
+    } vector[RECORD_VECTOR];
+    struct fsrs_state base; /* reps == 0: nothing folded yet */
+};
+
+/*
+ * Borrowed by engines, owned by struct key. Arrays are sorted: messages and accesses by (t_us, id),
+ * memories by id. Records with t_us > as_of + 5 min are "future": they sort last, are not counted
+ * in n_messages / n_accesses and are not shown to engines until T catches up.
+ */
+struct key_log {
+    struct str user_id;
+    struct str bot_name;
+    int64_t as_of_us; /* T of the last key_advance() */
+    int64_t first_seen_us;
+    const struct msg_rec *messages;
+    size_t n_messages;
+    const struct access_rec *accesses;
+    size_t n_accesses;
+    const struct mem_rec *memories;
+    size_t n_memories;
+    uint64_t forgotten_n; /* memories beyond the cap: count and sum of creation times (seconds) */
+    int64_t forgotten_created_s;
+    bool truncated; /* the newest LIMIT_* records of a longer window */
+};
+
+/* Token behind a reference, at most RECORD_LABEL_BYTES; STR_NULL for 0. */
+struct str key_log_label(const struct key_log *log, label_ref ref);
+/* First record with t_us >= t. */
+size_t key_log_message_at(const struct key_log *log, int64_t t_us);
+size_t key_log_access_at(const struct key_log *log, int64_t t_us);
+/* NULL when the memory is not (or no longer) known. */
+const struct mem_rec *key_log_memory(const struct key_log *log, uint64_t id);

@@ -1,0 +1,25 @@
+#include "engines/engine.h"
+
+#include <string.h>
+
+/* To add an engine: write engines/<name>.c, name it twice here and once in meson.build. */
+extern const struct engine_ops engine_memory_aging, engine_conversation_patterns;
+
+static const struct engine_ops *const registry[] = {
+    &engine_memory_aging,
+    &engine_conversation_patterns,
+};
+_Static_assert(sizeof(registry) / sizeof(registry[0]) <= ENGINE_MAX, "raise ENGINE_MAX");
+
+const struct engine_ops *engine_at(size_t index)
+{
+    return index < sizeof(registry) / sizeof(registry[0]) ? registry[index] : NULL;
+}
+
+const struct engine_ops *engine_find(const char *name)
+{
+    for (size_t i = 0; engine_at(i); i++)
+        if (strcmp(engine_at(i)->name, name) == 0)
+            return engine_at(i);
+    return NULL;
+}

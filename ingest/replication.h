@@ -1,0 +1,56 @@
+/*
+ * ingest/replication.h - reads one replication slot: connect, START_REPLICATION, decode, hand on.
+ *
+ * One thread runs replication_run(). It waits on the socket, never sleeps; feedback goes out on its
+ * own timer even while the receiver is full. Truth is the slot: after any failure the slot is read
+ * again from what is durable, and the receiver skips what it has already been given.
+ */
+#pragma once
+
+#include "core/clock.h"
+#include "core/event.h"
+#include "core/lsn.h"
+#include "core/status.h"
+#include "ingest/mapping.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+/* Who takes the events: the router of the pipeline, or a test. All calls come from the reader. */
+struct receiver_ops {
+    /* AGAIN: no room now; the reader stops reading, keeps feedback going, and offers it again. */
+    enum status (*event)(void *ctx, const struct event *e, struct position pos, int64_t commit_us,
+                         struct error *err);
+    /* Every event of the transaction ending at end_lsn has been given. AGAIN as above. */
+    enum status (*commit)(void *ctx, lsn_t end_lsn, int64_t commit_us, struct error *err);
+    /* Nothing is outstanding upstream up to wal_end (a keepalive outside a transaction). */
+    void (*idle)(void *ctx, lsn_t wal_end, int64_t server_us);
+    /* The socket is drained: send what is buffered. */
+    void (*drained)(void *ctx);
+    /* Every event of every transaction that ends at or before this LSN is durable here. */
+    lsn_t (*durable)(void *ctx);
+    void *ctx;
+};
+
+struct replication_config {
+    const char *conninfo; /* without replication=; options are added here */
+    const char *slot;
+    const char *publication;
+    const struct mapping_set *mappings;
+    const struct clock *clock;
+    int64_t status_interval_us; /* feedback at least this often; 1 s */
+    int64_t backoff_min_us;     /* reconnect: decorrelated jitter between min and max */
+    int64_t backoff_max_us;
+};
+
+struct replication;
+MUST_CHECK enum status replication_new(const struct replication_config *cfg,
+                                       const struct receiver_ops *receiver,
+                                       struct replication **ret, struct error *err);
+void replication_free(struct replication *r);
+/* Until *stop (OK) or an error that reconnecting cannot mend. start: the durable LSN. Reconnects by
+ * itself; a server that shuts down or refuses for now is waited for. */
+MUST_CHECK enum status replication_run(struct replication *r, lsn_t start, const atomic_bool *stop,
+                                       struct error *err);
+/* Writes a byte to the reader's wake pipe: durable() has moved or room was made. Any thread. */
+void replication_wake(struct replication *r);

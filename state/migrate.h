@@ -1,0 +1,33 @@
+/*
+ * state/migrate.h - numbered SQL of migrations/postgres, embedded at build time.
+ *
+ * up applies every migration not yet in strategic_migrations, each in its own transaction, under an
+ * advisory lock so that two at once do not collide; a second up is a no-op. down reverts the newest
+ * `steps` (0 = all). A checksum of each applied file is kept: an applied migration whose text has
+ * changed since is refused.
+ */
+#pragma once
+
+#include "core/status.h"
+
+#include <stdbool.h>
+
+struct migration {
+    int version;
+    const char *name;
+    const char *up;
+    const char *down;
+};
+extern const struct migration migrations[];
+extern const int n_migrations;
+
+/* fn is told of each step done ("applied 0001_strategic_cache"). */
+MUST_CHECK enum status migrate_up(const char *conninfo, void (*fn)(void *ctx, const char *line),
+                                  void *ctx, struct error *err);
+MUST_CHECK enum status migrate_down(const char *conninfo, int steps,
+                                    void (*fn)(void *ctx, const char *line), void *ctx,
+                                    struct error *err);
+/* One line per migration: version, name, applied at or pending. */
+MUST_CHECK enum status migrate_status(const char *conninfo,
+                                      void (*fn)(void *ctx, const char *line), void *ctx,
+                                      bool *ret_pending, struct error *err);

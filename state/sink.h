@@ -1,0 +1,79 @@
+/*
+ * state/sink.h - writes cache rows to PostgreSQL: one thread, one connection, one transaction per
+ * batch.
+ *
+ * Every transaction (DESIGN.md section 5, S5): reads its lease epoch row FOR SHARE (0 rows: FENCED,
+ * nothing is written), upserts by unnest per table in key order, guarded by (row_version, as_of),
+ * touches expiry of unchanged rows, writes its progress row, NOTIFYs strategic_cache, commits.
+ * A failed connection is retried for ever with exponential back-off and jitter; the outcome of a
+ * COMMIT that got no answer is unknown, and sending again is harmless because of the guard. A row
+ * that PostgreSQL refuses for its data (SQLSTATE class 22 or 23) is found by bisecting the batch and
+ * reported as failed; the others go through.
+ *
+ * Threads: submit and poll may be called from any thread; rows are moved in.
+ */
+#pragma once
+
+#include "core/clock.h"
+#include "core/lsn.h"
+#include "core/row.h"
+#include "core/status.h"
+
+struct sink;
+
+enum sink_outcome { SINK_WRITTEN, SINK_TOUCHED, SINK_MISSING, SINK_FAILED };
+
+/* What became of one submitted item. MISSING: a touch found no row, send it whole. */
+struct sink_result {
+    uint64_t key_id;
+    uint32_t worker;
+    uint32_t table; /* index in the sink's table list */
+    uint64_t row_version;
+    uint64_t payload_hash;
+    enum sink_outcome outcome;
+    char reason[200]; /* SINK_FAILED */
+};
+
+struct sink_item {
+    uint64_t key_id;
+    uint32_t worker;
+    uint32_t table;
+    uint32_t partition;
+    bool touch;           /* only as_of, computed_at, expires_at, valid_until, row_version move */
+    bool first;           /* the key's first row: strategic_key_activity gets it too */
+    uint64_t payload_hash;
+    int64_t commit_us;    /* source commit time of the newest event covered, 0 = none: for latency */
+    const char *reason;   /* static string for NOTIFY: "count", "age", "idle", "predicate", "refresh", "stop" */
+    struct row row;       /* finished */
+};
+
+struct sink_config {
+    const char *conninfo;
+    const char *pipeline;
+    uint64_t epoch;
+    const struct table_def *tables;
+    size_t n_tables;
+    int64_t ttl_us; /* expires_at = computed_at + ttl */
+    size_t queue_rows_max; /* submit() answers AGAIN beyond this */
+    const struct clock *clock;
+};
+
+MUST_CHECK enum status sink_start(const struct sink_config *cfg, struct sink **ret,
+                                  struct error *err);
+/* Flushes what was submitted for at most deadline_us, then stops; NULL is a no-op. */
+void sink_stop(struct sink *s, int64_t deadline_us);
+
+size_t sink_room(struct sink *s);
+/* Moves the rows of items in, all or none (AGAIN). */
+MUST_CHECK enum status sink_submit(struct sink *s, struct sink_item *items, size_t n);
+/* Takes results for one worker, at most max. */
+size_t sink_poll(struct sink *s, uint32_t worker, struct sink_result *out, size_t max);
+/* Called about once a second by the owner: written with the heartbeat of each partition
+ * (strategic_processor) in a transaction of its own if no batch carries it. */
+void sink_progress(struct sink *s, const int64_t caught_up_to_us[LIMIT_PARTITIONS],
+                   lsn_t covered_lsn, uint64_t events_applied);
+/* OK, or what stopped it for good: FENCED or a configuration error. */
+enum status sink_health(struct sink *s, struct error *err);
+/* Latency of rows with commit_us, source commit to sink commit, since start: p50, p99 in
+ * microseconds; returns how many. */
+uint64_t sink_latency(struct sink *s, int64_t *ret_p50_us, int64_t *ret_p99_us);

@@ -1,0 +1,139 @@
+/*
+ * state/store.h - the durable state of one worker: one SQLite file (DESIGN.md section 4).
+ *
+ * The write path is a journal. Every group commit appends ONE block (all entries since the last
+ * commit, as opaque bytes) together with the applied positions, the covered LSN, key pages that are
+ * folded on the way, and dead letters, in ONE transaction. Entries have a dense sequence number
+ * `jseq` (1, 2, ...); a key page says up to which jseq it contains. Opening a store hands back every
+ * unfolded entry in order; the caller re-applies those whose jseq is above the key's page. Blocks
+ * whose entries are all contained in pages are deleted.
+ *
+ * Files: DIR/CURRENT names a set directory (set-000001); the set holds worker-N.db for N < W. A
+ * change of W writes a new set and then renames CURRENT, so a crash leaves one whole set or the
+ * other (store_set_open).
+ *
+ * Fencing: meta.epoch. A commit by a holder whose epoch is no longer the stored one fails with
+ * STATUS_FENCED and changes nothing.
+ *
+ * Threads: one handle, one thread. Errors: IO (SQLite or disk; after a failed fsync the process must
+ * stop, never retry), CORRUPT (checksum, format), FENCED, REFUSED (another pipeline's state).
+ */
+#pragma once
+
+#include "core/buf.h"
+#include "core/cleanup.h"
+#include "core/limits.h"
+#include "core/lsn.h"
+#include "core/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* What identifies the input this state belongs to; compared on open, written on creation. */
+struct store_identity {
+    char pipeline[64];
+    char system_identifier[24]; /* of the PostgreSQL cluster, decimal; "" for replay */
+    char slot[64];
+    lsn_t slot_birth;           /* consistent point at which the slot was created or adopted */
+    uint32_t partitions;        /* P */
+};
+
+struct store_applied {
+    struct position pos; /* newest applied position of the partition */
+    uint64_t pseq;       /* its dense sequence number; 0 = none yet */
+};
+
+struct store;
+
+/* ---- the set: which files there are ---- */
+/* Opens or creates the set for `workers` files, re-spreading partitions if W changed. With a fresh
+ * directory *ret_fresh is true and identity is written; otherwise *identity is filled from the
+ * state and the caller decides whether it fits. Key k belongs to worker (partition mod workers).
+ * Fills stores[0..workers). epoch: this process's fencing epoch, written to every file; REFUSED when
+ * a file already holds a larger one. dir may be ":memory:" (replay): nothing is durable. */
+MUST_CHECK enum status store_set_open(const char *dir, uint32_t workers, uint64_t epoch,
+                                      struct store_identity *identity, bool *ret_fresh,
+                                      struct store **stores, struct error *err);
+void store_close(struct store *s); /* NULL is a no-op; runs a last WAL checkpoint */
+CLEANUP_FREEP(struct store, store_close);
+/* Reads identity without opening for writing: for `status` and `doctor`. STATUS_END: no state. */
+MUST_CHECK enum status store_identity_read(const char *dir, struct store_identity *ret,
+                                           lsn_t *ret_covered, struct error *err);
+/* Writes identity into every file of an opened set (slot created or adopted after a fresh start). */
+MUST_CHECK enum status store_identity_write(struct store *s, const struct store_identity *identity,
+                                            struct error *err);
+
+/* ---- what was durable at open ---- */
+const struct store_applied *store_applied(const struct store *s, enum source src,
+                                          uint32_t partition);
+lsn_t store_covered(const struct store *s); /* every event up to this LSN of this worker's
+                                               partitions is in the state */
+int64_t store_as_of(const struct store *s); /* T of the last commit, 0 when none */
+uint64_t store_jseq(const struct store *s); /* newest entry */
+/* Calls fn for every unfolded entry in order. fn's failure stops and is returned. */
+MUST_CHECK enum status store_replay(struct store *s,
+                                    enum status (*fn)(void *ctx, uint64_t jseq, struct str entry,
+                                                      struct error *err),
+                                    void *ctx, struct error *err);
+/* Calls fn for every key page that has a due time: (key id, due). */
+MUST_CHECK enum status store_each_due(struct store *s,
+                                      enum status (*fn)(void *ctx, uint64_t key_id, int64_t due_us,
+                                                        struct error *err),
+                                      void *ctx, struct error *err);
+
+/* ---- keys: (user, bot) <-> key id ---- */
+/* Ids are given by the caller's journal entries; the store keeps folded ones. next id to give: */
+uint64_t store_next_key_id(const struct store *s);
+/* STATUS_END when no page exists. *ret_page is borrowed until the next call on the store. */
+MUST_CHECK enum status store_find_key(struct store *s, struct str user_id, struct str bot_name,
+                                      uint64_t *ret_key_id, struct error *err);
+struct store_page {
+    uint64_t key_id;
+    uint32_t partition;
+    uint64_t jseq;   /* last entry contained */
+    int64_t due_us;  /* next timer, or INT64_MAX */
+    struct str user_id;
+    struct str bot_name;
+    struct str bytes;
+};
+MUST_CHECK enum status store_load_page(struct store *s, uint64_t key_id, struct store_page *ret,
+                                       struct error *err);
+/* All keys, in key id order, for verify, inspect and re-spread. */
+MUST_CHECK enum status store_each_page(struct store *s,
+                                       enum status (*fn)(void *ctx, const struct store_page *page,
+                                                         struct error *err),
+                                       void *ctx, struct error *err);
+
+/* ---- the group commit ---- */
+struct store_dead_letter {
+    enum source source;
+    struct position pos;
+    int64_t at_us;
+    struct str where;
+    struct str reason;
+    struct str bytes;
+};
+
+struct store_commit {
+    struct str entries;      /* concatenated: varint length + bytes, n_entries times */
+    uint64_t n_entries;
+    uint64_t fold_below;     /* blocks whose last jseq is <= this may go; 0 = none */
+    int64_t as_of_us;
+    lsn_t covered;
+    const struct store_applied (*applied)[LIMIT_PARTITIONS]; /* [SOURCE_COUNT], changed ones written */
+    const struct store_page *pages; /* folded in this commit, jseq may be that of this very block */
+    size_t n_pages;
+    const struct store_dead_letter *dead_letters;
+    size_t n_dead_letters;
+};
+MUST_CHECK enum status store_commit(struct store *s, const struct store_commit *c,
+                                    struct error *err);
+size_t store_journal_bytes(const struct store *s);
+
+/* ---- dead letters ---- */
+uint64_t store_dead_letter_count(const struct store *s);
+/* Newest first, over all worker files of DIR, without disturbing a running process. */
+MUST_CHECK enum status store_dead_letters_read(
+    const char *dir, enum status (*fn)(void *ctx, const struct store_dead_letter *d, struct error *err),
+    void *ctx, struct error *err);
