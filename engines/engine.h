@@ -34,6 +34,9 @@ struct engine_ops {
     int32_t version;    /* engine_version of its rows; raised whenever F changes */
     enum table_id table;
     uint32_t kinds;     /* bit mask of (1 << record_kind) that insert() and retract() are called for */
+    /* Bit mask of kinds that justify a row: key_has_row() asks for one record of them. Other kinds
+     * are context; a change that weighs 0 does not touch the table. */
+    uint32_t row_kinds;
     struct trigger_policy trigger;
     size_t state_size;  /* the key allocates this, zeroed, per key and engine */
     enum status (*init)(void *state, struct error *err);
