@@ -36,16 +36,35 @@ static size_t utf8_sequence(const unsigned char *p, size_t left)
     return n;
 }
 
-bool str_is_text(struct str s)
+/* Eight bytes of plain ASCII without NUL: the common case, checked in one step. */
+static bool ascii_word(const unsigned char *p)
+{
+    uint64_t w = 0;
+    memcpy(&w, p, sizeof(w));
+    uint64_t zero_bytes = (w - UINT64_C(0x0101010101010101)) & ~w;
+    return ((zero_bytes | w) & UINT64_C(0x8080808080808080)) == 0;
+}
+
+size_t str_text_prefix(struct str s)
 {
     const unsigned char *p = (const unsigned char *)s.ptr;
-    for (size_t i = 0; i < s.len;) {
+    size_t i = 0;
+    while (i < s.len) {
+        if (s.len - i >= 8 && ascii_word(p + i)) {
+            i += 8;
+            continue;
+        }
         size_t n = utf8_sequence(p + i, s.len - i);
         if (n == 0)
-            return false;
+            break;
         i += n;
     }
-    return true;
+    return i;
+}
+
+bool str_is_text(struct str s)
+{
+    return str_text_prefix(s) == s.len;
 }
 
 struct str str_cut(struct str s, size_t max)

@@ -20,14 +20,16 @@ struct str {
 };
 
 #define STR(literal) ((struct str){(literal), sizeof(literal) - 1})
-#define STR_NULL ((struct str){NULL, 0})
-#define STR_FMT "%.*s"
-#define STR_ARGS(s) (int)(s).len, (s).ptr ? (s).ptr : ""
+#define STR_NULL     ((struct str){NULL, 0})
+#define STR_FMT      "%.*s"
+#define STR_ARGS(s)  (int)(s).len, (s).ptr ? (s).ptr : ""
 
 struct str str_from(const char *nul_terminated); /* NULL gives STR_NULL */
 bool str_equal(struct str a, struct str b);
 /* Valid UTF-8 without NUL bytes: what PostgreSQL accepts as text. */
 bool str_is_text(struct str s);
+/* Length of the longest prefix that is such text. */
+size_t str_text_prefix(struct str s);
 /* The longest prefix of at most max bytes that does not cut a code point. */
 struct str str_cut(struct str s, size_t max);
 

@@ -4,17 +4,17 @@
 #define CLEANUP(fn) __attribute__((cleanup(fn)))
 
 /* Defines fn##p(T **) for CLEANUP(); fn must accept NULL. */
-#define CLEANUP_FREEP(T, fn)                                                                       \
-    static inline void fn##p(T **slot)                                                             \
-    {                                                                                              \
-        fn(*slot);                                                                                 \
-    }                                                                                              \
+#define CLEANUP_FREEP(T, fn)           \
+    static inline void fn##p(T **slot) \
+    {                                  \
+        fn(*slot);                     \
+    }                                  \
     _Static_assert(1, "swallow the semicolon")
 
 /* Moves a pointer out of its owner. */
-#define TAKE(ptr)                                                                                  \
-    __extension__({                                                                                \
-        __typeof__(ptr) taken_ = (ptr);                                                            \
-        (ptr) = NULL;                                                                              \
-        taken_;                                                                                    \
+#define TAKE(ptr)                       \
+    __extension__({                     \
+        __typeof__(ptr) taken_ = (ptr); \
+        (ptr) = NULL;                   \
+        taken_;                         \
     })

@@ -10,8 +10,8 @@
 
 #define US_PER_SECOND INT64_C(1000000)
 #define US_PER_MINUTE (60 * US_PER_SECOND)
-#define US_PER_HOUR (60 * US_PER_MINUTE)
-#define US_PER_DAY (24 * US_PER_HOUR)
+#define US_PER_HOUR   (60 * US_PER_MINUTE)
+#define US_PER_DAY    (24 * US_PER_HOUR)
 /* PostgreSQL counts microseconds from 2000-01-01 00:00 UTC. */
 #define US_POSTGRES_EPOCH (INT64_C(946684800) * US_PER_SECOND)
 

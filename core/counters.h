@@ -7,28 +7,28 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#define COUNTERS(X)                                                                                \
-    X(transactions_received, "committed transactions read from the slot")                          \
-    X(changes_received, "row changes read from the slot")                                          \
-    X(events_routed, "events sent to a partition")                                                 \
-    X(events_skipped, "events already applied before a restart or reconnect")                      \
-    X(events_applied, "events applied to state")                                                   \
-    X(events_late, "events older than the horizon: counted, not applied")                          \
-    X(dead_letters, "inputs that could not be used, kept with their reason")                       \
-    X(commits, "group commits of the store")                                                       \
-    X(pages_folded, "key pages written")                                                           \
-    X(keys_evicted, "keys paged out of memory")                                                    \
-    X(flush_count, "rows due: message count reached")                                              \
-    X(flush_age, "rows due: oldest unflushed event reached its age")                               \
-    X(flush_idle, "rows due: quiet after activity")                                                \
-    X(flush_predicate, "rows due: an engine asked")                                                \
-    X(flush_refresh, "rows due: refresh ahead of expiry")                                          \
-    X(flush_stop, "rows due: graceful stop or recovery")                                           \
-    X(rows_upserted, "rows written")                                                               \
-    X(rows_touched, "rows whose content was unchanged: only the expiry moved")                     \
-    X(rows_stale, "rows that PostgreSQL already held in a newer version")                          \
-    X(sink_batches, "sink transactions committed")                                                 \
-    X(sink_retries, "sink transactions tried again")                                               \
+#define COUNTERS(X)                                                            \
+    X(transactions_received, "committed transactions read from the slot")      \
+    X(changes_received, "row changes read from the slot")                      \
+    X(events_routed, "events sent to a partition")                             \
+    X(events_skipped, "events already applied before a restart or reconnect")  \
+    X(events_applied, "events applied to state")                               \
+    X(events_late, "events older than the horizon: counted, not applied")      \
+    X(dead_letters, "inputs that could not be used, kept with their reason")   \
+    X(commits, "group commits of the store")                                   \
+    X(pages_folded, "key pages written")                                       \
+    X(keys_evicted, "keys paged out of memory")                                \
+    X(flush_count, "rows due: message count reached")                          \
+    X(flush_age, "rows due: oldest unflushed event reached its age")           \
+    X(flush_idle, "rows due: quiet after activity")                            \
+    X(flush_predicate, "rows due: an engine asked")                            \
+    X(flush_refresh, "rows due: refresh ahead of expiry")                      \
+    X(flush_stop, "rows due: graceful stop or recovery")                       \
+    X(rows_upserted, "rows written")                                           \
+    X(rows_touched, "rows whose content was unchanged: only the expiry moved") \
+    X(rows_stale, "rows that PostgreSQL already held in a newer version")      \
+    X(sink_batches, "sink transactions committed")                             \
+    X(sink_retries, "sink transactions tried again")                           \
     X(reconnects, "replication connections re-opened")
 
 struct counters {
@@ -39,6 +39,6 @@ struct counters {
 
 extern struct counters counters;
 
-#define COUNTER_ADD(name, n)                                                                       \
+#define COUNTER_ADD(name, n) \
     atomic_fetch_add_explicit(&counters.name, (uint64_t)(n), memory_order_relaxed)
 #define COUNTER_GET(name) atomic_load_explicit(&counters.name, memory_order_relaxed)

@@ -59,8 +59,8 @@ struct event_message {
 struct event_memory {
     enum memory_op op;
     struct str memory_id;
-    double score;      /* 0..1 or NaN */
-    int grade;         /* 1..4, 0 = none */
+    double score; /* 0..1 or NaN */
+    int grade;    /* 1..4, 0 = none */
     enum memory_outcome outcome;
     double importance; /* 0..1 or NaN */
     struct str memory_type;
@@ -147,5 +147,6 @@ MUST_CHECK enum status event_decode(struct str bytes, struct event_arena *arena,
 MUST_CHECK enum status event_check(const struct event *e, struct error *err);
 
 /* ENGINES.md section 8: trim, lower case, blanks -> _, drop other than [a-z0-9_-], collapse runs of
- * _ and -, strip. Returns the length written to out (at most LIMIT_ID_BYTES), 0 when nothing is left. */
+ * _ and -, strip. Returns the length written to out (at most LIMIT_ID_BYTES), 0 when nothing is
+ * left. */
 size_t event_bot_name(struct str raw, char out[LIMIT_ID_BYTES]);

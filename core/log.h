@@ -15,7 +15,8 @@ void log_set_level(enum log_level level);
 /* stage: "ingest", "worker", "sink", "run"...; fmt: `could not connect error="..." retry_ms=200` */
 void log_write(enum log_level level, const char *stage, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
-/* Lets one record through per period; returns how many were held back before it, or -1 = hold back. */
+/* Lets one record through per period; returns how many were held back before it, or -1 = hold back.
+ */
 struct log_limit {
     long long next_us;
     int held;

@@ -3,9 +3,9 @@
  *
  * LSN: byte position, printed as %X/%X as the server does. Position: which event of an input.
  * For PostgreSQL that is (LSN of the commit record, row index in the transaction << 8 | event index
- * in the row): the start of the commit record is known at BEGIN (final_lsn), is unique, and grows in
- * commit order, which the COMMIT's end_lsn also does but only becomes known after the rows.
- * For the inbox and for `replay` it is (row id or line number, 0).
+ * in the row): the start of the commit record is known at BEGIN (final_lsn), is unique, and grows
+ * in commit order, which the COMMIT's end_lsn also does but only becomes known after the rows. For
+ * the inbox and for `replay` it is (row id or line number, 0).
  */
 #pragma once
 
@@ -15,8 +15,8 @@
 
 typedef uint64_t lsn_t;
 
-#define LSN_INVALID ((lsn_t)0)
-#define LSN_FMT "%" PRIX32 "/%" PRIX32
+#define LSN_INVALID   ((lsn_t)0)
+#define LSN_FMT       "%" PRIX32 "/%" PRIX32
 #define LSN_ARGS(lsn) (uint32_t)((lsn) >> 32), (uint32_t)(lsn)
 
 struct position {

@@ -49,23 +49,23 @@ struct row {
     struct buf text; /* backs every string below; offsets, since it may move */
     struct {
         bool set;
-        double number;        /* COLUMN_FLOAT; COLUMN_TIME in microseconds (whole, exact below 2^53) */
-        size_t offset, len;   /* COLUMN_TEXT, COLUMN_JSON in text */
+        double number; /* COLUMN_FLOAT; COLUMN_TIME in microseconds (whole, exact below 2^53) */
+        size_t offset, len; /* COLUMN_TEXT, COLUMN_JSON in text */
     } values[ROW_COLUMNS_MAX];
     size_t user_offset, user_len;
     size_t bot_offset, bot_len;
-    int window_hours;      /* by_window tables */
-    int64_t as_of_us;      /* T */
-    int64_t valid_until_us;
+    int window_hours;       /* by_window tables */
+    int64_t as_of_us;       /* T */
+    int64_t valid_until_us; /* 0 = nothing said */
     uint64_t source_lsn;
     uint64_t row_version;
-    int64_t event_count;   /* live records of the key that this row is computed from */
+    int64_t event_count; /* live records of the key that this row is computed from */
     int32_t engine_version;
-    double confidence;     /* 0..1, rounded to 3 decimals */
+    double confidence; /* 0..1, rounded to 3 decimals */
     uint32_t state_flags;
-    size_t n_details;      /* parts of the details object, unsorted until row_finish() */
+    size_t n_details; /* parts of the details object, unsorted until row_finish() */
     struct {
-        const char *key;   /* static string */
+        const char *key;    /* static string */
         size_t offset, len; /* its JSON value in text */
     } details[16];
     size_t n_reasons;
@@ -80,7 +80,12 @@ void row_init(struct row *r, const struct table_def *table);
 void row_deinit(struct row *r);
 MUST_CHECK enum status row_set_key(struct row *r, struct str user_id, struct str bot_name);
 
-/* column: index in table->columns. NaN and infinities are our bug and assert. */
+/*
+ * column: index in table->columns. NaN, infinities, the wrong column type and a second value or
+ * reason for one column are our bugs and assert. LIMIT: a JSON value exceeds LIMIT_JSON_BYTES, or
+ * the row LIMIT_ROW_BYTES. A text value is stored as it is, a JSON value must be one finished
+ * value.
+ */
 void row_set_float(struct row *r, size_t column, double value);
 void row_set_time(struct row *r, size_t column, int64_t t_us);
 MUST_CHECK enum status row_set_text(struct row *r, size_t column, struct str value);
@@ -90,13 +95,16 @@ MUST_CHECK enum status row_set_null(struct row *r, size_t column, const char *fm
     PRINTF_LIKE(3, 4);
 /* Adds one member to details; key must be a static string. */
 MUST_CHECK enum status row_add_detail(struct row *r, const char *key, struct str json);
-/* Builds details (keys sorted, reasons under "reason"); call once, before the row leaves. */
+/* Builds details (keys sorted, reasons under "reason"); call once, before the row leaves. Asserts
+ * that each column has either a value or a reason. LIMIT: details exceed LIMIT_DETAILS_BYTES. */
 MUST_CHECK enum status row_finish(struct row *r);
 
 struct str row_user(const struct row *r);
 struct str row_bot(const struct row *r);
 struct str row_value(const struct row *r, size_t column); /* TEXT and JSON; STR_NULL when NULL */
-struct str row_details(const struct row *r);
+struct str row_details(const struct row *r);              /* after row_finish() */
+/* confidence as a reader sees it: 3 decimals, half-even. */
+double row_confidence(const struct row *r);
 
 /* Digest of everything a reader would see change: columns, details, confidence, flags, event count.
  * Not as_of, versions or valid_until. Never 0. */

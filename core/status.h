@@ -7,7 +7,7 @@
  */
 #pragma once
 
-#define MUST_CHECK __attribute__((warn_unused_result))
+#define MUST_CHECK        __attribute__((warn_unused_result))
 #define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
 
 /* Add a code only when some caller must branch on it; everything else is text. */
