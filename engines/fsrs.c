@@ -27,15 +27,13 @@ static double first_difficulty(int grade)
     return clamp(w[4] - exp(w[5] * (grade - 1)) + 1, 1, 10);
 }
 
-/* The curve is scaled so that R(S) = 0.9 whatever the exponent. */
-static double curve_factor(void)
-{
-    return pow(0.9, -1 / w[20]) - 1;
-}
+/* 0.9^(-1/w20) - 1: scales the curve so that R(S) = 0.9 whatever the exponent. A literal, because
+ * a compiler may fold pow() to another last bit than the one it has at run time. */
+#define CURVE_FACTOR 0.98034649441348004522
 
 static double retention(double days, double stability)
 {
-    return pow(1 + curve_factor() * days / stability, -w[20]);
+    return pow(1 + CURVE_FACTOR * days / stability, -w[20]);
 }
 
 static double next_stability(double d, double s, double days, int grade)
@@ -109,5 +107,5 @@ double fsrs_days_until(const struct fsrs_state *s, double target)
 {
     assert(target > 0 && target <= 1);
 
-    return s->stability_days / curve_factor() * (pow(target, -1 / w[20]) - 1);
+    return s->stability_days / CURVE_FACTOR * (pow(target, -1 / w[20]) - 1);
 }
