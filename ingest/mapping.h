@@ -5,6 +5,16 @@
  * path into a JSON column; an enum map may follow. It is checked against the catalogue before
  * streaming (an unknown column refuses to start and names it) and bound to a RELATION by column
  * NAME whenever one arrives.
+ *
+ * What becomes of a change:
+ * - INSERT: one event, or none when an enum map says to ignore the row.
+ * - UPDATE: the whole new state. A changed (user, bot, id) is a delete and an insert. An unchanged
+ *   TOASTed content is an event without content; any other unchanged value that is mapped must come
+ *   with the old row (REPLICA IDENTITY FULL). A row that has become one to ignore is a delete.
+ * - DELETE: needs id, user and bot of the old row. Of a message it is MESSAGE_DELETED with at 0. Of
+ *   a table of memories (op is the constant "create") it is a memory delete with at 0: the table
+ *   does not say when, the caller knows the commit time. Of any other memory table the row was one
+ *   entry of a log: taking it away undoes nothing, so there is no event.
  */
 #pragma once
 
@@ -15,7 +25,7 @@
 #include <stdbool.h>
 
 #define MAPPING_FIELDS_MAX 24
-#define MAPPING_ENUM_MAX 16
+#define MAPPING_ENUM_MAX   16
 #define MAPPING_TABLES_MAX 16
 
 enum mapping_field {
@@ -51,13 +61,15 @@ struct mapping_source {
     bool set;
     char constant[128]; /* used when column is empty */
     char column[64];
-    char path[128];     /* "emotion.label": members of the JSON value in column; empty = the value */
+    char path[128]; /* "emotion.label": members of the JSON value in column; empty = the value */
     enum time_unit time_unit; /* FIELD_AT */
-    size_t n_enum;      /* values not listed are dead-lettered unless default_to is set */
+    size_t n_enum;            /* values not listed are dead-lettered unless default_to is set */
     struct {
         char from[64];
-        char to[32];    /* "" = ignore rows with this value: no event, counted */
+        char to[32]; /* "" = ignore rows with this value: no event, counted */
     } enum_map[MAPPING_ENUM_MAX];
+    bool has_default; /* values not listed become default_to ("" = ignore such rows) */
+    char default_to[32];
 };
 
 struct mapping {
@@ -94,7 +106,8 @@ enum row_change { CHANGE_INSERT, CHANGE_UPDATE, CHANGE_DELETE };
  * One row change to at most two events (a changed key is a delete and an insert). Returns OK with
  * *ret_n 0 when the row is to be ignored. INVALID: the row cannot be used; err->text says which
  * column and why, the caller dead-letters it.
- * new_tuple is NULL for deletes; old_tuple holds the replica identity or the whole old row, or NULL.
+ * new_tuple is NULL for deletes; old_tuple holds the replica identity or the whole old row, or
+ * NULL.
  */
 MUST_CHECK enum status mapping_apply(const struct mapping_binding *b, enum row_change change,
                                      const struct tuple *old_tuple, const struct tuple *new_tuple,

@@ -66,7 +66,7 @@ struct pgoutput_message {
     enum pgoutput_kind kind;
     union {
         struct {
-            lsn_t final_lsn; /* start of the commit record */
+            lsn_t final_lsn;   /* start of the commit record */
             int64_t commit_us; /* Unix epoch */
             uint32_t xid;
         } begin;
@@ -117,9 +117,9 @@ MUST_CHECK enum status pgoutput_decode(struct pgoutput_decoder *d, struct str by
 /* The outer envelope in CopyData: XLogData 'w' or keepalive 'k'. */
 struct replication_frame {
     bool keepalive;
-    lsn_t start;        /* XLogData */
+    lsn_t start; /* XLogData */
     lsn_t wal_end;
-    int64_t server_us;  /* the server's clock, Unix epoch */
+    int64_t server_us; /* the server's clock, Unix epoch */
     bool reply_requested;
     struct str payload; /* XLogData */
 };

@@ -1,0 +1,324 @@
+#include "ingest/value.h"
+
+#include "core/clock.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char out_of_memory[] = "does not fit into memory";
+
+/* 0001-01-01 and the end of 9999-12-31, the years that every other part can print. */
+#define TIME_MIN_US (INT64_C(-62135596800) * US_PER_SECOND)
+#define TIME_MAX_US (INT64_C(253402300800) * US_PER_SECOND - 1)
+
+const char *value_number(struct str text, double *ret)
+{
+    /* Longer than any double prints; a longer numeric holds no more information. */
+    char copy[400];
+    if (text.len == 0 || text.len >= sizeof(copy))
+        return "is not a number";
+    for (size_t i = 0; i < text.len; i++) {
+        char c = text.ptr[i];
+        if ((c < '0' || c > '9') && c != '+' && c != '-' && c != '.' && c != 'e' && c != 'E')
+            return "is not a finite number"; /* NaN and infinities too */
+        copy[i] = c;
+    }
+    copy[text.len] = '\0';
+    char *end = NULL;
+    double value = strtod(copy, &end);
+    if (end != copy + text.len)
+        return "is not a number";
+    if (!isfinite(value))
+        return "is out of range";
+    *ret = value;
+    return NULL;
+}
+
+/* A fraction's digits as a count of microseconds, unit_us of which make one. */
+static int64_t fraction_us(const char *digits, size_t n, int64_t unit_us)
+{
+    int64_t total = 0;
+    for (size_t i = 0; i < n && unit_us >= 10; i++) {
+        unit_us /= 10;
+        total += (digits[i] - '0') * unit_us;
+    }
+    return total;
+}
+
+/* Decimal numbers are scaled digit by digit: 0.1 s is 100000 us, not the nearest double. */
+static const char *epoch_decimal(struct str text, int64_t unit_us, int64_t *ret_us)
+{
+    size_t i = 0;
+    bool negative = text.len > 0 && text.ptr[0] == '-';
+    if (negative)
+        i++;
+    size_t first = i;
+    int64_t whole = 0;
+    for (; i < text.len && text.ptr[i] >= '0' && text.ptr[i] <= '9'; i++)
+        if (__builtin_mul_overflow(whole, 10, &whole) ||
+            __builtin_add_overflow(whole, text.ptr[i] - '0', &whole))
+            return "is out of range";
+    if (i == first)
+        return "is not a number";
+    int64_t fraction = 0;
+    if (i < text.len && text.ptr[i] == '.') {
+        size_t start = ++i;
+        while (i < text.len && text.ptr[i] >= '0' && text.ptr[i] <= '9')
+            i++;
+        fraction = fraction_us(text.ptr + start, i - start, unit_us);
+    }
+    if (i != text.len)
+        return "is not a number";
+    if (__builtin_mul_overflow(whole, unit_us, &whole) ||
+        __builtin_add_overflow(whole, fraction, &whole))
+        return "is out of range";
+    *ret_us = negative ? -whole : whole;
+    return NULL;
+}
+
+static const char *epoch_time(struct str text, int64_t unit_us, int64_t *ret_us)
+{
+    /* double precision prints large values with an exponent. */
+    if (!memchr(text.ptr, 'e', text.len) && !memchr(text.ptr, 'E', text.len))
+        return epoch_decimal(text, unit_us, ret_us);
+    double value = 0;
+    const char *why = value_number(text, &value);
+    if (why)
+        return why;
+    value *= (double)unit_us;
+    if (value < (double)TIME_MIN_US || value > (double)TIME_MAX_US)
+        return "is out of range";
+    *ret_us = (int64_t)llround(value);
+    return NULL;
+}
+
+static const char *calendar_time(struct str text, bool zone_needed, int64_t *ret_us)
+{
+    if (str_equal(text, STR("infinity")) || str_equal(text, STR("-infinity")))
+        return "is an infinite time";
+    switch (time_parse(text.ptr, text.len, ret_us)) {
+    case 0:
+        return NULL;
+    case -2:
+        return zone_needed ? "has no time zone; use timestamptz, or declare the unit naive_utc"
+                           : NULL;
+    default:
+        return "is not a time between the years 1 and 9999";
+    }
+}
+
+const char *value_time(struct str text, enum time_unit unit, int64_t *ret_us)
+{
+    const char *why = NULL;
+    int64_t t_us = 0;
+    if (!text.ptr || text.len == 0)
+        return "is empty";
+    switch (unit) {
+    case TIME_TIMESTAMP:
+        why = calendar_time(text, true, &t_us);
+        break;
+    case TIME_NAIVE_UTC:
+        why = calendar_time(text, false, &t_us);
+        break;
+    case TIME_EPOCH_S:
+        why = epoch_time(text, US_PER_SECOND, &t_us);
+        break;
+    case TIME_EPOCH_MS:
+        why = epoch_time(text, 1000, &t_us);
+        break;
+    case TIME_EPOCH_US:
+        why = epoch_time(text, 1, &t_us);
+        break;
+    }
+    if (why)
+        return why;
+    if (t_us < TIME_MIN_US || t_us > TIME_MAX_US)
+        return "is not a time between the years 1 and 9999";
+    *ret_us = t_us;
+    return NULL;
+}
+
+/* One element between two delimiters, blanks around it allowed. */
+static const char *embedding_element(struct str text, float *ret)
+{
+    while (text.len > 0 && text.ptr[0] == ' ') {
+        text.ptr++;
+        text.len--;
+    }
+    while (text.len > 0 && text.ptr[text.len - 1] == ' ')
+        text.len--;
+    double value = 0;
+    if (value_number(text, &value))
+        return "has an element that is not a finite number";
+    if (fabs(value) > (double)3.4e38F)
+        return "has an element that is out of range";
+    *ret = (float)value;
+    return NULL;
+}
+
+const char *value_embedding(struct str text, struct event_arena *arena, const float **ret,
+                            uint32_t *ret_dims)
+{
+    if (text.len < 2 || !((text.ptr[0] == '{' && text.ptr[text.len - 1] == '}') ||
+                          (text.ptr[0] == '[' && text.ptr[text.len - 1] == ']')))
+        return "is not a list of numbers";
+    struct str inner = {text.ptr + 1, text.len - 2};
+    size_t dims = inner.len > 0;
+    for (size_t i = 0; i < inner.len; i++)
+        dims += inner.ptr[i] == ',';
+    if (dims > LIMIT_EMBEDDING_DIMS)
+        return "has too many dimensions";
+    if (dims == 0) {
+        *ret = NULL;
+        *ret_dims = 0;
+        return NULL;
+    }
+    float *values = event_arena_alloc(arena, dims * sizeof(*values));
+    if (!values)
+        return out_of_memory;
+
+    const char *at = inner.ptr;
+    const char *end = inner.ptr + inner.len;
+    for (size_t i = 0; i < dims; i++) {
+        const char *comma = memchr(at, ',', (size_t)(end - at));
+        const char *stop = comma ? comma : end;
+        const char *why = embedding_element((struct str){at, (size_t)(stop - at)}, &values[i]);
+        if (why)
+            return why;
+        at = comma ? comma + 1 : end;
+    }
+    *ret = values;
+    *ret_dims = (uint32_t)dims;
+    return NULL;
+}
+
+const char *value_embedding_json(const json_t *json, struct event_arena *arena, const float **ret,
+                                 uint32_t *ret_dims)
+{
+    if (!json_is_array(json))
+        return "is not a list of numbers";
+    size_t dims = json_array_size(json);
+    if (dims > LIMIT_EMBEDDING_DIMS)
+        return "has too many dimensions";
+    float *values = dims ? event_arena_alloc(arena, dims * sizeof(*values)) : NULL;
+    if (dims && !values)
+        return out_of_memory;
+    for (size_t i = 0; i < dims; i++) {
+        const json_t *element = json_array_get(json, i);
+        double value = json_number_value(element);
+        if (!json_is_number(element) || fabs(value) > (double)3.4e38F)
+            return "has an element that is not a number in range";
+        values[i] = (float)value;
+    }
+    *ret = values;
+    *ret_dims = (uint32_t)dims;
+    return NULL;
+}
+
+static const char *trait(const json_t *json, struct event_arena *arena, struct event_trait *ret)
+{
+    const json_t *name = json;
+    double weight = 1;
+    if (json_is_object(json)) {
+        name = json_object_get(json, "name");
+        const json_t *w = json_object_get(json, "weight");
+        if (w && !json_is_null(w)) {
+            if (!json_is_number(w))
+                return "has a trait whose weight is not a number";
+            weight = json_number_value(w);
+        }
+    }
+    if (!json_is_string(name) || json_string_length(name) == 0)
+        return "has a trait without a name";
+    if (json_string_length(name) > LIMIT_ID_BYTES)
+        return "has a trait whose name is too long";
+    const char *why = value_json_text(name, arena, LIMIT_ID_BYTES, &ret->name);
+    if (why || !str_is_text(ret->name))
+        return "has a trait whose name is not valid text";
+    ret->weight = weight;
+    return NULL;
+}
+
+const char *value_traits(const json_t *json, struct event_arena *arena,
+                         struct event_trait ret[LIMIT_TRAITS], uint32_t *ret_n)
+{
+    if (!json_is_array(json))
+        return "is not a list of traits";
+    size_t n = json_array_size(json);
+    if (n > UINT32_MAX)
+        return "has too many traits";
+    for (size_t i = 0; i < n && i < LIMIT_TRAITS; i++) {
+        const char *why = trait(json_array_get(json, i), arena, &ret[i]);
+        if (why)
+            return why;
+    }
+    *ret_n = (uint32_t)n;
+    return NULL;
+}
+
+json_t *value_json(struct str text)
+{
+    if (!text.ptr)
+        return NULL;
+    json_error_t why;
+    size_t flags = JSON_DECODE_ANY | JSON_ALLOW_NUL;
+    json_t *root = json_loadb(text.ptr, text.len, flags, &why);
+    /* One integer beyond 64 bits somewhere in the document must not cost the mapped members. */
+    if (!root && json_error_code(&why) == json_error_numeric_overflow)
+        root = json_loadb(text.ptr, text.len, flags | JSON_DECODE_INT_AS_REAL, &why);
+    return root;
+}
+
+const json_t *value_json_path(const json_t *root, const char *path)
+{
+    const json_t *at = root;
+    while (at && *path) {
+        size_t len = strcspn(path, ".");
+        at = json_is_object(at) ? json_object_getn(at, path, len) : NULL;
+        path += len;
+        path += *path == '.';
+    }
+    return at && !json_is_null(at) ? at : NULL;
+}
+
+const char *value_json_text(const json_t *json, struct event_arena *arena, size_t max,
+                            struct str *ret)
+{
+    char number[32];
+    struct str text = STR_NULL;
+    switch (json_typeof(json)) {
+    case JSON_STRING:
+        text = str_cut((struct str){json_string_value(json), json_string_length(json)}, max);
+        break;
+    case JSON_INTEGER:
+        text.len = (size_t)snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT,
+                                    json_integer_value(json));
+        text.ptr = number;
+        break;
+    case JSON_REAL:
+        text.len = (size_t)snprintf(number, sizeof(number), "%.17g", json_real_value(json));
+        text.ptr = number;
+        break;
+    case JSON_TRUE:
+        text = STR("true");
+        break;
+    case JSON_FALSE:
+        text = STR("false");
+        break;
+    case JSON_NULL:
+        return "is null";
+    case JSON_OBJECT:
+    case JSON_ARRAY:
+        return "is an object or a list, not a single value";
+    }
+    char *copy = event_arena_alloc(arena, text.len + 1);
+    if (!copy)
+        return out_of_memory;
+    memcpy(copy, text.ptr, text.len);
+    *ret = (struct str){copy, text.len};
+    return NULL;
+}
