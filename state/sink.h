@@ -40,6 +40,7 @@ struct sink_item {
     uint32_t table;
     uint32_t partition;
     bool touch;           /* only as_of, computed_at, expires_at, valid_until, row_version move */
+    bool remove;          /* the key has nothing left for this table: DELETE the row, guarded alike */
     bool first;           /* the key's first row: strategic_key_activity gets it too */
     uint64_t payload_hash;
     int64_t commit_us;    /* source commit time of the newest event covered, 0 = none: for latency */
