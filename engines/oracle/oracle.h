@@ -2,9 +2,9 @@
  * engines/oracle/oracle.h - the deliberately naive second implementation of F.
  *
  * It keeps every event ever added, in arrival order, and recomputes a row from nothing: live events
- * of the key, windows, sessions, segments, sums, all by plain loops in separate code. It shares with
- * the engines only the text features (feature_extract), the kernels' formulas and the row builder.
- * `verify` and the tests compare its rows with the engines', bit for bit.
+ * of the key, windows, sessions, segments, sums, all by plain loops in separate code. It shares
+ * with the engines only the text features (feature_extract), the kernels' formulas and the row
+ * builder. `verify` and the tests compare its rows with the engines', bit for bit.
  */
 #pragma once
 
@@ -17,7 +17,8 @@ struct oracle;
 
 MUST_CHECK enum status oracle_new(struct oracle **ret, struct error *err);
 void oracle_free(struct oracle *o);
-/* as_of_us: T when the event arrived (an event older than the horizon at its arrival never counts). */
+/* as_of_us: T when the event arrived (an event older than the horizon at its arrival never counts).
+ */
 MUST_CHECK enum status oracle_add(struct oracle *o, const struct event *e, enum source source,
                                   uint64_t ver, int64_t as_of_us, struct error *err);
 size_t oracle_key_count(const struct oracle *o);

@@ -1,6 +1,6 @@
 /*
  * engines/oracle/view.h - what one naive engine sees: plain arrays of a key's live features at T,
- * sorted by (time, id), windows and caps already applied; accesses of all time, for the folds.
+ * windows and caps already applied; accesses of all time, for the folds.
  */
 #pragma once
 
@@ -11,13 +11,24 @@ struct oracle_view {
     struct str user_id;
     struct str bot_name;
     int64_t as_of_us;
-    const struct feature *const *messages; /* inside [floor_hour(T) - 30 d, T + 5 min] */
+    /* Inside [floor_hour(T) - 30 d, T + 5 min], by (time, id). */
+    const struct feature *const *messages;
     size_t n_messages;
-    const struct feature *const *memories; /* live creations (with later pins applied in pinned[]) */
+    /* Live creations, by hash of the memory id. */
+    const struct feature *const *memories;
     const bool *pinned;
+    /* The creation that the fold of memories[i] starts from: an older version of memories[i] when
+     * an access had already left the window under it (engines/fsrs.h). */
+    const struct feature *const *origins;
     size_t n_memories;
-    const struct feature *const *accesses; /* of live memories, all ever applied, by (t, id) */
+    /* Accesses of live and of not yet known memories, in the order they are folded: first the
+     * n_folded that left the window, as they left, then those inside, by (time, id). */
+    const struct feature *const *accesses;
     size_t n_accesses;
+    size_t n_folded;
+    /* Memories beyond the cap: number, and sum of their creation times in whole seconds. */
+    uint64_t forgotten_n;
+    int64_t forgotten_created_s;
     bool truncated;
 };
 
