@@ -1,0 +1,109 @@
+/*
+ * ingest/preflight.h - what must be true of the source before streaming, and how to mend it.
+ *
+ * One table of checks serves `run` and `doctor`. Each check says what was found and, unless all is
+ * well, the exact SQL or setting that mends it. Nothing here changes the server but the two
+ * functions named *_create. None of them touches a slot's position: looking never consumes.
+ *
+ * Threads: none; each call uses the connection it is given, or its own. SQL is written for
+ * PostgreSQL 14 to 18 and looks at the server's version where the catalogues differ.
+ */
+#pragma once
+
+#include "core/buf.h"
+#include "core/cleanup.h"
+#include "core/lsn.h"
+#include "core/status.h"
+#include "ingest/mapping.h"
+
+#include <libpq-fe.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum check_result { CHECK_OK, CHECK_WARN, CHECK_FAIL };
+const char *check_result_name(enum check_result r); /* "ok", "warn", "fail" */
+
+struct check {
+    const char *name; /* static: "wal_level", "replica_identity", ... */
+    enum check_result result;
+    char found[512]; /* one line */
+    char fix[1024];  /* SQL statements or a setting; empty when ok */
+};
+
+/* Most checks give one result; those of tables give one per mapped table. */
+#define CHECKS_MAX 96
+
+struct preflight_report {
+    size_t n;
+    struct check checks[CHECKS_MAX];
+};
+enum check_result preflight_worst(const struct preflight_report *r);
+
+struct preflight_config {
+    const char *conninfo;
+    const char *slot;
+    const char *publication;
+    const struct mapping_set *mappings;
+    bool create; /* publication and slot will be made when missing: then that is no failure */
+    /* Where the cache rows go; NULL = the same database, then its tables are checked here too. */
+    const char *sink_conninfo;
+    const char *const *sink_tables; /* names without schema; NULL: the six cache tables */
+    size_t n_sink_tables;
+};
+
+/* A report in any case, even when no connection can be made (that is its first check). IO when the
+ * connection was lost on the way. */
+MUST_CHECK enum status preflight_run(const struct preflight_config *cfg,
+                                     struct preflight_report *ret, struct error *err);
+
+/* An ordinary connection with the session settings the other functions rely on. */
+MUST_CHECK enum status preflight_connect(const char *conninfo, PGconn **ret, struct error *err);
+
+/* What LSNs are relative to: they may only be compared within one system identifier, and with care
+ * across timelines. Opens a replication connection of its own (IDENTIFY_SYSTEM). */
+struct server_identity {
+    uint64_t system_identifier;
+    uint32_t timeline;
+    lsn_t flush_lsn; /* end of what the server has made durable */
+    char database[64];
+};
+MUST_CHECK enum status preflight_identify(const char *conninfo, struct server_identity *ret,
+                                          struct error *err);
+MUST_CHECK enum status preflight_system_identifier(const char *conninfo, uint64_t *ret,
+                                                   struct error *err);
+
+struct slot_info {
+    bool exists;
+    bool logical;
+    char plugin[64];
+    char database[64];
+    bool active;
+    int active_pid;        /* 0 when not active */
+    char holder[256];      /* who has it: application, user, address; empty when not active */
+    lsn_t confirmed_flush; /* LSN_INVALID when not set */
+    lsn_t restart_lsn;
+    char wal_status[16];    /* reserved, extended, unreserved, lost */
+    int64_t safe_wal_bytes; /* until it may be lost, -1 = no limit set */
+    char invalidation[64];  /* PostgreSQL 17+: why it is of no use any more; empty = fine */
+    int64_t retained_bytes; /* WAL kept for it */
+};
+/* OK with exists false when there is none. */
+MUST_CHECK enum status preflight_slot_read(PGconn *conn, const char *slot, struct slot_info *ret,
+                                           struct error *err);
+/*
+ * Creates a permanent slot with pgoutput. *ret_consistent_point is its birth: changes committed
+ * before it are not in the slot. REFUSED when it cannot be made, with the reason; waits for at most
+ * timeout_us for older transactions to end and then names one.
+ */
+MUST_CHECK enum status preflight_slot_create(PGconn *conn, const char *slot, int64_t timeout_us,
+                                             lsn_t *ret_consistent_point, struct error *err);
+
+/*
+ * The publication must exist before the slot: history decides what a slot can see of it. Missing:
+ * created for exactly the mapped tables, with their updates and deletes only if that cannot make
+ * the application's own statements fail, else REFUSED with the SQL to choose from. Present: REFUSED
+ * unless it has every mapped table and no cache table.
+ */
+MUST_CHECK enum status preflight_publication_create(PGconn *conn,
+                                                    const struct preflight_config *cfg,
+                                                    bool *ret_created, struct error *err);
