@@ -39,7 +39,7 @@ struct command {
     unsigned need;                    /* enum cli_need */
     int min_args, max_args;           /* of positional arguments; max -1 = any number */
     bool hidden;
-    int (*run)(struct cli *cli); /* returns an exit code; NULL: handled by cli.c */
+    int (*run)(struct cli *cli); /* returns an exit code */
 };
 extern const struct command commands[];
 extern const struct cli_option cli_common_options[];
@@ -66,14 +66,22 @@ bool cli_has(const struct cli *cli, const char *name);
 /* Prints "warmpath COMMAND: message" to cli->err and returns code. */
 int cli_fail(struct cli *cli, int code, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
+/* Loads cli->config for what need asks; prints the problems. CLI_OK, or the exit code. cli_main()
+ * has done it before a command runs; commands that only sometimes need one call it themselves. */
+int cli_load_config(struct cli *cli, unsigned need);
+
 int cli_main(int argc, char **argv, FILE *out, FILE *err);
 
-/* The man page, docs/warmpath.1, from the tables. */
-MUST_CHECK enum status cli_print_man(struct buf *out, struct error *err);
+/* server/help.c: what the tables say, for people. */
+void help_print_overview(FILE *out);
+void help_print_command(const struct command *cmd, FILE *out);
+/* docs/warmpath.1 */
+void help_print_man(FILE *out);
 
 int cmd_check_config(struct cli *cli);
 int cmd_dlq(struct cli *cli);
 int cmd_doctor(struct cli *cli);
+int cmd_help(struct cli *cli);
 int cmd_migrate(struct cli *cli);
 int cmd_replay(struct cli *cli);
 int cmd_run(struct cli *cli);
