@@ -98,7 +98,11 @@ static enum status print_field(enum mapping_field field, const struct mapping_so
         PUT(buf_append_str(out, STR(": ")));
         PUT(config_string_print(str_from(src->enum_map[i].to), out));
     }
-    PUT(buf_append_str(out, src->n_enum ? STR("}}\n") : STR("}\n")));
+    if (src->n_enum)
+        PUT(buf_append_str(out, STR("}")));
+    if (src->has_default)
+        PUT(print_member("default", src->default_to, out));
+    PUT(buf_append_str(out, STR("}\n")));
     return st;
 }
 

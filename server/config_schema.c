@@ -86,6 +86,8 @@ const struct config_row config_rows[] = {
     {"source.tables[].fields.*.map.*", CONFIG_MAP, FIELD(enum_map),
      .help = "value in the column: meaning; \"\" ignores the row. A value not listed is kept as a "
              "dead letter"},
+    {"source.tables[].fields.*.default", CONFIG_STRING, FIELD(default_to),
+     .help = "what values that the map does not list mean; \"\" ignores the row"},
 
     {"sink.conninfo", CONFIG_STRING, ROOT(sink_conninfo), .secret = true,
      .help = "database with the cache tables; the source's when not given"},

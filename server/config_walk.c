@@ -202,8 +202,10 @@ static void store_plain(struct config_loader *l, const struct config_row *row,
     if (row->scope == SCOPE_TABLE) {
         base = p->table;
     } else if (row->scope == SCOPE_FIELD) {
-        p->table->fields[p->field].set = true;
-        base = &p->table->fields[p->field];
+        struct mapping_source *src = &p->table->fields[p->field];
+        src->set = true;
+        src->has_default |= row->offset == offsetof(struct mapping_source, default_to);
+        base = src;
     } else if (row->scope == SCOPE_TRIGGER) {
         struct config_trigger *t = trigger_of(l->cfg, p);
         if (!t) {
@@ -319,8 +321,9 @@ static void check_field(struct config_loader *l, const struct place *p)
     const struct mapping_source *src = &p->table->fields[p->field];
     if (src->column[0] && src->constant[0])
         config_problem(l, p->mark, p->path, "takes a column or a const, not both");
-    else if (!src->column[0] && (src->path[0] || src->n_enum || src->time_unit != TIME_TIMESTAMP))
-        config_problem(l, p->mark, p->path, "path, map and unit need a column");
+    else if (!src->column[0] &&
+             (src->path[0] || src->n_enum || src->has_default || src->time_unit != TIME_TIMESTAMP))
+        config_problem(l, p->mark, p->path, "path, map, default and unit need a column");
     else if (p->field != FIELD_AT && src->time_unit != TIME_TIMESTAMP)
         config_problem(l, p->mark, p->path, "only at has a unit");
     else if (!src->set)
