@@ -4,10 +4,6 @@
 #include <stdio.h>
 #include <time.h>
 
-/* 0001-01-01T00:00:00Z and the last microsecond of 9999, the years RFC 3339 can write. */
-#define TIME_MIN_US (INT64_C(-62135596800) * US_PER_SECOND)
-#define TIME_MAX_US (INT64_C(253402300800) * US_PER_SECOND - 1)
-
 static int64_t read_clock(clockid_t id)
 {
     struct timespec ts = {0};

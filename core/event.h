@@ -120,7 +120,7 @@ struct event {
 
 /*
  * Backing store for one decoded event: strings that had to be unescaped, embeddings. Reset before
- * every decode; the event borrows from it.
+ * every decode; the event borrows from it. A decode that fails leaves *ret undefined.
  */
 struct event_arena;
 MUST_CHECK enum status event_arena_new(struct event_arena **ret, struct error *err);
@@ -128,25 +128,43 @@ void event_arena_free(struct event_arena *arena);
 void event_arena_reset(struct event_arena *arena);
 void *event_arena_alloc(struct event_arena *arena, size_t size); /* NULL when out of memory */
 
-/* One line of JSON to an event. INVALID says what is wrong and where ("at.role: ..."). */
+/*
+ * One line of JSON to an event. INVALID says where and what is wrong ("traits[1].weight: ...").
+ * `message` and `message_updated` give EVENT_MESSAGE with op INSERT or UPDATE. A member that is
+ * null counts as absent, an unknown member is ignored, a member named twice is refused. `at` is RFC
+ * 3339 with a zone, or integer microseconds. Beyond DESIGN.md section 2: `trait_count` (how many
+ * traits there were when more than LIMIT_TRAITS), and the type `dead_letter` {where, reason, bytes}
+ * with `bytes_base64` instead of `bytes` when they are not text.
+ */
 MUST_CHECK enum status event_from_json(struct str line, struct event_arena *arena,
                                        struct event *ret, struct error *err);
-/* The reverse, one line without the newline; round-trips every field. */
+/* The reverse, one line without the newline, keys sorted; round-trips every field. INVALID when the
+ * event fails event_check(). Appends to out, or leaves it as it was. */
 MUST_CHECK enum status event_to_json(const struct event *e, struct buf *out, struct error *err);
 
-/* msgpack: an array [type, id, user, bot, at, body...]; unknown trailing elements are ignored. */
+/*
+ * msgpack: an array [type, id, user, bot, at, body...]; unknown trailing elements are ignored, so a
+ * newer writer may append some. "No value" is nil, an embedding is a bin of little-endian floats.
+ * Encoding needs no memory but out's (up to 9 bytes a field more than it uses); it appends to out
+ * or leaves it as it was (LIMIT, NOMEM). The event must satisfy event_check(). Decoding checks the
+ * form and the enums but not the text again; PROTOCOL: not one event, whole and with nothing behind
+ * it.
+ */
 MUST_CHECK enum status event_encode(const struct event *e, struct buf *out, struct error *err);
 MUST_CHECK enum status event_decode(struct str bytes, struct event_arena *arena, struct event *ret,
                                     struct error *err);
 
 /*
- * Checks what every source must guarantee: id and user are 1..LIMIT_ID_BYTES of valid UTF-8 without
- * NUL, bot is normal, at is finite, numbers are finite and in range. event_from_json() and the
- * mapping both end with it.
+ * Checks what every source must guarantee, INVALID otherwise: id, user and memory ids are
+ * 1..LIMIT_ID_BYTES, other short strings at most that, content at most LIMIT_TEXT_BYTES; every
+ * string is valid UTF-8 without NUL; bot is normal; at is within the years 1..9999; numbers are
+ * finite and in range; the names in fields, tags and character traits differ. user is not needed by
+ * metric and character, bot not by privacy. Of a dead letter only the lengths are checked.
+ * event_from_json() and the mapping both end with it.
  */
 MUST_CHECK enum status event_check(const struct event *e, struct error *err);
 
 /* ENGINES.md section 8: trim, lower case, blanks -> _, drop other than [a-z0-9_-], collapse runs of
- * _ and -, strip. Returns the length written to out (at most LIMIT_ID_BYTES), 0 when nothing is
- * left. */
+ * _ and - to one _, strip. Blanks are those of Unicode, letters only those of ASCII. Returns the
+ * length written to out (at most LIMIT_ID_BYTES), 0 when nothing is left. */
 size_t event_bot_name(struct str raw, char out[LIMIT_ID_BYTES]);

@@ -12,6 +12,7 @@
 /* Input */
 #define LIMIT_CONTENT_BYTES \
     (1u << 20) /* text looked at per message; the rest is ignored and flagged */
+#define LIMIT_TEXT_BYTES     (3u << 20) /* content longer than this is dead-lettered */
 #define LIMIT_EVENT_BYTES    (4u << 20) /* one event in any form */
 #define LIMIT_EMBEDDING_DIMS 8192
 #define LIMIT_FUTURE_US      (INT64_C(7) * 24 * 3600 * 1000000) /* beyond T + this: dead letter */
@@ -43,4 +44,6 @@
 
 _Static_assert(LIMIT_WORKERS <= LIMIT_PARTITIONS, "a worker without a partition has no work");
 _Static_assert(LIMIT_EVENT_BYTES < LIMIT_FRAME_MAX_BYTES, "every event must fit into one frame");
+_Static_assert(LIMIT_TEXT_BYTES + (256u << 10) <= LIMIT_EVENT_BYTES,
+               "an event is its text and some 100 KiB of other fields at their bounds");
 _Static_assert(LIMIT_DETAILS_BYTES <= LIMIT_JSON_BYTES, "details is a JSONB column too");
