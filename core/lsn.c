@@ -1,6 +1,7 @@
 #include "core/lsn.h"
 
 #include <ctype.h>
+#include <stddef.h>
 
 /* One half of an LSN: 1 to 8 hexadecimal digits. Returns the first character after it or NULL. */
 static const char *parse_half(const char *text, uint32_t *ret)
