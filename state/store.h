@@ -10,7 +10,7 @@
  *
  * Files: DIR/CURRENT names a set directory (set-000001); the set holds worker-N.db for N < W. A
  * change of W writes a new set and then renames CURRENT, so a crash leaves one whole set or the
- * other (store_set_open).
+ * other (store_set_respread).
  *
  * Fencing: meta.epoch. A commit by a holder whose epoch is no longer the stored one fails with
  * STATUS_FENCED and changes nothing.
@@ -47,20 +47,34 @@ struct store_applied {
 struct store;
 
 /* ---- the set: which files there are ---- */
-/* Opens or creates the set for `workers` files, re-spreading partitions if W changed. With a fresh
- * directory *ret_fresh is true and identity is written; otherwise *identity is filled from the
- * state and the caller decides whether it fits. Key k belongs to worker (partition mod workers).
- * Fills stores[0..workers). epoch: this process's fencing epoch, written to every file; REFUSED when
- * a file already holds a larger one. dir may be ":memory:" (replay): nothing is durable. */
+/*
+ * How many workers the state in dir is spread over; 0 = no state yet. To change W, `run` opens the
+ * set with this number, folds every key page and commits with fold_below = store_jseq() (journal
+ * entries belong to a worker, not to a partition, so they cannot be split), closes it, calls
+ * store_set_respread() and opens the new set.
+ */
+uint32_t store_set_workers(const char *dir);
+/* Opens or creates (0700) the set for `workers` files. With a fresh directory *ret_fresh is true and
+ * identity is written; otherwise *identity is filled from the state and the caller decides whether
+ * it fits. Key k belongs to worker (partition mod workers). Fills stores[0..workers), each to be
+ * closed. epoch: this process's fencing epoch, written to every file; REFUSED when a file already
+ * holds a larger one, or when the state is spread over another number of workers. dir may be
+ * ":memory:" (replay): nothing is durable. */
 MUST_CHECK enum status store_set_open(const char *dir, uint32_t workers, uint64_t epoch,
                                       struct store_identity *identity, bool *ret_fresh,
                                       struct store **stores, struct error *err);
+/* Writes a new set for `workers` files, makes it CURRENT and removes the old one; a crash anywhere
+ * leaves one whole set. Key ids are given anew (two files may have used the same). Nobody may have
+ * the set open. REFUSED when a journal holds unfolded entries. */
+MUST_CHECK enum status store_set_respread(const char *dir, uint32_t workers, struct error *err);
 void store_close(struct store *s); /* NULL is a no-op; runs a last WAL checkpoint */
 CLEANUP_FREEP(struct store, store_close);
-/* Reads identity without opening for writing: for `status` and `doctor`. STATUS_END: no state. */
+/* Reads identity without opening for writing: for `status` and `doctor`. *ret_covered is the least
+ * of all workers. STATUS_END: no state. */
 MUST_CHECK enum status store_identity_read(const char *dir, struct store_identity *ret,
                                            lsn_t *ret_covered, struct error *err);
-/* Writes identity into every file of an opened set (slot created or adopted after a fresh start). */
+/* Writes identity into this store's file (slot created or adopted after a fresh start); call it for
+ * each store of the set. */
 MUST_CHECK enum status store_identity_write(struct store *s, const struct store_identity *identity,
                                             struct error *err);
 
@@ -71,21 +85,24 @@ lsn_t store_covered(const struct store *s); /* every event up to this LSN of thi
                                                partitions is in the state */
 int64_t store_as_of(const struct store *s); /* T of the last commit, 0 when none */
 uint64_t store_jseq(const struct store *s); /* newest entry */
-/* Calls fn for every unfolded entry in order. fn's failure stops and is returned. */
+/* Calls fn for every unfolded entry in order, and for folded ones that share a block with them.
+ * fn's failure stops and is returned. In this and the other walks fn may find and load keys, but not
+ * commit. CORRUPT: a block is missing or fails its checksum. */
 MUST_CHECK enum status store_replay(struct store *s,
                                     enum status (*fn)(void *ctx, uint64_t jseq, struct str entry,
                                                       struct error *err),
                                     void *ctx, struct error *err);
-/* Calls fn for every key page that has a due time: (key id, due). */
+/* Calls fn for every key page that has a due time, soonest first: (key id, due). */
 MUST_CHECK enum status store_each_due(struct store *s,
                                       enum status (*fn)(void *ctx, uint64_t key_id, int64_t due_us,
                                                         struct error *err),
                                       void *ctx, struct error *err);
 
 /* ---- keys: (user, bot) <-> key id ---- */
-/* Ids are given by the caller's journal entries; the store keeps folded ones. next id to give: */
+/* Ids are given by the caller's journal entries. The next id to give, as of the last commit: */
 uint64_t store_next_key_id(const struct store *s);
-/* STATUS_END when no page exists. *ret_page is borrowed until the next call on the store. */
+/* Both: STATUS_END when no page exists. The strings of a page are borrowed until the next call on
+ * the store. CORRUPT: the page fails its checksum. */
 MUST_CHECK enum status store_find_key(struct store *s, struct str user_id, struct str bot_name,
                                       uint64_t *ret_key_id, struct error *err);
 struct store_page {
@@ -115,25 +132,34 @@ struct store_dead_letter {
     struct str bytes;
 };
 
+/* covered, as_of_us, fold_below and next_key_id only ever grow: a smaller value leaves the stored one
+ * as it is, so that 0 means "no change". */
 struct store_commit {
     struct str entries;      /* concatenated: varint length + bytes, n_entries times */
     uint64_t n_entries;
-    uint64_t fold_below;     /* blocks whose last jseq is <= this may go; 0 = none */
+    uint64_t fold_below;     /* blocks whose last jseq is <= this may go: they are not replayed any
+                                more, and deleted a few per commit */
+    uint64_t next_key_id;    /* above every id in entries and pages */
     int64_t as_of_us;
     lsn_t covered;
-    const struct store_applied (*applied)[LIMIT_PARTITIONS]; /* [SOURCE_COUNT], changed ones written */
+    const struct store_applied (*applied)[LIMIT_PARTITIONS]; /* [SOURCE_COUNT], changed ones written;
+                                                                NULL = none */
     const struct store_page *pages; /* folded in this commit, jseq may be that of this very block */
     size_t n_pages;
     const struct store_dead_letter *dead_letters;
     size_t n_dead_letters;
 };
+/* On failure nothing of the commit is visible in s, but whether it is on disk is unknown until the
+ * next open; every later commit is refused (except after IO because the file stayed locked for
+ * 10 s: then nothing was written, and trying again is safe). */
 MUST_CHECK enum status store_commit(struct store *s, const struct store_commit *c,
                                     struct error *err);
-size_t store_journal_bytes(const struct store *s);
+size_t store_journal_bytes(const struct store *s); /* of unfolded blocks */
 
 /* ---- dead letters ---- */
 uint64_t store_dead_letter_count(const struct store *s);
-/* Newest first, over all worker files of DIR, without disturbing a running process. */
+/* Newest first, over all worker files of DIR, without disturbing a running process. fn's failure
+ * stops and is returned. */
 MUST_CHECK enum status store_dead_letters_read(
     const char *dir, enum status (*fn)(void *ctx, const struct store_dead_letter *d, struct error *err),
     void *ctx, struct error *err);

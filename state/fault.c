@@ -1,0 +1,90 @@
+#include "state/fault.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define FAULTS_MAX 8
+
+struct fault {
+    char name[48];
+    bool kill;
+    _Atomic int64_t left; /* passings until it happens; 0 and below: it has happened */
+};
+
+bool fault_armed;
+static struct fault faults[FAULTS_MAX];
+static size_t n_faults;
+
+bool fault_hit(const char *name)
+{
+    bool fail = false;
+    for (size_t i = 0; i < n_faults; i++) {
+        if (strcmp(faults[i].name, name) != 0 || atomic_fetch_sub(&faults[i].left, 1) != 1)
+            continue;
+        if (faults[i].kill)
+            kill(getpid(), SIGKILL);
+        fail = true;
+    }
+    return fail;
+}
+
+/* One "name:n:abort|fail" of len bytes. */
+static bool parse_one(const char *text, size_t len, struct fault *ret)
+{
+    char copy[96];
+    if (len >= sizeof(copy))
+        return false;
+    memcpy(copy, text, len);
+    copy[len] = '\0';
+
+    char *count = strchr(copy, ':');
+    char *mode = count ? strchr(count + 1, ':') : NULL;
+    if (!mode || count == copy || (size_t)(count - copy) >= sizeof(ret->name))
+        return false;
+    *count++ = '\0';
+    *mode++ = '\0';
+
+    char *end = NULL;
+    uintmax_t n = strtoumax(count, &end, 10);
+    if (*count < '0' || *count > '9' || *end != '\0' || n == 0 || n > INT32_MAX)
+        return false;
+    if (strcmp(mode, "abort") != 0 && strcmp(mode, "fail") != 0)
+        return false;
+    memcpy(ret->name, copy, strlen(copy) + 1);
+    ret->kill = mode[0] == 'a';
+    ret->left = (int64_t)n;
+    return true;
+}
+
+enum status fault_arm(const char *spec, struct error *err)
+{
+    fault_armed = false;
+    n_faults = 0;
+    for (const char *at = spec; at && *at;) {
+        size_t len = strcspn(at, ",");
+        if (n_faults == FAULTS_MAX || !parse_one(at, len, &faults[n_faults]))
+            return error_set(err, STATUS_INVALID,
+                             "could not read the fault \"%s\": expected name:n:abort or "
+                             "name:n:fail, at most %d of them separated by commas",
+                             spec, FAULTS_MAX);
+        n_faults++;
+        at += len + (at[len] == ',');
+    }
+    fault_armed = n_faults > 0;
+    return STATUS_OK;
+}
+
+__attribute__((constructor)) static void arm_from_environment(void)
+{
+    struct error err;
+    if (fault_arm(getenv("WARMPATH_FAULT"), &err)) {
+        fprintf(stderr, "WARMPATH_FAULT: %s\n", err.text);
+        _exit(64);
+    }
+}

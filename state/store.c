@@ -1,0 +1,645 @@
+/*
+ * One open store. A commit costs one journal row, one row of meta and what has changed besides; the
+ * UPDATE of meta doubles as the fencing check: it finds its row only while the epoch is ours.
+ */
+#include "state/store_internal.h"
+
+#include "core/hash.h"
+#include "state/fault.h"
+
+#include <assert.h>
+#include <endian.h>
+#include <string.h>
+
+/* Deleting a block of 50 kB frees a dozen pages; this many a commit keeps ahead of what one commit
+ * adds without making any commit wait for 64 MB at once. */
+#define DELETE_BLOCKS "64"
+
+const char *const store_sql[SQL_COUNT] = {
+    [SQL_BEGIN] = "BEGIN IMMEDIATE",
+    [SQL_COMMIT] = "COMMIT",
+    [SQL_ROLLBACK] = "ROLLBACK",
+    [SQL_UPDATE_META] = "UPDATE meta SET covered = ?2, as_of_us = ?3, jseq = ?4, folded = ?5,"
+                        " next_key_id = ?6 WHERE id = 1 AND epoch = ?1",
+    [SQL_UPDATE_IDENTITY] = "UPDATE meta SET pipeline = ?2, system_identifier = ?3, slot = ?4,"
+                            " slot_birth = ?5, partitions = ?6 WHERE id = 1 AND epoch = ?1",
+    [SQL_MARK_CLEAN] = "UPDATE meta SET clean = 1 WHERE id = 1 AND epoch = ?1",
+    [SQL_INSERT_JOURNAL] = "INSERT INTO journal (first_jseq, last_jseq, bytes, hash, entries)"
+                           " VALUES (?1, ?2, ?3, ?4, ?5)",
+    /* Of blocks that were not folded up to ?1, but are up to ?2. Blocks do not overlap: only the
+     * last one that starts at or below ?1 can reach beyond it. */
+    [SQL_FOLDED_BYTES] =
+        "SELECT coalesce(sum(bytes), 0) FROM journal WHERE first_jseq >="
+        " coalesce((SELECT max(first_jseq) FROM journal WHERE first_jseq <= ?1), 0)"
+        " AND first_jseq <= ?2 AND last_jseq > ?1 AND last_jseq <= ?2",
+    [SQL_DELETE_JOURNAL] = "DELETE FROM journal WHERE first_jseq IN (SELECT first_jseq FROM journal"
+                           " WHERE first_jseq <= ?1 AND last_jseq <= ?1"
+                           " ORDER BY first_jseq LIMIT " DELETE_BLOCKS ")",
+    [SQL_REPLAY] = "SELECT first_jseq, last_jseq, hash, entries FROM journal WHERE last_jseq > ?1"
+                   " ORDER BY first_jseq",
+    [SQL_UPSERT_APPLIED] = "INSERT INTO applied (source, partition, lsn, seq, pseq)"
+                           " VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (source, partition)"
+                           " DO UPDATE SET lsn = ?3, seq = ?4, pseq = ?5",
+    [SQL_UPSERT_PAGE] =
+        "INSERT INTO page (key_id, partition, jseq, due_us, hash, user_id, bot_name, bytes)"
+        " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (key_id) DO UPDATE SET partition = "
+        "?2,"
+        " jseq = ?3, due_us = ?4, hash = ?5, user_id = ?6, bot_name = ?7, bytes = ?8",
+    [SQL_FIND_KEY] = "SELECT key_id FROM page WHERE user_id = ?1 AND bot_name = ?2",
+    [SQL_LOAD_PAGE] = "SELECT key_id, partition, jseq, due_us, hash, user_id, bot_name, bytes"
+                      " FROM page WHERE key_id = ?1",
+    [SQL_EACH_PAGE] = "SELECT key_id, partition, jseq, due_us, hash, user_id, bot_name, bytes"
+                      " FROM page ORDER BY key_id",
+    [SQL_EACH_DUE] = "SELECT key_id, due_us FROM page WHERE due_us IS NOT NULL ORDER BY due_us",
+    [SQL_INSERT_DEAD] = "INSERT INTO dead_letter (source, lsn, seq, at_us, place, reason, bytes)"
+                        " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    [SQL_EACH_DEAD] = "SELECT source, lsn, seq, at_us, place, reason, bytes FROM dead_letter"
+                      " ORDER BY id",
+    [SQL_TRIM_DEAD] = "DELETE FROM dead_letter WHERE id IN"
+                      " (SELECT id FROM dead_letter ORDER BY id LIMIT ?1)",
+};
+
+/* ---- helpers shared with the other files ---- */
+
+enum status store_error(struct store *s, const char *what, struct error *err)
+{
+    return store_db_error(s->db, s->path, what, err);
+}
+
+void store_bind_u64(sqlite3_stmt *st, int i, uint64_t v)
+{
+    sqlite3_bind_int64(st, i, (int64_t)v);
+}
+
+void store_bind_text(sqlite3_stmt *st, int i, struct str v)
+{
+    sqlite3_bind_text64(st, i, v.ptr ? v.ptr : "", v.len, SQLITE_STATIC, SQLITE_UTF8);
+}
+
+void store_bind_blob(sqlite3_stmt *st, int i, struct str v)
+{
+    sqlite3_bind_blob64(st, i, v.ptr ? v.ptr : "", v.len, SQLITE_STATIC);
+}
+
+uint64_t store_column_u64(sqlite3_stmt *st, int i)
+{
+    return (uint64_t)sqlite3_column_int64(st, i);
+}
+
+struct str store_column_str(sqlite3_stmt *st, int i)
+{
+    const char *ptr = sqlite3_column_blob(st, i); /* of a TEXT too: its bytes; NULL when empty */
+    return (struct str){ptr ? ptr : "", (size_t)sqlite3_column_bytes(st, i)};
+}
+
+enum status store_run(struct store *s, enum store_statement which, const char *what,
+                      struct error *err)
+{
+    sqlite3_stmt *st = s->sql[which];
+    int rc = sqlite3_step(st);
+    enum status result = rc == SQLITE_DONE ? STATUS_OK : store_error(s, what, err);
+    sqlite3_reset(st);
+    sqlite3_clear_bindings(st);
+    return result;
+}
+
+/*
+ * Checksum of durable bytes: eight at a time, because FNV-1a's byte at a time would cost as much as
+ * the fsync. Each step is a bijection of the running value, so any change within one word is found
+ * for certain. It starts from the length and what the row says about the bytes.
+ */
+static uint64_t checksum(uint64_t a, uint64_t b, struct str bytes)
+{
+    uint64_t h = hash64_mix(a ^ hash64_mix(b ^ hash64_mix(bytes.len + 1)));
+    size_t i = 0;
+    for (; i + 8 <= bytes.len; i += 8) {
+        uint64_t word = 0;
+        memcpy(&word, bytes.ptr + i, 8);
+        h = (h ^ le64toh(word)) * UINT64_C(0x9E3779B97F4A7C15);
+        h ^= h >> 29;
+    }
+    uint64_t tail = 0;
+    if (i < bytes.len)
+        memcpy(&tail, bytes.ptr + i, bytes.len - i);
+    return hash64_mix(h ^ le64toh(tail));
+}
+
+/* ---- what was durable at open ---- */
+
+const struct store_applied *store_applied(const struct store *s, enum source src,
+                                          uint32_t partition)
+{
+    assert(src < SOURCE_COUNT && partition < LIMIT_PARTITIONS);
+    return &s->applied[src][partition];
+}
+
+lsn_t store_covered(const struct store *s)
+{
+    return s->meta.covered;
+}
+
+int64_t store_as_of(const struct store *s)
+{
+    return s->meta.as_of_us;
+}
+
+uint64_t store_jseq(const struct store *s)
+{
+    return s->meta.jseq;
+}
+
+uint64_t store_next_key_id(const struct store *s)
+{
+    return s->meta.next_key_id;
+}
+
+size_t store_journal_bytes(const struct store *s)
+{
+    return s->journal_bytes;
+}
+
+uint64_t store_dead_letter_count(const struct store *s)
+{
+    return s->dead_letters;
+}
+
+typedef enum status entry_fn(void *ctx, uint64_t jseq, struct str entry, struct error *err);
+
+/* Hands on the entries of one block that are to hold first..last. */
+static enum status replay_block(struct store *s, uint64_t first, uint64_t last, struct str entries,
+                                entry_fn *fn, void *ctx, struct error *err)
+{
+    struct reader r = reader_of(entries.ptr, entries.len);
+    for (uint64_t jseq = first; jseq <= last; jseq++) {
+        struct str entry = reader_blob(&r);
+        if (r.bad)
+            return error_set(err, STATUS_CORRUPT,
+                             "\"%s\": journal block %llu ends before its last entry", s->path,
+                             (unsigned long long)first);
+        enum status st = fn(ctx, jseq, entry, err);
+        if (st)
+            return st;
+    }
+    if (reader_left(&r))
+        return error_set(err, STATUS_CORRUPT, "\"%s\": journal block %llu has bytes left over",
+                         s->path, (unsigned long long)first);
+    return STATUS_OK;
+}
+
+enum status store_replay(struct store *s, entry_fn *fn, void *ctx, struct error *err)
+{
+    sqlite3_stmt *q = s->sql[SQL_REPLAY];
+    store_bind_u64(q, 1, s->meta.folded);
+    uint64_t done = s->meta.folded;
+    enum status st = STATUS_OK;
+    int rc = SQLITE_DONE;
+    while (!st && (rc = sqlite3_step(q)) == SQLITE_ROW) {
+        uint64_t first = store_column_u64(q, 0);
+        uint64_t last = store_column_u64(q, 1);
+        struct str entries = store_column_str(q, 3);
+        /* The first block may begin with folded entries; after it there must be no hole. */
+        bool follows = done == s->meta.folded ? first <= done + 1 : first == done + 1;
+        if (!follows || last < first)
+            st = error_set(err, STATUS_CORRUPT,
+                           "\"%s\": journal entry %llu is missing, the next block starts at %llu",
+                           s->path, (unsigned long long)done + 1, (unsigned long long)first);
+        else if (checksum(first, last, entries) != store_column_u64(q, 2))
+            st = error_set(err, STATUS_CORRUPT, "\"%s\": journal block %llu fails its checksum",
+                           s->path, (unsigned long long)first);
+        else
+            st = replay_block(s, first, last, entries, fn, ctx, err);
+        done = last;
+    }
+    if (!st && rc != SQLITE_DONE)
+        st = store_error(s, "read", err);
+    sqlite3_reset(q);
+    if (!st && done != s->meta.jseq)
+        st = error_set(err, STATUS_CORRUPT,
+                       "\"%s\": the journal ends at entry %llu, but %llu were written", s->path,
+                       (unsigned long long)done, (unsigned long long)s->meta.jseq);
+    return st;
+}
+
+enum status store_each_due(struct store *s,
+                           enum status (*fn)(void *ctx, uint64_t key_id, int64_t due_us,
+                                             struct error *err),
+                           void *ctx, struct error *err)
+{
+    sqlite3_stmt *q = s->sql[SQL_EACH_DUE];
+    enum status st = STATUS_OK;
+    int rc = SQLITE_DONE;
+    while (!st && (rc = sqlite3_step(q)) == SQLITE_ROW)
+        st = fn(ctx, store_column_u64(q, 0), sqlite3_column_int64(q, 1), err);
+    if (!st && rc != SQLITE_DONE)
+        st = store_error(s, "read", err);
+    sqlite3_reset(q);
+    return st;
+}
+
+/* ---- keys ---- */
+
+enum status store_find_key(struct store *s, struct str user_id, struct str bot_name,
+                           uint64_t *ret_key_id, struct error *err)
+{
+    sqlite3_stmt *q = s->sql[SQL_FIND_KEY];
+    store_bind_text(q, 1, user_id);
+    store_bind_text(q, 2, bot_name);
+    int rc = sqlite3_step(q);
+    enum status st = STATUS_END;
+    if (rc == SQLITE_ROW) {
+        *ret_key_id = store_column_u64(q, 0);
+        st = STATUS_OK;
+    } else if (rc != SQLITE_DONE) {
+        st = store_error(s, "read", err);
+    }
+    sqlite3_reset(q);
+    sqlite3_clear_bindings(q);
+    return st;
+}
+
+static uint64_t page_checksum(const struct store_page *p)
+{
+    uint64_t user = checksum(p->key_id, p->partition, p->user_id);
+    uint64_t bot = checksum(p->jseq, (uint64_t)p->due_us, p->bot_name);
+    return checksum(user, bot, p->bytes);
+}
+
+/* The page of the statement's row, its strings borrowed from there. */
+static enum status read_page(struct store *s, sqlite3_stmt *q, struct store_page *ret,
+                             struct error *err)
+{
+    *ret = (struct store_page){
+        .key_id = store_column_u64(q, 0),
+        .partition = (uint32_t)sqlite3_column_int64(q, 1),
+        .jseq = store_column_u64(q, 2),
+        .due_us = sqlite3_column_type(q, 3) == SQLITE_NULL ? INT64_MAX : sqlite3_column_int64(q, 3),
+        .user_id = store_column_str(q, 5),
+        .bot_name = store_column_str(q, 6),
+        .bytes = store_column_str(q, 7),
+    };
+    if (page_checksum(ret) != store_column_u64(q, 4))
+        return error_set(err, STATUS_CORRUPT, "\"%s\": the page of key %llu fails its checksum",
+                         s->path, (unsigned long long)ret->key_id);
+    if (ret->partition >= LIMIT_PARTITIONS || ret->jseq > s->meta.jseq)
+        return error_set(err, STATUS_CORRUPT,
+                         "\"%s\": the page of key %llu has partition %u and entry %llu", s->path,
+                         (unsigned long long)ret->key_id, ret->partition,
+                         (unsigned long long)ret->jseq);
+    return STATUS_OK;
+}
+
+/* Moves the page's strings into s->page, so that the statement need not stay open. */
+static enum status own_page(struct store *s, struct store_page *p, struct error *err)
+{
+    struct str *parts[] = {&p->user_id, &p->bot_name, &p->bytes};
+    buf_reset(&s->page);
+    if (buf_reserve(&s->page, 1 + p->user_id.len + p->bot_name.len + p->bytes.len))
+        return error_set(err, STATUS_NOMEM, "could not allocate the page of key %llu",
+                         (unsigned long long)p->key_id);
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        char *at = s->page.data + s->page.len;
+        memcpy(at, parts[i]->ptr, parts[i]->len);
+        s->page.len += parts[i]->len;
+        parts[i]->ptr = at;
+    }
+    return STATUS_OK;
+}
+
+enum status store_load_page(struct store *s, uint64_t key_id, struct store_page *ret,
+                            struct error *err)
+{
+    sqlite3_stmt *q = s->sql[SQL_LOAD_PAGE];
+    store_bind_u64(q, 1, key_id);
+    struct store_page page;
+    int rc = sqlite3_step(q);
+    enum status st = STATUS_END;
+    if (rc == SQLITE_ROW) {
+        st = read_page(s, q, &page, err);
+        if (!st)
+            st = own_page(s, &page, err);
+    } else if (rc != SQLITE_DONE) {
+        st = store_error(s, "read", err);
+    }
+    sqlite3_reset(q);
+    if (!st)
+        *ret = page;
+    return st;
+}
+
+enum status store_each_page(struct store *s,
+                            enum status (*fn)(void *ctx, const struct store_page *page,
+                                              struct error *err),
+                            void *ctx, struct error *err)
+{
+    sqlite3_stmt *q = s->sql[SQL_EACH_PAGE];
+    enum status st = STATUS_OK;
+    int rc = SQLITE_DONE;
+    while (!st && (rc = sqlite3_step(q)) == SQLITE_ROW) {
+        struct store_page page;
+        st = read_page(s, q, &page, err);
+        if (!st)
+            st = fn(ctx, &page, err);
+    }
+    if (!st && rc != SQLITE_DONE)
+        st = store_error(s, "read", err);
+    sqlite3_reset(q);
+    return st;
+}
+
+/* ---- the group commit ---- */
+
+enum status store_put_page(struct store *s, const struct store_page *page, struct error *err)
+{
+    sqlite3_stmt *q = s->sql[SQL_UPSERT_PAGE];
+    store_bind_u64(q, 1, page->key_id);
+    sqlite3_bind_int64(q, 2, page->partition);
+    store_bind_u64(q, 3, page->jseq);
+    if (page->due_us != INT64_MAX)
+        sqlite3_bind_int64(q, 4, page->due_us);
+    store_bind_u64(q, 5, page_checksum(page));
+    store_bind_text(q, 6, page->user_id);
+    store_bind_text(q, 7, page->bot_name);
+    store_bind_blob(q, 8, page->bytes);
+    return store_run(s, SQL_UPSERT_PAGE, "write a key page to", err);
+}
+
+enum status store_put_dead_letter(struct store *s, const struct store_dead_letter *d,
+                                  struct error *err)
+{
+    struct str bytes = d->bytes;
+    if (bytes.len > LIMIT_DEAD_LETTER_BYTES)
+        bytes.len = LIMIT_DEAD_LETTER_BYTES;
+    sqlite3_stmt *q = s->sql[SQL_INSERT_DEAD];
+    sqlite3_bind_int(q, 1, (int)d->source);
+    store_bind_u64(q, 2, d->pos.lsn);
+    store_bind_u64(q, 3, d->pos.seq);
+    sqlite3_bind_int64(q, 4, d->at_us);
+    store_bind_text(q, 5, d->where);
+    store_bind_text(q, 6, d->reason);
+    store_bind_blob(q, 7, bytes);
+    return store_run(s, SQL_INSERT_DEAD, "write a dead letter to", err);
+}
+
+enum status store_trim_dead_letters(struct store *s, uint64_t *count, struct error *err)
+{
+    if (*count <= LIMIT_DEAD_LETTERS)
+        return STATUS_OK;
+    store_bind_u64(s->sql[SQL_TRIM_DEAD], 1, *count - LIMIT_DEAD_LETTERS);
+    *count = LIMIT_DEAD_LETTERS;
+    return store_run(s, SQL_TRIM_DEAD, "trim dead letters of", err);
+}
+
+struct store_dead_letter store_column_dead_letter(sqlite3_stmt *st, int i)
+{
+    return (struct store_dead_letter){
+        .source = (enum source)sqlite3_column_int(st, i),
+        .pos = {store_column_u64(st, i + 1), store_column_u64(st, i + 2)},
+        .at_us = sqlite3_column_int64(st, i + 3),
+        .where = store_column_str(st, i + 4),
+        .reason = store_column_str(st, i + 5),
+        .bytes = store_column_str(st, i + 6),
+    };
+}
+
+static bool entries_match(struct str entries, uint64_t n)
+{
+    struct reader r = reader_of(entries.ptr, entries.len);
+    while (n-- && !r.bad)
+        reader_blob(&r);
+    return !r.bad && reader_left(&r) == 0;
+}
+
+static uint64_t max_u64(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* What meta will say after the commit. */
+static struct store_meta meta_after(const struct store *s, const struct store_commit *c)
+{
+    struct store_meta m = s->meta;
+    m.jseq += c->n_entries;
+    m.folded = max_u64(m.folded, c->fold_below < m.jseq ? c->fold_below : m.jseq);
+    m.covered = max_u64(m.covered, c->covered);
+    m.as_of_us = c->as_of_us > m.as_of_us ? c->as_of_us : m.as_of_us;
+    m.next_key_id = max_u64(m.next_key_id, c->next_key_id);
+    for (size_t i = 0; i < c->n_pages; i++)
+        m.next_key_id = max_u64(m.next_key_id, c->pages[i].key_id + 1);
+    return m;
+}
+
+static enum status fenced(const struct store *s, struct error *err)
+{
+    return error_set(err, STATUS_FENCED,
+                     "\"%s\" has been taken over by a newer instance (ours is epoch %llu)", s->path,
+                     (unsigned long long)s->meta.epoch);
+}
+
+static enum status write_meta(struct store *s, const struct store_meta *m, struct error *err)
+{
+    sqlite3_stmt *q = s->sql[SQL_UPDATE_META];
+    store_bind_u64(q, 1, m->epoch);
+    store_bind_u64(q, 2, m->covered);
+    sqlite3_bind_int64(q, 3, m->as_of_us);
+    store_bind_u64(q, 4, m->jseq);
+    store_bind_u64(q, 5, m->folded);
+    store_bind_u64(q, 6, m->next_key_id);
+    enum status st = store_run(s, SQL_UPDATE_META, "write to", err);
+    if (!st && sqlite3_changes(s->db) != 1)
+        st = fenced(s, err);
+    return st;
+}
+
+/* Appends the block, and drops what is folded; *bytes follows the size of the unfolded journal. */
+static enum status write_journal(struct store *s, const struct store_commit *c,
+                                 const struct store_meta *after, uint64_t *bytes, struct error *err)
+{
+    enum status st = STATUS_OK;
+    if (c->n_entries > 0 && after->jseq > after->folded) {
+        uint64_t first = s->meta.jseq + 1;
+        sqlite3_stmt *q = s->sql[SQL_INSERT_JOURNAL];
+        store_bind_u64(q, 1, first);
+        store_bind_u64(q, 2, after->jseq);
+        store_bind_u64(q, 3, c->entries.len);
+        store_bind_u64(q, 4, checksum(first, after->jseq, c->entries));
+        store_bind_blob(q, 5, c->entries);
+        st = store_run(s, SQL_INSERT_JOURNAL, "append to the journal of", err);
+        *bytes += c->entries.len;
+    }
+    if (st || after->folded == 0)
+        return st;
+    if (after->folded > s->meta.folded) {
+        sqlite3_stmt *q = s->sql[SQL_FOLDED_BYTES];
+        store_bind_u64(q, 1, s->meta.folded);
+        store_bind_u64(q, 2, after->folded);
+        if (sqlite3_step(q) == SQLITE_ROW)
+            *bytes -= store_column_u64(q, 0);
+        else
+            st = store_error(s, "read", err);
+        sqlite3_reset(q);
+    }
+    store_bind_u64(s->sql[SQL_DELETE_JOURNAL], 1, after->folded);
+    return st ? st : store_run(s, SQL_DELETE_JOURNAL, "trim the journal of", err);
+}
+
+static bool applied_equal(const struct store_applied *a, const struct store_applied *b)
+{
+    return a->pseq == b->pseq && position_compare(a->pos, b->pos) == 0;
+}
+
+static enum status write_applied(struct store *s, const struct store_commit *c, struct error *err)
+{
+    sqlite3_stmt *q = s->sql[SQL_UPSERT_APPLIED];
+    for (int src = 0; c->applied && src < SOURCE_COUNT; src++) {
+        for (int p = 0; p < LIMIT_PARTITIONS; p++) {
+            const struct store_applied *a = &c->applied[src][p];
+            if (applied_equal(a, &s->applied[src][p]))
+                continue;
+            sqlite3_bind_int(q, 1, src);
+            sqlite3_bind_int(q, 2, p);
+            store_bind_u64(q, 3, a->pos.lsn);
+            store_bind_u64(q, 4, a->pos.seq);
+            store_bind_u64(q, 5, a->pseq);
+            enum status st = store_run(s, SQL_UPSERT_APPLIED, "write positions to", err);
+            if (st)
+                return st;
+        }
+    }
+    return STATUS_OK;
+}
+
+/* The body of the transaction. */
+static enum status write_all(struct store *s, const struct store_commit *c,
+                             const struct store_meta *after, uint64_t *bytes, uint64_t *letters,
+                             struct error *err)
+{
+    enum status st = write_meta(s, after, err);
+    if (!st)
+        st = write_journal(s, c, after, bytes, err);
+    for (size_t i = 0; !st && i < c->n_pages; i++) {
+        assert(c->pages[i].jseq <= after->jseq);
+        st = store_put_page(s, &c->pages[i], err);
+    }
+    if (!st)
+        st = write_applied(s, c, err);
+    for (size_t i = 0; !st && i < c->n_dead_letters; i++)
+        st = store_put_dead_letter(s, &c->dead_letters[i], err);
+    if (st)
+        return st;
+    *letters += c->n_dead_letters;
+    return store_trim_dead_letters(s, letters, err);
+}
+
+enum status store_begin(struct store *s, struct error *err)
+{
+    if (s->broken == STATUS_FENCED)
+        return fenced(s, err);
+    if (s->broken)
+        return error_set(err, STATUS_IO,
+                         "\"%s\" takes no more writes: an earlier one failed, and what is on disk "
+                         "is unknown until the state is opened again",
+                         s->path);
+    enum status st = store_run(s, SQL_BEGIN, "lock", err);
+    if (st && (sqlite3_errcode(s->db) & 0xFF) != SQLITE_BUSY)
+        s->broken = STATUS_IO;
+    return st;
+}
+
+enum status store_end(struct store *s, enum status st, struct error *err)
+{
+    if (!st)
+        st = store_run(s, SQL_COMMIT, "commit to", err);
+    if (!st)
+        return STATUS_OK;
+    s->broken = st == STATUS_FENCED ? STATUS_FENCED : STATUS_IO;
+    /* SQLite may have rolled back by itself; then this fails, which changes nothing. */
+    if (!sqlite3_get_autocommit(s->db))
+        (void)!store_run(s, SQL_ROLLBACK, "roll back", NULL);
+    return st;
+}
+
+enum status store_commit(struct store *s, const struct store_commit *c, struct error *err)
+{
+    assert(entries_match(c->entries, c->n_entries));
+    enum status st = store_begin(s, err);
+    if (st)
+        return st;
+    struct store_meta after = meta_after(s, c);
+    uint64_t bytes = s->journal_bytes;
+    uint64_t letters = s->dead_letters;
+    st = write_all(s, c, &after, &bytes, &letters, err);
+    if (!st && FAULT_POINT("store_before_commit"))
+        st = error_set(err, STATUS_IO, "could not commit to \"%s\": injected fault", s->path);
+    st = store_end(s, st, err);
+    if (!st && FAULT_POINT("store_after_commit")) {
+        /* As when the answer of the disk is lost: committed, but nobody knows. */
+        s->broken = STATUS_IO;
+        st = error_set(err, STATUS_IO, "could not commit to \"%s\": injected fault", s->path);
+    }
+    if (st)
+        return st;
+    s->meta = after;
+    s->journal_bytes = bytes;
+    s->dead_letters = letters;
+    if (c->applied)
+        memcpy(s->applied, c->applied, sizeof(s->applied));
+    return STATUS_OK;
+}
+
+enum status store_identity_write(struct store *s, const struct store_identity *identity,
+                                 struct error *err)
+{
+    enum status st = store_begin(s, err);
+    if (st)
+        return st;
+    sqlite3_stmt *q = s->sql[SQL_UPDATE_IDENTITY];
+    store_bind_u64(q, 1, s->meta.epoch);
+    store_bind_text(q, 2, str_from(identity->pipeline));
+    store_bind_text(q, 3, str_from(identity->system_identifier));
+    store_bind_text(q, 4, str_from(identity->slot));
+    store_bind_u64(q, 5, identity->slot_birth);
+    sqlite3_bind_int64(q, 6, identity->partitions);
+    st = store_run(s, SQL_UPDATE_IDENTITY, "write to", err);
+    if (!st && sqlite3_changes(s->db) != 1)
+        st = fenced(s, err);
+    st = store_end(s, st, err);
+    if (!st)
+        s->meta.identity = *identity;
+    return st;
+}
+
+/* Marks the file clean and moves the WAL into it. After a failed write nothing more is touched:
+ * recovery at the next open decides. */
+static enum status settle(struct store *s, struct error *err)
+{
+    sqlite3_db_config(s->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, s->broken != STATUS_OK, NULL);
+    if (s->broken)
+        return error_set(err, STATUS_IO, "\"%s\" was closed after a failed write", s->path);
+    if (!s->durable)
+        return STATUS_OK;
+    store_bind_u64(s->sql[SQL_MARK_CLEAN], 1, s->meta.epoch);
+    enum status st = store_run(s, SQL_MARK_CLEAN, "close", err);
+    if (st)
+        return st;
+    int rc = sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+    return rc == SQLITE_OK ? STATUS_OK : store_error(s, "checkpoint", err);
+}
+
+enum status store_close_checked(struct store *s, struct error *err)
+{
+    enum status st = s->db ? settle(s, err) : STATUS_OK;
+    for (size_t i = 0; i < SQL_COUNT; i++)
+        sqlite3_finalize(s->sql[i]);
+    sqlite3_close(s->db);
+    buf_deinit(&s->page);
+    free(s->path);
+    free(s);
+    return st;
+}
+
+void store_close(struct store *s)
+{
+    /* A failure here is like a crash just before: the next open checks the file. */
+    if (s)
+        (void)!store_close_checked(s, NULL);
+}

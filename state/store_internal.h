@@ -1,0 +1,116 @@
+/*
+ * state/store_internal.h - what store.c (one open store), store_file.c (opening one file),
+ * store_set.c (the files of a directory) and store_read.c (read-only views) share.
+ */
+#pragma once
+
+#include "state/store.h"
+
+#include <sqlite3.h>
+#include <stdlib.h>
+
+CLEANUP_FREEP(char, free);
+
+/* The row of table meta. */
+struct store_meta {
+    uint32_t worker, workers;
+    struct store_identity identity;
+    uint64_t epoch;
+    bool clean;
+    lsn_t covered;
+    int64_t as_of_us;
+    uint64_t jseq;
+    uint64_t folded; /* entries up to here are contained in pages */
+    uint64_t next_key_id;
+};
+
+enum store_statement {
+    SQL_BEGIN,
+    SQL_COMMIT,
+    SQL_ROLLBACK,
+    SQL_UPDATE_META,
+    SQL_UPDATE_IDENTITY,
+    SQL_MARK_CLEAN,
+    SQL_INSERT_JOURNAL,
+    SQL_FOLDED_BYTES,
+    SQL_DELETE_JOURNAL,
+    SQL_REPLAY,
+    SQL_UPSERT_APPLIED,
+    SQL_UPSERT_PAGE,
+    SQL_FIND_KEY,
+    SQL_LOAD_PAGE,
+    SQL_EACH_PAGE,
+    SQL_EACH_DUE,
+    SQL_INSERT_DEAD,
+    SQL_EACH_DEAD,
+    SQL_TRIM_DEAD,
+    SQL_COUNT,
+};
+
+struct store {
+    sqlite3 *db;
+    char *path;
+    bool durable;       /* a file, not ":memory:" */
+    enum status broken; /* not OK: a write failed with this; what is on disk is unknown until the
+                           next open, or (FENCED) no longer ours */
+    struct store_meta meta;
+    uint64_t journal_bytes; /* of blocks above meta.folded */
+    uint64_t dead_letters;
+    struct store_applied applied[SOURCE_COUNT][LIMIT_PARTITIONS];
+    struct buf page; /* backs what store_load_page() lends */
+    sqlite3_stmt *sql[SQL_COUNT];
+};
+
+/* A holder that keeps whatever epoch the file has: only while nobody else may have the set open. */
+#define STORE_EPOCH_KEEP UINT64_MAX
+
+/* ---- store_file.c ---- */
+/* Opens path and takes it over with epoch; creates it with the content of *create unless NULL. */
+MUST_CHECK enum status store_file_open(const char *path, const struct store_meta *create,
+                                       uint64_t epoch, struct store **ret, struct error *err);
+/* "could not <what> "<path>": ..." with what SQLite and the operating system say. */
+enum status store_db_error(sqlite3 *db, const char *path, const char *what, struct error *err);
+/* The row of meta by any connection; CORRUPT when it does not make sense. */
+MUST_CHECK enum status store_meta_read(sqlite3 *db, const char *path, struct store_meta *ret,
+                                       struct error *err);
+/* REFUSED when the file was written by a newer version; *ret_version 0 = empty file. */
+MUST_CHECK enum status store_version_read(sqlite3 *db, const char *path, int *ret_version,
+                                          struct error *err);
+extern const char *const store_sql[SQL_COUNT];
+
+/* ---- store.c ---- */
+enum status store_error(struct store *s, const char *what, struct error *err);
+/* Runs a statement that returns no rows, and makes it ready for the next use. */
+MUST_CHECK enum status store_run(struct store *s, enum store_statement which, const char *what,
+                                 struct error *err);
+/* Opens a write transaction. A file that stayed locked is the one failure that leaves the store
+ * usable: nothing has been written. */
+MUST_CHECK enum status store_begin(struct store *s, struct error *err);
+/* Ends it: COMMIT when st is OK, else ROLLBACK and no more writes. Returns st, or COMMIT's failure.
+ */
+MUST_CHECK enum status store_end(struct store *s, enum status st, struct error *err);
+/* As store_close(), and tells whether the file was left clean and whole. */
+MUST_CHECK enum status store_close_checked(struct store *s, struct error *err);
+MUST_CHECK enum status store_put_page(struct store *s, const struct store_page *page,
+                                      struct error *err);
+MUST_CHECK enum status store_put_dead_letter(struct store *s, const struct store_dead_letter *d,
+                                             struct error *err);
+/* Deletes the oldest dead letters above LIMIT_DEAD_LETTERS, given how many there now are. */
+MUST_CHECK enum status store_trim_dead_letters(struct store *s, uint64_t *count, struct error *err);
+/* Binding and reading of columns: NULL pointers are bound as empty values, text and blobs read back
+ * are borrowed until the statement's next step. */
+void store_bind_u64(sqlite3_stmt *st, int i, uint64_t v);
+void store_bind_text(sqlite3_stmt *st, int i, struct str v);
+void store_bind_blob(sqlite3_stmt *st, int i, struct str v);
+uint64_t store_column_u64(sqlite3_stmt *st, int i);
+struct str store_column_str(sqlite3_stmt *st, int i);
+/* source, lsn, seq, at_us, place, reason, bytes from column i on. */
+struct store_dead_letter store_column_dead_letter(sqlite3_stmt *st, int i);
+
+/* ---- store_set.c ---- */
+#define SET_NAME_SIZE 16 /* "set-000001" and its NUL */
+/* What DIR/CURRENT names. END: there is none. CORRUPT: it does not name a set. */
+MUST_CHECK enum status store_set_current(const char *dir, char ret[SET_NAME_SIZE],
+                                         struct error *err);
+/* "DIR/set-000001/worker-3.db", to be freed; NULL when out of memory. */
+char *store_worker_path(const char *dir, const char *set, uint32_t worker);

@@ -1,0 +1,140 @@
+/*
+ * Read-only views of the state, for `status`, `doctor` and `dlq`: separate connections that take no
+ * write lock, start no checkpoint and do not raise the epoch, so that a running process does not
+ * notice them.
+ */
+#include "state/store_internal.h"
+
+#include <string.h>
+
+static enum status no_memory(struct error *err)
+{
+    return error_set(err, STATUS_NOMEM, "could not allocate a view of the state");
+}
+
+struct view {
+    sqlite3 *db;
+    char *path;
+    struct store_meta meta;
+    sqlite3_stmt *letters;
+    bool has_letter; /* the statement stands on a row */
+};
+
+static void view_close(struct view *v)
+{
+    sqlite3_finalize(v->letters);
+    if (v->db)
+        sqlite3_db_config(v->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    sqlite3_close(v->db);
+    free(v->path);
+    *v = (struct view){0};
+}
+
+static enum status view_open(struct view *v, const char *dir, const char *set, uint32_t worker,
+                             struct error *err)
+{
+    *v = (struct view){.path = store_worker_path(dir, set, worker)};
+    if (!v->path)
+        return no_memory(err);
+    if (sqlite3_open_v2(v->path, &v->db, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL) !=
+        SQLITE_OK)
+        return store_db_error(v->db, v->path, "open", err);
+    sqlite3_busy_timeout(v->db, 1000);
+    int version = 0;
+    enum status st = store_version_read(v->db, v->path, &version, err);
+    if (!st && version == 0)
+        st = error_set(err, STATUS_CORRUPT, "\"%s\" holds no state", v->path);
+    return st ? st : store_meta_read(v->db, v->path, &v->meta, err);
+}
+
+struct views {
+    uint32_t n;
+    struct view view[LIMIT_WORKERS];
+};
+
+static void views_close(struct views *all)
+{
+    for (uint32_t i = 0; i < all->n; i++)
+        view_close(&all->view[i]);
+}
+
+/* All files of the current set; as many as the first one says there are. */
+static enum status views_open(struct views *all, const char *dir, struct error *err)
+{
+    char set[SET_NAME_SIZE];
+    enum status st = store_set_current(dir, set, err);
+    if (st)
+        return st;
+    uint32_t n = 1;
+    while (!st && all->n < n) {
+        st = view_open(&all->view[all->n], dir, set, all->n, err);
+        all->n++;
+        if (!st)
+            n = all->view[0].meta.workers;
+    }
+    return st;
+}
+
+enum status store_identity_read(const char *dir, struct store_identity *ret, lsn_t *ret_covered,
+                                struct error *err)
+{
+    CLEANUP(views_close) struct views all = {0};
+    enum status st = views_open(&all, dir, err);
+    if (st)
+        return st;
+    lsn_t covered = all.view[0].meta.covered;
+    for (uint32_t i = 1; i < all.n; i++)
+        if (all.view[i].meta.covered < covered)
+            covered = all.view[i].meta.covered;
+    *ret = all.view[all.n - 1].meta.identity;
+    *ret_covered = covered;
+    return STATUS_OK;
+}
+
+static enum status next_letter(struct view *v, struct error *err)
+{
+    int rc = sqlite3_step(v->letters);
+    v->has_letter = rc == SQLITE_ROW;
+    if (rc == SQLITE_ROW || rc == SQLITE_DONE)
+        return STATUS_OK;
+    return store_db_error(v->db, v->path, "read", err);
+}
+
+/* The view whose next letter is the newest; NULL when there are none left. */
+static struct view *newest(struct views *all)
+{
+    struct view *best = NULL;
+    for (uint32_t i = 0; i < all->n; i++) {
+        struct view *v = &all->view[i];
+        if (v->has_letter &&
+            (!best || sqlite3_column_int64(v->letters, 3) > sqlite3_column_int64(best->letters, 3)))
+            best = v;
+    }
+    return best;
+}
+
+enum status store_dead_letters_read(const char *dir,
+                                    enum status (*fn)(void *ctx, const struct store_dead_letter *d,
+                                                      struct error *err),
+                                    void *ctx, struct error *err)
+{
+    static const char sql[] = "SELECT source, lsn, seq, at_us, place, reason, bytes"
+                              " FROM dead_letter ORDER BY id DESC";
+    CLEANUP(views_close) struct views all = {0};
+    enum status st = views_open(&all, dir, err);
+    if (st == STATUS_END) /* no state, no letters */
+        return STATUS_OK;
+    for (uint32_t i = 0; !st && i < all.n; i++) {
+        struct view *v = &all.view[i];
+        st = sqlite3_prepare_v2(v->db, sql, -1, &v->letters, NULL) == SQLITE_OK
+                 ? next_letter(v, err)
+                 : store_db_error(v->db, v->path, "read", err);
+    }
+    for (struct view *v = newest(&all); !st && v; v = newest(&all)) {
+        struct store_dead_letter d = store_column_dead_letter(v->letters, 0);
+        st = fn(ctx, &d, err);
+        if (!st)
+            st = next_letter(v, err);
+    }
+    return st;
+}
