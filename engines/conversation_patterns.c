@@ -1,0 +1,567 @@
+/*
+ * Conversation patterns (ENGINES.md E6): style, depth, emotional engagement, best reply length.
+ *
+ * A key with few messages keeps no counters at all: they are cheaper to count at emission than to
+ * hold for the many keys that never come back. From COUNTED_MIN messages on there are
+ *   - sums and histograms over single messages and over neighbours, changed in both directions by
+ *     add() with sign 1 or -1 (neighbours are read from the log, which holds the record both right
+ *     after insert() and right before retract());
+ *   - sessions with a cached result each, voided by a change and computed again at emission;
+ *   - the daily medians of message length, voided and computed likewise.
+ * Losing the counters is always allowed: the next emission or insert counts anew from the log.
+ */
+#include "core/cleanup.h"
+#include "engines/conversation_patterns_row.h"
+#include "engines/engine.h"
+#include "engines/segment.h"
+#include "engines/sessions.h"
+#include "engines/topics.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define COUNTED_MIN   16
+#define HOURS_OF_WEEK 168
+#define SECOND_US     1000000
+#define MINUTE_US     (60 * INT64_C(1000000))
+
+/* The window touches at most 32 calendar days: 720 h, the hour it started in, 5 minutes ahead. */
+#define DAYS 32
+struct day {
+    int32_t day;
+    uint16_t n;
+    uint16_t median;
+    bool valid;
+};
+
+/* What one session adds; a session without a user message has no segment. */
+struct result {
+    uint16_t n_user;
+    uint16_t negatives;
+    uint16_t recoveries;
+    bool by_user; /* its first message is the user's */
+    struct pair_sums lag1;
+    size_t n_segments;
+    struct segment segments[];
+};
+
+struct counters {
+    uint32_t n_user;
+    uint32_t n_text;
+    int64_t words_sum;
+    int64_t words_sum2;
+    int64_t chars_sum;
+    int64_t valence_sum;
+    int64_t valence_sum2;
+    uint32_t n_emotion;
+    uint32_t flags[CP_FLAGS];
+    uint32_t trigrams[CP_TRIGRAM_BUCKETS];
+    struct hist words;
+    struct hist chars;
+    struct hist latency_s;
+    uint16_t how[HOURS_OF_WEEK];
+    uint16_t emotions[256];
+    uint16_t length_n[CP_LENGTHS]; /* all bot messages, undecided ones included */
+    uint16_t length_k[CP_LENGTHS]; /* with a reply in time */
+    struct day days[DAYS];
+    struct sessions sessions;
+};
+
+struct state {
+    struct counters *counters; /* NULL: count from the log */
+};
+
+static void counters_free(struct counters *c)
+{
+    if (!c)
+        return;
+    sessions_deinit(&c->sessions);
+    free(c);
+}
+CLEANUP_FREEP(struct counters, counters_free);
+
+static bool is_bot(const struct msg_rec *m)
+{
+    return m->flags & MSG_BOT;
+}
+
+static void change16(uint16_t *count, int sign)
+{
+    assert(sign > 0 || *count > 0);
+    *count = (uint16_t)(*count + sign);
+}
+
+static void change32(uint32_t *count, int sign)
+{
+    assert(sign > 0 || *count > 0);
+    *count += (uint32_t)sign;
+}
+
+static void add_flags(struct counters *c, const struct msg_rec *m, int sign)
+{
+    static const uint16_t bits[CP_FLAGS] = {[CP_FLAG_QUESTION] = MSG_QUESTION,
+                                            [CP_FLAG_EXCLAIM] = MSG_EXCLAIM,
+                                            [CP_FLAG_EMOJI] = MSG_EMOJI,
+                                            [CP_FLAG_LINK] = MSG_LINK,
+                                            [CP_FLAG_UPPER_START] = MSG_UPPER_START,
+                                            [CP_FLAG_END_PUNCT] = MSG_END_PUNCT};
+    for (size_t i = 0; i < CP_FLAGS; i++)
+        if (m->flags & bits[i])
+            change32(&c->flags[i], sign);
+}
+
+/* Everything that one user message adds by itself. */
+static void add_user(struct counters *c, const struct msg_rec *m, int sign)
+{
+    change32(&c->n_user, sign);
+    if (m->chars)
+        change32(&c->n_text, sign);
+    c->words_sum += sign * (int64_t)m->words;
+    c->words_sum2 += sign * ((int64_t)m->words * m->words);
+    c->chars_sum += sign * (int64_t)m->chars;
+    hist_change(&c->words, m->words, sign);
+    hist_change(&c->chars, m->chars, sign);
+    add_flags(c, m, sign);
+    for (size_t i = 0; i < m->n_trigrams; i++)
+        change32(&c->trigrams[m->trigrams[i]], sign);
+    change16(&c->how[kernel_hour_of_week(m->t_us)], sign);
+    c->days[(uint32_t)kernel_day(m->t_us) % DAYS].valid = false;
+    if (m->flags & MSG_HAS_EMOTION) {
+        change32(&c->n_emotion, sign);
+        change16(&c->emotions[m->emotion], sign);
+        c->valence_sum += sign * m->valence;
+        c->valence_sum2 += sign * (m->valence * m->valence);
+    }
+}
+
+/* A user message right after a bot message is an answer to it, unless a new run begins. */
+static void add_latency(struct counters *c, const struct msg_rec *before,
+                        const struct msg_rec *after, int sign)
+{
+    int64_t gap = after->t_us - before->t_us;
+    if (!is_bot(before) || is_bot(after) || gap >= RECORD_SESSION_GAP_US)
+        return;
+    hist_change(&c->latency_s, (uint32_t)(gap / SECOND_US), sign);
+}
+
+/* Time of the first user message behind `index`, at most CP_OUTCOME_US after it; else INT64_MAX. */
+static int64_t next_user_us(const struct key_log *log, size_t index)
+{
+    int64_t last = log->messages[index].t_us + CP_OUTCOME_US;
+    for (size_t i = index + 1; i < log->n_messages && log->messages[i].t_us <= last; i++)
+        if (!is_bot(&log->messages[i]))
+            return log->messages[i].t_us;
+    return INT64_MAX;
+}
+
+/* A bot message brings its own outcome; a user message answers the bot messages right before it. */
+static void add_outcomes(struct counters *c, const struct key_log *log, size_t index, int sign)
+{
+    const struct msg_rec *m = &log->messages[index];
+    if (is_bot(m)) {
+        size_t b = cp_length_bucket(m->words);
+        change16(&c->length_n[b], sign);
+        if (next_user_us(log, index) != INT64_MAX)
+            change16(&c->length_k[b], sign);
+        return;
+    }
+    size_t i = index;
+    if (i == 0 || !is_bot(&log->messages[i - 1]))
+        return;
+    int64_t next = next_user_us(log, index);
+    while (i > 0 && is_bot(&log->messages[i - 1])) {
+        const struct msg_rec *bot = &log->messages[--i];
+        if (m->t_us - bot->t_us > CP_OUTCOME_US)
+            break;
+        /* With or without m, a later user message in time is a reply as well. */
+        if (next == INT64_MAX || next - bot->t_us > CP_OUTCOME_US)
+            change16(&c->length_k[cp_length_bucket(bot->words)], sign);
+    }
+}
+
+/* The sums over single messages and neighbours; record `index` is in the log, in either direction.
+ */
+static void add(struct counters *c, const struct key_log *log, size_t index, int sign)
+{
+    const struct msg_rec *m = &log->messages[index];
+    const struct msg_rec *before = index > 0 ? m - 1 : NULL;
+    const struct msg_rec *after = index + 1 < log->n_messages ? m + 1 : NULL;
+    if (before && after)
+        add_latency(c, before, after, -sign);
+    if (before)
+        add_latency(c, before, m, sign);
+    if (after)
+        add_latency(c, m, after, sign);
+    add_outcomes(c, log, index, sign);
+    if (!is_bot(m))
+        add_user(c, m, sign);
+}
+
+static enum status count_log(const struct key_log *log, struct counters **ret, struct error *err)
+{
+    CLEANUP(counters_freep) struct counters *c = calloc(1, sizeof(*c));
+    if (!c)
+        return error_set(err, STATUS_NOMEM, "could not allocate conversation counters");
+    struct key_log prefix = *log;
+    for (size_t i = 0; i < log->n_messages; i++) {
+        prefix.n_messages = i + 1;
+        add(c, &prefix, i, 1);
+        if (sessions_insert(&c->sessions, &prefix, i) != STATUS_OK)
+            return error_set(err, STATUS_NOMEM, "could not allocate sessions");
+    }
+    *ret = TAKE(c);
+    return STATUS_OK;
+}
+
+static enum status cp_insert(void *state, const struct key_log *log, enum record_kind kind,
+                             size_t index, struct error *err)
+{
+    struct state *s = state;
+    assert(kind == RECORD_MESSAGE);
+    assert(index < log->n_messages);
+    if (!s->counters)
+        return log->n_messages < COUNTED_MIN ? STATUS_OK : count_log(log, &s->counters, err);
+    add(s->counters, log, index, 1);
+    if (sessions_insert(&s->counters->sessions, log, index) != STATUS_OK)
+        return error_set(err, STATUS_NOMEM, "could not allocate sessions");
+    return STATUS_OK;
+}
+
+static void cp_retract(void *state, const struct key_log *log, enum record_kind kind, size_t index)
+{
+    struct state *s = state;
+    assert(kind == RECORD_MESSAGE);
+    assert(index < log->n_messages);
+    if (!s->counters)
+        return;
+    if (log->n_messages > COUNTED_MIN / 2) {
+        add(s->counters, log, index, -1);
+        if (sessions_retract(&s->counters->sessions, log, index) == STATUS_OK)
+            return;
+    }
+    counters_free(TAKE(s->counters));
+}
+
+/* Valence of neighbouring emotional user messages of a session, as pairs and as recoveries. */
+static void evaluate_emotions(const struct msg_rec *records, size_t n, struct result *r)
+{
+    const struct msg_rec *last = NULL;
+    for (size_t i = 0; i < n; i++) {
+        const struct msg_rec *m = &records[i];
+        if (is_bot(m) || !(m->flags & MSG_HAS_EMOTION))
+            continue;
+        if (last) {
+            int x = last->valence, y = m->valence;
+            r->lag1.n++;
+            r->lag1.x += x;
+            r->lag1.y += y;
+            r->lag1.xx += x * x;
+            r->lag1.yy += y * y;
+            r->lag1.xy += x * y;
+            r->negatives = (uint16_t)(r->negatives + (x < 0));
+            r->recoveries = (uint16_t)(r->recoveries + (x < 0 && y > 0));
+        }
+        last = m;
+    }
+}
+
+static enum status evaluate(const struct msg_rec *records, size_t n, struct result **ret,
+                            struct error *err)
+{
+    struct segment segments[RECORD_SESSION_MAX];
+    size_t n_segments = segment_session(records, n, segments);
+    struct result *r = calloc(1, sizeof(*r) + n_segments * sizeof(*segments));
+    if (!r)
+        return error_set(err, STATUS_NOMEM, "could not allocate the result of a session");
+    r->n_segments = n_segments;
+    memcpy(r->segments, segments, n_segments * sizeof(*segments));
+    r->by_user = !is_bot(&records[0]);
+    for (size_t i = 0; i < n; i++)
+        r->n_user = (uint16_t)(r->n_user + !is_bot(&records[i]));
+    evaluate_emotions(records, n, r);
+    *ret = r;
+    return STATUS_OK;
+}
+
+static void sum_session(const struct session *s, struct cp_counts *out)
+{
+    const struct result *r = s->cache;
+    if (!s->continues) {
+        out->runs++;
+        out->runs_by_user += r->by_user;
+    }
+    out->n_sessions += r->n_user > 0;
+    out->n_segments += (uint32_t)r->n_segments;
+    for (size_t i = 0; i < r->n_segments; i++) {
+        hist_change(&out->turns, r->segments[i].n_user, 1);
+        out->n_deep += r->segments[i].n_user >= CP_DEEP_TURNS;
+    }
+    out->negatives += r->negatives;
+    out->recoveries += r->recoveries;
+    out->lag1.n += r->lag1.n;
+    out->lag1.x += r->lag1.x;
+    out->lag1.y += r->lag1.y;
+    out->lag1.xx += r->lag1.xx;
+    out->lag1.yy += r->lag1.yy;
+    out->lag1.xy += r->lag1.xy;
+}
+
+static enum status sum_sessions(struct sessions *sessions, const struct key_log *log,
+                                struct cp_counts *out, struct error *err)
+{
+    size_t first = 0;
+    for (size_t i = 0; i < sessions->n; i++) {
+        struct session *s = &sessions->at[i];
+        if (!s->cache) {
+            struct result *r = NULL;
+            enum status st = evaluate(&log->messages[first], s->n, &r, err);
+            if (st != STATUS_OK)
+                return st;
+            s->cache = r;
+        }
+        sum_session(s, out);
+        first += s->n;
+    }
+    return STATUS_OK;
+}
+
+/* The newest segments, oldest first, as clustering wants them. */
+static void collect_topics(const struct sessions *sessions, struct topics *t)
+{
+    size_t first = sessions->n_messages;
+    size_t room = SEGMENT_CLUSTERED_MAX;
+    for (size_t i = sessions->n; i-- > 0 && room > 0;) {
+        const struct result *r = sessions->at[i].cache;
+        first -= sessions->at[i].n;
+        for (size_t j = r->n_segments; j-- > 0 && room > 0;) {
+            room--;
+            t->segments[room] = &r->segments[j];
+            t->starts[room] = first + r->segments[j].first;
+        }
+    }
+    t->n = SEGMENT_CLUSTERED_MAX - room;
+    memmove(t->segments, &t->segments[room], t->n * sizeof(t->segments[0]));
+    memmove(t->starts, &t->starts[room], t->n * sizeof(t->starts[0]));
+}
+
+static enum status take_topics(const struct sessions *sessions, const struct key_log *log,
+                               struct cp_counts *out)
+{
+    struct topics t;
+    collect_topics(sessions, &t);
+    return topics_rank(log, &t, out);
+}
+
+static void measure_day(const struct key_log *log, int32_t day, struct day *d)
+{
+    struct hist words = {0};
+    int64_t end = (int64_t)(day + 1) * 24 * 60 * MINUTE_US;
+    *d = (struct day){.day = day, .valid = true};
+    for (size_t i = key_log_message_at(log, end - 24 * 60 * MINUTE_US);
+         i < log->n_messages && log->messages[i].t_us < end; i++) {
+        if (is_bot(&log->messages[i]))
+            continue;
+        d->n++;
+        hist_change(&words, log->messages[i].words, 1);
+    }
+    d->median = (uint16_t)hist_quantile(&words, 50);
+}
+
+static enum cp_drift drift(struct counters *c, const struct key_log *log)
+{
+    double medians[DAYS];
+    size_t n = 0;
+    int32_t last = kernel_day(log->messages[log->n_messages - 1].t_us);
+    int32_t day = kernel_day(log->messages[0].t_us);
+    assert(last - day < DAYS);
+    for (; day <= last; day++) {
+        struct day *d = &c->days[(uint32_t)day % DAYS];
+        if (!d->valid || d->day != day)
+            measure_day(log, day, d);
+        if (d->n >= CP_DRIFT_DAY_MIN)
+            medians[n++] = d->median;
+    }
+    return cp_drift_of(medians, n);
+}
+
+/* Index of the largest count, the first one of equals, or n when all are 0; then set to 0. */
+static size_t take_largest(uint16_t *counts, size_t n, uint32_t *ret_count)
+{
+    size_t best = n;
+    for (size_t i = 0; i < n; i++)
+        if (counts[i] && (best == n || counts[i] > counts[best]))
+            best = i;
+    if (best < n) {
+        *ret_count = counts[best];
+        counts[best] = 0;
+    }
+    return best;
+}
+
+static void take_tops(const struct counters *c, struct cp_counts *out)
+{
+    uint16_t how[HOURS_OF_WEEK], emotions[256];
+    memcpy(how, c->how, sizeof(how));
+    memcpy(emotions, c->emotions, sizeof(emotions));
+    uint32_t count;
+    for (size_t i; out->n_how < CP_HOW_TOP &&
+                   (i = take_largest(how, HOURS_OF_WEEK, &count)) < HOURS_OF_WEEK;) {
+        out->how[out->n_how].how = (uint32_t)i;
+        out->how[out->n_how++].count = count;
+    }
+    for (size_t i;
+         out->n_dominant < CP_EMOTIONS_TOP && (i = take_largest(emotions, 256, &count)) < 256;) {
+        out->dominant[out->n_dominant].emotion = (uint8_t)i;
+        out->dominant[out->n_dominant++].count = count;
+    }
+}
+
+/* Bot messages of the last 30 minutes without a reply are not counted yet. */
+static void take_outcomes(const struct counters *c, const struct key_log *log,
+                          struct cp_counts *out)
+{
+    for (size_t i = 0; i < CP_LENGTHS; i++) {
+        out->length_n[i] = c->length_n[i];
+        out->length_k[i] = c->length_k[i];
+    }
+    int64_t reply_us = INT64_MAX;
+    for (size_t i = log->n_messages; i-- > 0;) {
+        const struct msg_rec *m = &log->messages[i];
+        int64_t decided_us = m->t_us + CP_OUTCOME_US;
+        if (decided_us <= log->as_of_us)
+            return;
+        if (!is_bot(m)) {
+            reply_us = m->t_us;
+        } else if (reply_us > decided_us) {
+            out->length_n[cp_length_bucket(m->words)]--;
+            out->next_outcome_us =
+                decided_us < out->next_outcome_us ? decided_us : out->next_outcome_us;
+        }
+    }
+}
+
+static void take_sums(const struct counters *c, struct cp_counts *out)
+{
+    out->n = c->n_user;
+    out->n_text = c->n_text;
+    out->words_sum = c->words_sum;
+    out->words_sum2 = c->words_sum2;
+    out->chars_sum = c->chars_sum;
+    out->words = c->words;
+    out->chars = c->chars;
+    out->latency_s = c->latency_s;
+    memcpy(out->flags, c->flags, sizeof(out->flags));
+    memcpy(out->trigrams, c->trigrams, sizeof(out->trigrams));
+    out->n_emotion = c->n_emotion;
+    out->valence_sum = c->valence_sum;
+    out->valence_sum2 = c->valence_sum2;
+}
+
+static enum status take(struct counters *c, const struct key_log *log, struct cp_counts *out,
+                        struct error *err)
+{
+    take_sums(c, out);
+    take_tops(c, out);
+    take_outcomes(c, log, out);
+    enum status st = sum_sessions(&c->sessions, log, out, err);
+    if (st != STATUS_OK || log->n_messages == 0)
+        return st;
+    out->drift = drift(c, log);
+    out->next_expiry_us = cp_expiry_us(log->messages[0].t_us);
+    int64_t close_us = log->messages[log->n_messages - 1].t_us + RECORD_SESSION_GAP_US;
+    if (close_us > log->as_of_us)
+        out->session_close_us = close_us;
+    if (out->n_emotion >= CP_TOPIC_MIN && take_topics(&c->sessions, log, out) != STATUS_OK)
+        return error_set(err, STATUS_NOMEM, "could not allocate topic labels");
+    return STATUS_OK;
+}
+
+static enum status cp_emit(void *state, const struct key_log *log, struct row *row,
+                           struct error *err)
+{
+    struct state *s = state;
+    CLEANUP(counters_freep) struct counters *own = NULL;
+    enum status st = s->counters ? STATUS_OK : count_log(log, &own, err);
+    if (st != STATUS_OK)
+        return st;
+    struct cp_counts counts = {.as_of_us = log->as_of_us,
+                               .truncated = log->truncated,
+                               .next_expiry_us = INT64_MAX,
+                               .session_close_us = INT64_MAX,
+                               .next_outcome_us = INT64_MAX};
+    st = take(s->counters ? s->counters : own, log, &counts, err);
+    return st == STATUS_OK ? cp_write(&counts, row, err) : st;
+}
+
+static enum status cp_init(void *state, struct error *err)
+{
+    (void)state;
+    (void)err;
+    return STATUS_OK;
+}
+
+static void cp_fini(void *state)
+{
+    struct state *s = state;
+    counters_free(TAKE(s->counters));
+}
+
+/* Every message counts once: with the usual turns, ten are five user messages and their replies. */
+static uint32_t cp_weight(const struct key_log *log, enum record_kind kind, size_t index)
+{
+    (void)log;
+    (void)kind;
+    (void)index;
+    return 1;
+}
+
+/* What a deleted message said must not be shown any longer than it takes to write a row. */
+static bool cp_urgent(const void *state, const struct key_log *log, enum record_kind kind,
+                      size_t index, bool removed)
+{
+    (void)state;
+    (void)log;
+    (void)kind;
+    (void)index;
+    return removed;
+}
+
+static size_t cp_heap_bytes(const void *state)
+{
+    const struct counters *c = ((const struct state *)state)->counters;
+    if (!c)
+        return 0;
+    size_t bytes = sizeof(*c) + c->sessions.cap * sizeof(*c->sessions.at);
+    for (size_t i = 0; i < c->sessions.n; i++) {
+        const struct result *r = c->sessions.at[i].cache;
+        if (r)
+            bytes += sizeof(*r) + r->n_segments * sizeof(r->segments[0]);
+    }
+    return bytes;
+}
+
+extern const struct engine_ops engine_conversation_patterns;
+const struct engine_ops engine_conversation_patterns = {
+    .name = "conversation_patterns",
+    .version = 1,
+    .table = TABLE_CONVERSATION_PATTERNS,
+    .kinds = 1u << RECORD_MESSAGE,
+    .row_kinds = 1u << RECORD_MESSAGE,
+    .trigger = {.count = 10,
+                .max_age_us = 30 * INT64_C(1000000),
+                .idle_us = 2 * INT64_C(1000000),
+                .min_interval_us = INT64_C(1000000),
+                .refresh_us = 210 * INT64_C(1000000),
+                .refresh_jitter_us = 30 * INT64_C(1000000),
+                .warm_us = 30 * MINUTE_US},
+    .state_size = sizeof(struct state),
+    .init = cp_init,
+    .fini = cp_fini,
+    .insert = cp_insert,
+    .retract = cp_retract,
+    .weight = cp_weight,
+    .urgent = cp_urgent,
+    .emit = cp_emit,
+    .heap_bytes = cp_heap_bytes,
+};

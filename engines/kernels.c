@@ -1,0 +1,231 @@
+#include "engines/kernels.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+
+#define HOUR_US     (INT64_C(3600) * 1000000)
+#define WILSON_Z    1.96
+#define POSTERIOR_M 4.0
+
+double kernel_mean(uint64_t n, int64_t sum)
+{
+    return n ? (double)sum / (double)n : 0.0;
+}
+
+double kernel_variance(uint64_t n, int64_t sum, int64_t sum2)
+{
+    if (n < 2)
+        return 0.0;
+    int128 top = (int128)n * sum2 - (int128)sum * sum;
+    assert(top >= 0);
+    return (double)top / ((double)n * (double)(n - 1));
+}
+
+bool kernel_correlation(const struct pair_sums *s, double *ret)
+{
+    if (s->n < 3)
+        return false;
+    int128 xx = (int128)s->n * s->xx - (int128)s->x * s->x;
+    int128 yy = (int128)s->n * s->yy - (int128)s->y * s->y;
+    int128 xy = (int128)s->n * s->xy - (int128)s->x * s->y;
+    if (xx <= 0 || yy <= 0)
+        return false;
+    double r = (double)xy / sqrt((double)xx * (double)yy);
+    *ret = fmin(1.0, fmax(-1.0, r));
+    return true;
+}
+
+double kernel_posterior(uint64_t k, uint64_t n, double p0)
+{
+    return ((double)k + POSTERIOR_M * p0) / ((double)n + POSTERIOR_M);
+}
+
+static double wilson(uint64_t k, uint64_t n, double side)
+{
+    double z2 = WILSON_Z * WILSON_Z;
+    double count = (double)n;
+    double p = (double)k / count;
+    double root = sqrt(p * (1.0 - p) / count + z2 / (4.0 * count * count));
+    double end = (p + z2 / (2.0 * count) + side * WILSON_Z * root) / (1.0 + z2 / count);
+    return fmin(1.0, fmax(0.0, end));
+}
+
+double kernel_wilson_low(uint64_t k, uint64_t n)
+{
+    assert(k <= n);
+    return n ? wilson(k, n, -1.0) : 0.0;
+}
+
+double kernel_wilson_high(uint64_t k, uint64_t n)
+{
+    assert(k <= n);
+    return n ? wilson(k, n, 1.0) : 1.0;
+}
+
+/* 2^(j/8) in 16.16 fixed point: the lower ends of the buckets inside an octave. */
+static const uint32_t octave_steps[8] = {65536, 71468, 77936, 84990, 92682, 101070, 110218, 120194};
+
+/* First value of bucket HIST_EXACT + 1 + i, for i up to 80 (one past the last bucket). */
+static uint32_t log_bucket_start(size_t i)
+{
+    if (i == 0)
+        return HIST_EXACT + 1;
+    uint64_t base = (uint64_t)HIST_EXACT << (i / 8);
+    return (uint32_t)((base * octave_steps[i % 8] + 65535) >> 16);
+}
+
+size_t hist_bucket(uint32_t value)
+{
+    if (value <= HIST_EXACT)
+        return value;
+    if (value > UINT16_MAX)
+        value = UINT16_MAX;
+    unsigned octave = 31u - (unsigned)__builtin_clz(value) - 6u; /* 64 = 2^6 */
+    size_t i = (size_t)octave * 8 + 7;
+    while (i > (size_t)octave * 8 && log_bucket_start(i) > value)
+        i--;
+    return HIST_EXACT + 1 + i;
+}
+
+uint32_t hist_value(size_t bucket)
+{
+    assert(bucket < HIST_BUCKETS);
+    if (bucket <= HIST_EXACT)
+        return (uint32_t)bucket;
+    size_t i = bucket - HIST_EXACT - 1;
+    return (log_bucket_start(i) + log_bucket_start(i + 1) - 1) / 2;
+}
+
+void hist_change(struct hist *h, uint32_t value, int delta)
+{
+    uint16_t *count = &h->count[hist_bucket(value)];
+    assert(delta > 0 ? *count < UINT16_MAX : *count > 0);
+    *count = (uint16_t)(*count + delta);
+}
+
+uint32_t hist_total(const struct hist *h)
+{
+    uint32_t n = 0;
+    for (size_t i = 0; i < HIST_BUCKETS; i++)
+        n += h->count[i];
+    return n;
+}
+
+uint32_t hist_at_most(const struct hist *h, uint32_t value)
+{
+    uint32_t n = 0;
+    size_t last = hist_bucket(value);
+    for (size_t i = 0; i <= last; i++)
+        n += h->count[i];
+    return n;
+}
+
+uint32_t hist_quantile(const struct hist *h, unsigned percent)
+{
+    assert(percent <= 100);
+    uint32_t n = hist_total(h);
+    uint32_t rank = (n * percent + 99) / 100;
+    uint32_t seen = 0;
+    for (size_t i = 0; i < HIST_BUCKETS; i++) {
+        seen += h->count[i];
+        if (seen && seen >= rank)
+            return hist_value(i);
+    }
+    return 0;
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Sum of t (t - 1) (2 t + 5) over groups of equal values. */
+static double tie_term(const double *values, size_t n)
+{
+    double sorted[TREND_POINTS_MAX];
+    for (size_t i = 0; i < n; i++)
+        sorted[i] = values[i];
+    qsort(sorted, n, sizeof(*sorted), compare_doubles);
+    double sum = 0.0;
+    size_t start = 0;
+    for (size_t i = 1; i <= n; i++) {
+        if (i < n && compare_doubles(&sorted[i], &sorted[start]) == 0)
+            continue;
+        double t = (double)(i - start);
+        sum += t * (t - 1.0) * (2.0 * t + 5.0);
+        start = i;
+    }
+    return sum;
+}
+
+struct trend kernel_trend(const double *values, size_t n)
+{
+    assert(n <= TREND_POINTS_MAX);
+    struct trend r = {0};
+    if (n < 2)
+        return r;
+    double slopes[TREND_POINTS_MAX * (TREND_POINTS_MAX - 1) / 2];
+    size_t n_slopes = 0;
+    for (size_t i = 0; i < n; i++) {
+        for (size_t j = i + 1; j < n; j++) {
+            r.s += compare_doubles(&values[j], &values[i]);
+            slopes[n_slopes++] = (values[j] - values[i]) / (double)(j - i);
+        }
+    }
+    double count = (double)n;
+    r.variance = (count * (count - 1.0) * (2.0 * count + 5.0) - tie_term(values, n)) / 18.0;
+    if (r.s != 0)
+        r.z = ((double)r.s - (r.s > 0 ? 1.0 : -1.0)) / sqrt(r.variance);
+    qsort(slopes, n_slopes, sizeof(*slopes), compare_doubles);
+    r.slope = n_slopes % 2 ? slopes[n_slopes / 2]
+                           : (slopes[n_slopes / 2 - 1] + slopes[n_slopes / 2]) / 2.0;
+    return r;
+}
+
+double kernel_entropy_bits(const uint32_t *counts, size_t n)
+{
+    uint64_t total = 0;
+    for (size_t i = 0; i < n; i++)
+        total += counts[i];
+    if (total == 0)
+        return 0.0;
+    double sum = 0.0;
+    for (size_t i = 0; i < n; i++)
+        if (counts[i])
+            sum += (double)counts[i] * log2((double)counts[i]);
+    return fmax(0.0, log2((double)total) - sum / (double)total);
+}
+
+/* Rounds towards minus infinity, so that times before 1970 fall into the right hour as well. */
+static int64_t floor_div(int64_t a, int64_t b)
+{
+    int64_t q = a / b;
+    return a % b < 0 ? q - 1 : q;
+}
+
+unsigned kernel_hour_of_week(int64_t t_us)
+{
+    int64_t hours = floor_div(t_us, HOUR_US) + 72; /* 1970-01-01 was a Thursday */
+    int64_t how = hours - floor_div(hours, 168) * 168;
+    return (unsigned)how;
+}
+
+int32_t kernel_day(int64_t t_us)
+{
+    return (int32_t)floor_div(t_us, 24 * HOUR_US);
+}
+
+int64_t kernel_floor_hour(int64_t t_us)
+{
+    return floor_div(t_us, HOUR_US) * HOUR_US;
+}
+
+double kernel_confidence(uint64_t n, double n0, uint64_t covered, uint64_t total)
+{
+    if (total == 0)
+        return 0.0;
+    double c = (double)n / ((double)n + n0) * ((double)covered / (double)total);
+    return rint(c * 1000.0) / 1000.0;
+}
