@@ -12,12 +12,12 @@
 #define FEATURE_FORMAT 1
 
 struct feature {
-    enum event_type type; /* MESSAGE, MESSAGE_DELETED, MEMORY */
-    uint8_t op;           /* enum message_op or memory_op */
-    uint8_t source;       /* enum source */
+    enum event_type type;   /* MESSAGE, MESSAGE_DELETED, MEMORY */
+    uint8_t op;             /* enum message_op or memory_op */
+    uint8_t source;         /* enum source */
     bool content_unchanged; /* UPDATE without the text: keep the text features of the live record */
-    uint64_t ver;         /* position.lsn of the change */
-    uint64_t id;          /* hash64 of the event's id */
+    uint64_t ver;           /* position.lsn of the change */
+    uint64_t id;            /* hash64 of the event's id */
     int64_t t_us;
     uint8_t n_labels;
     struct str labels[RECORD_LABELS]; /* borrowed: from the event's text or the decoded bytes */
@@ -33,18 +33,25 @@ struct feature {
             uint8_t has_signal;
             uint8_t n_vector;
             uint32_t norm2;
-            struct {
-                uint8_t bucket;
-                int8_t weight;
-            } vector[RECORD_VECTOR];
+            struct vector_entry vector[RECORD_VECTOR];
         } memory;
     } u;
     char label_text[RECORD_LABELS][RECORD_LABEL_BYTES]; /* backing for labels[] after extraction */
 };
 
+/*
+ * Bytes: format << 4 | type, a byte of op, source and content_unchanged, ver and time as varints,
+ * id; then the body by type. About 135 bytes for a message of 120 characters.
+ *
+ * MEMORY: ENGINES.md A2 decides the grade (grade, else outcome hit = 3, miss = 1, else 3).
+ * Embeddings are not looked at: vectors are those of the text (mode L).
+ */
+
 /* True for the event types that features exist for. */
 bool feature_wanted(enum event_type type);
 /* Never fails on content: any bytes give features. */
 void feature_extract(const struct event *e, enum source source, uint64_t ver, struct feature *ret);
+/* NOMEM, LIMIT. */
 MUST_CHECK enum status feature_encode(const struct feature *f, struct buf *out);
+/* CORRUPT for anything that feature_encode() does not write. */
 MUST_CHECK enum status feature_decode(struct reader *r, struct feature *ret, struct error *err);

@@ -23,7 +23,7 @@
 struct key;
 
 struct key_change {
-    bool applied;               /* false: late, duplicate or unknown id; nothing changed */
+    bool applied; /* false: late, duplicate or unknown id; nothing changed */
     bool late;
     uint32_t weight[TABLE_COUNT]; /* towards the count trigger of each table */
     bool touched[TABLE_COUNT];    /* rows of the table may differ now */

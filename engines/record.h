@@ -14,13 +14,19 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define RECORD_WINDOW_US (INT64_C(30) * 24 * 3600 * 1000000) /* messages and accesses: 720 h */
-#define RECORD_SESSION_GAP_US (INT64_C(3600) * 1000000)      /* a longer gap ends a session */
-#define RECORD_SESSION_MAX 128                               /* messages per session before a split */
-#define RECORD_LABELS 6                                      /* label tokens kept of a message */
-#define RECORD_LABEL_BYTES 24
-#define RECORD_VECTOR 32  /* largest entries of the 256-d signed feature vector (mode L) */
-#define RECORD_TRIGRAMS 64 /* hashed character trigrams kept of a message, for the fingerprint */
+#define RECORD_WINDOW_US      (INT64_C(30) * 24 * 3600 * 1000000) /* messages and accesses: 720 h */
+#define RECORD_SESSION_GAP_US (INT64_C(3600) * 1000000)           /* a longer gap ends a session */
+#define RECORD_SESSION_MAX    128 /* messages per session before a split */
+#define RECORD_LABELS         6   /* label tokens kept of a message */
+#define RECORD_LABEL_BYTES    24
+#define RECORD_VECTOR         32 /* largest entries of the 256-d signed feature vector (mode L) */
+#define RECORD_TRIGRAMS       64 /* hashed character trigrams kept of a message, for the fingerprint */
+
+/* One entry of a sparse feature vector; vectors are sorted by bucket, weights are never 0. */
+struct vector_entry {
+    uint8_t bucket;
+    int8_t weight;
+};
 
 enum record_kind { RECORD_MESSAGE, RECORD_MEMORY, RECORD_ACCESS, RECORD_KINDS };
 
@@ -55,11 +61,9 @@ struct msg_rec {
     uint8_t n_trigrams;
     label_ref labels[RECORD_LABELS];
     uint32_t norm2; /* sum of squares of the vector weights */
-    struct {
-        uint8_t bucket;
-        int8_t weight;
-    } vector[RECORD_VECTOR];
-    uint8_t trigrams[RECORD_TRIGRAMS]; /* bucket numbers of a stable sample */
+    struct vector_entry vector[RECORD_VECTOR];
+    /* Bucket numbers of a stable sample: the distinct ones ascending, then the repeated ones. */
+    uint8_t trigrams[RECORD_TRIGRAMS];
 };
 
 struct access_rec {
@@ -69,6 +73,7 @@ struct access_rec {
     uint32_t score;     /* x 10^6, UINT32_MAX = none */
     uint8_t grade;      /* 1..4 after ENGINES.md A2: grade, else outcome, else 3 */
     uint8_t has_signal; /* a grade or outcome was given: enough for a measured recall rate */
+    uint8_t source;
 };
 
 /* What accesses that left the window add up to (ENGINES.md A2): a pure fold in time order. */
@@ -87,31 +92,31 @@ struct mem_rec {
     uint64_t ver;
     uint32_t importance; /* x 10^6, UINT32_MAX = unknown */
     uint8_t pinned;
-    uint8_t grade;       /* grade of the creation event (1..4, 3 when not given) */
+    uint8_t grade; /* grade of the creation event (1..4, 3 when not given) */
     uint8_t name_len;
     uint8_t type_len;
     char name[LIMIT_LABEL_BYTES]; /* memory_id, cut */
     char type[32];
     label_ref labels[3];
     uint8_t n_vector;
+    uint8_t source;
     uint32_t norm2;
-    struct {
-        uint8_t bucket;
-        int8_t weight;
-    } vector[RECORD_VECTOR];
+    struct vector_entry vector[RECORD_VECTOR];
     struct fsrs_state base; /* reps == 0: nothing folded yet */
 };
 
 /*
  * Borrowed by engines, owned by struct key. Arrays are sorted: messages and accesses by (t_us, id),
  * memories by id. Records with t_us > as_of + 5 min are "future": they sort last, are not counted
- * in n_messages / n_accesses and are not shown to engines until T catches up.
+ * in n_messages / n_accesses and are not shown to engines until T catches up. Memories are shown at
+ * once whatever their created_us. Accesses of unknown memories (deleted, forgotten, or not created
+ * yet) stay in the log: engines skip those for which key_log_memory() is NULL.
  */
 struct key_log {
     struct str user_id;
     struct str bot_name;
-    int64_t as_of_us; /* T of the last key_advance() */
-    int64_t first_seen_us;
+    int64_t as_of_us;      /* T of the last key_advance() */
+    int64_t first_seen_us; /* oldest message ever kept, also when it has left; 0 = none */
     const struct msg_rec *messages;
     size_t n_messages;
     const struct access_rec *accesses;
