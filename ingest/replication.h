@@ -41,6 +41,9 @@ struct replication_config {
     int64_t status_interval_us; /* feedback at least this often; 1 s */
     int64_t backoff_min_us;     /* reconnect: decorrelated jitter between min and max */
     int64_t backoff_max_us;
+    /* The server gives us up after this silence of ours; 0 = 30 s. Twice this silence of the server
+     * while we are reading makes us ask, and then reconnect. */
+    int64_t sender_timeout_us;
 };
 
 struct replication;
@@ -48,8 +51,13 @@ MUST_CHECK enum status replication_new(const struct replication_config *cfg,
                                        const struct receiver_ops *receiver,
                                        struct replication **ret, struct error *err);
 void replication_free(struct replication *r);
-/* Until *stop (OK) or an error that reconnecting cannot mend. start: the durable LSN. Reconnects by
- * itself; a server that shuts down or refuses for now is waited for. */
+/*
+ * Until *stop (OK) or an error that reconnecting cannot mend. start: the durable LSN. Reconnects by
+ * itself; a server that shuts down or refuses for now is waited for, and so is a slot that another
+ * process holds (its pid is in the log). REFUSED: the slot or publication is missing or lost, a
+ * mapped column is gone, a right is missing: the text says what to do. PROTOCOL: bytes that cannot
+ * be understood. Other codes come from the receiver.
+ */
 MUST_CHECK enum status replication_run(struct replication *r, lsn_t start, const atomic_bool *stop,
                                        struct error *err);
 /* Writes a byte to the reader's wake pipe: durable() has moved or room was made. Any thread. */

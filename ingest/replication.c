@@ -1,0 +1,431 @@
+#include "ingest/replication.h"
+
+#include "core/counters.h"
+#include "core/hash.h"
+#include "core/log.h"
+#include "ingest/feedback.h"
+#include "ingest/pgconn.h"
+#include "ingest/stream.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#define CONNECT_TIMEOUT_US (10 * US_PER_SECOND)
+#define START_TIMEOUT_US   (60 * US_PER_SECOND)
+#define FINISH_TIMEOUT_US  (1 * US_PER_SECOND)
+#define SENDER_TIMEOUT_US  (30 * US_PER_SECOND)
+#define STATUS_INTERVAL_US (1 * US_PER_SECOND)
+/* A receiver that makes room does not have to say so. */
+#define RETRY_US 5000
+/* Messages between two looks at the clock and the stop flag. */
+#define READ_BATCH 256
+
+struct replication {
+    struct replication_config cfg;
+    const struct receiver_ops *receiver;
+    struct stream *stream;
+    struct pg_wait wait;
+    int wake_pipe[2];
+    uint64_t random;
+
+    /* One session */
+    PGconn *conn;
+    char *held; /* CopyData whose content the receiver has not taken */
+    struct watchdog watchdog;
+    bool heard;       /* the server has sent something */
+    bool want_write;  /* libpq holds bytes that the socket did not take */
+    char notice[400]; /* a warning of the server that means lost data */
+};
+
+enum status replication_new(const struct replication_config *cfg,
+                            const struct receiver_ops *receiver, struct replication **ret,
+                            struct error *err)
+{
+    assert(cfg->conninfo && cfg->slot && cfg->publication && cfg->mappings && cfg->clock);
+    assert(cfg->backoff_min_us > 0 && cfg->backoff_min_us <= cfg->backoff_max_us);
+    struct replication *r = calloc(1, sizeof(*r));
+    if (!r)
+        return error_set(err, STATUS_NOMEM, "could not allocate the replication reader");
+    r->cfg = *cfg;
+    r->receiver = receiver;
+    if (r->cfg.sender_timeout_us <= 0)
+        r->cfg.sender_timeout_us = SENDER_TIMEOUT_US;
+    if (r->cfg.status_interval_us <= 0)
+        r->cfg.status_interval_us = STATUS_INTERVAL_US;
+    if (getrandom(&r->random, sizeof(r->random), GRND_NONBLOCK) != (ssize_t)sizeof(r->random))
+        r->random = (uint64_t)clock_wall_us(cfg->clock);
+    if (pipe2(r->wake_pipe, O_NONBLOCK | O_CLOEXEC) != 0) {
+        free(r);
+        return error_set(err, STATUS_IO, "could not open a pipe: %s", strerror(errno));
+    }
+    enum status st = stream_new(cfg->mappings, receiver, &r->stream, err);
+    if (st) {
+        replication_free(r);
+        return st;
+    }
+    *ret = r;
+    return STATUS_OK;
+}
+
+static void session_close(struct replication *r)
+{
+    PQfreemem(r->held);
+    r->held = NULL;
+    PQfinish(r->conn);
+    r->conn = NULL;
+}
+
+void replication_free(struct replication *r)
+{
+    if (!r)
+        return;
+    session_close(r);
+    stream_free(r->stream);
+    close(r->wake_pipe[0]);
+    close(r->wake_pipe[1]);
+    free(r);
+}
+
+void replication_wake(struct replication *r)
+{
+    /* A full pipe already holds a wake-up. */
+    ssize_t ignored = write(r->wake_pipe[1], "w", 1);
+    (void)ignored;
+}
+
+static enum status connection_lost(const struct replication *r, struct error *err)
+{
+    char line[400];
+    pg_error_line(PQerrorMessage(r->conn), line, sizeof(line));
+    return error_set(err, STATUS_IO, "replication connection lost: %s",
+                     *line ? line : "no message from the server");
+}
+
+/*
+ * PostgreSQL 18 warns about a publication that does not exist and then leaves its rows out
+ * (src/backend/replication/pgoutput). To us those rows would be lost. Older servers raise an error.
+ */
+static void on_notice(void *ctx, const PGresult *res)
+{
+    struct replication *r = ctx;
+    const char *severity = PQresultErrorField(res, PG_DIAG_SEVERITY_NONLOCALIZED);
+    const char *sqlstate = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+    const char *text = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
+    char line[300];
+    pg_error_line(text, line, sizeof(line));
+    if (severity && sqlstate && strcmp(severity, "WARNING") == 0 &&
+        (strcmp(sqlstate, "55000") == 0 || strcmp(sqlstate, "42704") == 0))
+        snprintf(r->notice, sizeof(r->notice), "%s", *line ? line : "publication skipped");
+    else
+        log_write(LOG_INFO, "ingest", "server notice text=\"%s\"", line);
+}
+
+static enum status check_notice(const struct replication *r, struct error *err)
+{
+    if (!*r->notice)
+        return STATUS_OK;
+    return error_set(
+        err, STATUS_REFUSED,
+        "the server leaves out rows of publication \"%s\": %s; create the publication, "
+        "then make up for what was committed meanwhile with `warmpath rebuild`",
+        r->cfg.publication, r->notice);
+}
+
+static enum status start_command(const struct replication *r, lsn_t start, struct buf *sql)
+{
+    CLEANUP(buf_deinit) struct buf list;
+    buf_init(&list, 1024);
+    /* publication_names is a list of identifiers inside a literal: quoted twice. */
+    enum status st = pg_quote_ident(&list, r->cfg.publication);
+    if (!st)
+        st = buf_append(&list, "", 1);
+    if (!st)
+        st = buf_append_str(sql, STR("START_REPLICATION SLOT "));
+    if (!st)
+        st = pg_quote_ident(sql, r->cfg.slot);
+    if (!st)
+        st = buf_printf(sql, " LOGICAL " LSN_FMT " (proto_version '1', publication_names ",
+                        LSN_ARGS(start));
+    if (!st)
+        st = pg_quote_literal(sql, list.data);
+    if (!st)
+        st = buf_append_str(sql, STR(", messages 'true')"));
+    return st ? st : buf_append(sql, "", 1);
+}
+
+static enum status session_open(struct replication *r, lsn_t start, struct error *err)
+{
+    const struct pg_connect what = {
+        .conninfo = r->cfg.conninfo,
+        .mode = PG_REPLICATION,
+        .sender_timeout_us = r->cfg.sender_timeout_us,
+        .timeout_us = CONNECT_TIMEOUT_US,
+    };
+    enum status st = pg_open(&what, &r->wait, &r->conn, err);
+    if (st)
+        return st;
+    *r->notice = '\0';
+    PQsetNoticeReceiver(r->conn, on_notice, r);
+
+    CLEANUP(buf_deinit) struct buf sql;
+    buf_init(&sql, 4096);
+    st = start_command(r, start, &sql);
+    if (st)
+        return error_set(err, st, "could not write the START_REPLICATION command");
+    CLEANUP(pg_clearp) PGresult *res = NULL;
+    st = pg_command(r->conn, sql.data, START_TIMEOUT_US, &r->wait, &res, err);
+    if (st)
+        return st;
+    if (PQresultStatus(res) != PGRES_COPY_BOTH)
+        return pg_result_error(res, "could not start replication", err);
+
+    int64_t now_us = clock_mono_us(r->cfg.clock);
+    r->heard = false;
+    r->want_write = false;
+    watchdog_heard(&r->watchdog, now_us);
+    stream_start(r->stream, start, now_us);
+    log_write(LOG_INFO, "ingest",
+              "streaming slot=\"%s\" publication=\"%s\" start=" LSN_FMT " server_version=%d",
+              r->cfg.slot, r->cfg.publication, LSN_ARGS(start), PQserverVersion(r->conn));
+    return STATUS_OK;
+}
+
+static enum status flush_output(struct replication *r, struct error *err)
+{
+    int rc = PQflush(r->conn);
+    if (rc < 0)
+        return connection_lost(r, err);
+    r->want_write = rc > 0;
+    return STATUS_OK;
+}
+
+static enum status send_feedback(struct replication *r, bool ping, struct error *err)
+{
+    struct feedback *f = stream_feedback(r->stream);
+    struct feedback_report report = feedback_report(f, r->receiver->durable(r->receiver->ctx));
+    uint8_t bytes[FEEDBACK_BYTES];
+    feedback_encode(&report, clock_wall_us(r->cfg.clock), ping, bytes);
+    int rc = PQputCopyData(r->conn, (const char *)bytes, sizeof(bytes));
+    if (rc < 0)
+        return connection_lost(r, err);
+    if (rc == 0) {
+        r->want_write = true; /* tried again when the socket takes more */
+        return STATUS_OK;
+    }
+    feedback_sent(f, &report, clock_mono_us(r->cfg.clock));
+    return flush_output(r, err);
+}
+
+/* PQgetCopyData has answered -1: the server's reason is in the results that follow. */
+static enum status stream_ended(struct replication *r, struct error *err)
+{
+    CLEANUP(pg_clearp) PGresult *res = PQgetResult(r->conn);
+    if (res && PQresultStatus(res) == PGRES_FATAL_ERROR)
+        return pg_result_error(res, "replication stopped", err);
+    /* Shut-down or promotion of the server: whoever comes back has the slot, or says why not. */
+    return error_set(err, STATUS_IO, "the server ended the stream");
+}
+
+/*
+ * Reads what is there, at most READ_BATCH messages. AGAIN: the receiver is full, r->held is kept.
+ * *ret_drained: the socket has nothing more.
+ */
+static enum status read_messages(struct replication *r, bool *ret_drained, struct error *err)
+{
+    bool consumed = false;
+    *ret_drained = false;
+    for (int i = 0; i < READ_BATCH;) {
+        char *bytes = NULL;
+        int len = PQgetCopyData(r->conn, &bytes, 1);
+        if (len == -1)
+            return stream_ended(r, err);
+        if (len < 0)
+            return connection_lost(r, err);
+        if (len == 0) {
+            if (consumed) {
+                *ret_drained = true;
+                return STATUS_OK;
+            }
+            if (!PQconsumeInput(r->conn))
+                return connection_lost(r, err);
+            consumed = true;
+            continue;
+        }
+        consumed = false;
+        i++;
+        r->heard = true;
+        watchdog_heard(&r->watchdog, clock_mono_us(r->cfg.clock));
+        enum status st = stream_put(r->stream, (struct str){bytes, (size_t)len}, err);
+        if (st == STATUS_AGAIN) {
+            r->held = bytes;
+            return st;
+        }
+        PQfreemem(bytes);
+        if (st)
+            return st;
+    }
+    return STATUS_OK;
+}
+
+static enum status retry_held(struct replication *r, struct error *err)
+{
+    enum status st = stream_retry(r->stream, err);
+    if (st == STATUS_AGAIN)
+        return st;
+    PQfreemem(r->held);
+    r->held = NULL;
+    /* We were not reading: the silence was ours. */
+    watchdog_heard(&r->watchdog, clock_mono_us(r->cfg.clock));
+    return st;
+}
+
+/* Feedback when due, a ping when the server is silent, an end when it stays silent. */
+static enum status tick(struct replication *r, struct error *err)
+{
+    int64_t now_us = clock_mono_us(r->cfg.clock);
+    bool ping = false;
+    if (!r->held) {
+        switch (watchdog_check(&r->watchdog, 2 * r->cfg.sender_timeout_us, r->cfg.sender_timeout_us,
+                               now_us)) {
+        case WATCHDOG_WAIT:
+            break;
+        case WATCHDOG_ASK:
+            ping = true;
+            break;
+        case WATCHDOG_DEAD:
+            return error_set(err, STATUS_IO, "the server has been silent for %d s, even when asked",
+                             (int)(3 * r->cfg.sender_timeout_us / US_PER_SECOND));
+        }
+    }
+    if (ping || feedback_is_due(stream_feedback(r->stream), r->cfg.status_interval_us, now_us))
+        return send_feedback(r, ping, err);
+    return r->want_write ? flush_output(r, err) : STATUS_OK;
+}
+
+static enum status wait_for_work(struct replication *r, struct error *err)
+{
+    struct pg_ready ready;
+    int64_t wait_us = feedback_wait_us(stream_feedback(r->stream), r->cfg.status_interval_us,
+                                       clock_mono_us(r->cfg.clock));
+    if (r->held && wait_us > RETRY_US)
+        wait_us = RETRY_US;
+    /* While output waits for the socket, the timer that asked for it is already due. */
+    if (r->want_write && wait_us < RETRY_US)
+        wait_us = RETRY_US;
+    return pg_poll(PQsocket(r->conn), !r->held, r->want_write, wait_us, &r->wait, &ready, err);
+}
+
+static enum status session_loop(struct replication *r, const atomic_bool *stop, struct error *err)
+{
+    while (!atomic_load(stop)) {
+        bool drained = false;
+        enum status st = tick(r, err);
+        if (!st)
+            st = r->held ? retry_held(r, err) : read_messages(r, &drained, err);
+        if (!st)
+            st = check_notice(r, err);
+        if (st && st != STATUS_AGAIN)
+            return st;
+        if (drained)
+            r->receiver->drained(r->receiver->ctx);
+        if (drained || st == STATUS_AGAIN) {
+            st = wait_for_work(r, err);
+            if (st)
+                return st;
+        }
+    }
+    return STATUS_OK;
+}
+
+/* Stopping: the last word about what is durable, then a clean end of COPY, within a second. */
+static void session_finish(struct replication *r)
+{
+    int64_t deadline_us = clock_mono_us(r->cfg.clock) + FINISH_TIMEOUT_US;
+    const struct pg_wait no_wake = {.clock = r->cfg.clock, .wake_fd = -1};
+    if (send_feedback(r, false, NULL) || PQputCopyEnd(r->conn, NULL) < 0)
+        return;
+    while (clock_mono_us(r->cfg.clock) < deadline_us) {
+        char *bytes = NULL;
+        struct pg_ready ready;
+        int flushed = PQflush(r->conn);
+        int len = PQgetCopyData(r->conn, &bytes, 1);
+        PQfreemem(bytes); /* sent again next time: it was not acknowledged */
+        if (flushed < 0 || len < 0)
+            return;
+        if (len == 0 &&
+            (pg_poll(PQsocket(r->conn), true, flushed > 0,
+                     deadline_us - clock_mono_us(r->cfg.clock), &no_wake, &ready, NULL) ||
+             !PQconsumeInput(r->conn)))
+            return;
+    }
+}
+
+static enum status run_session(struct replication *r, lsn_t start, const atomic_bool *stop,
+                               struct error *err)
+{
+    enum status st = session_open(r, start, err);
+    if (!st) {
+        st = session_loop(r, stop, err);
+        if (!st)
+            session_finish(r);
+    }
+    session_close(r);
+    return st;
+}
+
+/* Waits without a connection; a stop ends it. */
+static enum status back_off(struct replication *r, int64_t wait_us, const atomic_bool *stop,
+                            struct error *err)
+{
+    int64_t until_us = clock_mono_us(r->cfg.clock) + wait_us;
+    int64_t left_us = wait_us;
+    while (left_us > 0 && !atomic_load(stop)) {
+        struct pg_ready ready;
+        /* In slices, so that a stop without a wake-up is seen too. */
+        int64_t slice_us = left_us < US_PER_SECOND / 5 ? left_us : US_PER_SECOND / 5;
+        enum status st = pg_poll(-1, false, false, slice_us, &r->wait, &ready, err);
+        if (st)
+            return st;
+        left_us = until_us - clock_mono_us(r->cfg.clock);
+    }
+    return STATUS_OK;
+}
+
+enum status replication_run(struct replication *r, lsn_t start, const atomic_bool *stop,
+                            struct error *err)
+{
+    int64_t wait_us = 0;
+    r->wait = (struct pg_wait){.clock = r->cfg.clock, .wake_fd = r->wake_pipe[0], .stop = stop};
+    while (!atomic_load(stop)) {
+        struct error why = {.code = STATUS_OK};
+        lsn_t durable = r->receiver->durable(r->receiver->ctx);
+        if (durable > start)
+            start = durable;
+        enum status st = run_session(r, start, stop, &why);
+        if (st == STATUS_OK || st == STATUS_END)
+            return STATUS_OK;
+        if (st != STATUS_IO)
+            return error_set(err, st, "%s", why.text);
+
+        if (r->heard)
+            wait_us = 0; /* it worked: the first wait is a short one again */
+        r->heard = false;
+        r->random = hash64_mix(r->random + 1);
+        wait_us = backoff_next(wait_us, r->cfg.backoff_min_us, r->cfg.backoff_max_us, r->random);
+        COUNTER_ADD(reconnects, 1);
+        log_write(LOG_WARN, "ingest",
+                  "replication interrupted, retrying in %" PRId64 " ms error=\"%s\"",
+                  wait_us / 1000, why.text);
+        st = back_off(r, wait_us, stop, err);
+        if (st)
+            return st;
+    }
+    return STATUS_OK;
+}

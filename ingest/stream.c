@@ -1,0 +1,368 @@
+#include "ingest/stream.h"
+
+#include "core/counters.h"
+#include "core/limits.h"
+#include "core/log.h"
+#include "ingest/dead_letter.h"
+#include "ingest/pgoutput.h"
+#include "ingest/relation.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DEAD_LETTER_LOG_US (10 * US_PER_SECOND)
+
+/* What the receiver has not taken yet. */
+enum pending { PENDING_NONE, PENDING_EVENTS, PENDING_TRUNCATE, PENDING_COMMIT };
+
+struct stream {
+    const struct mapping_set *mappings;
+    const struct receiver_ops *receiver;
+    struct pgoutput_decoder *decoder;
+    struct relation_cache *relations;
+    struct event_arena *arena;
+    struct buf dead_letter; /* bytes of the dead letter in events[0] */
+    struct log_limit log_limit;
+    struct feedback feedback;
+
+    /* The open transaction; feedback.in_transaction says whether there is one. */
+    lsn_t final_lsn; /* kept afterwards: commit records only come in order */
+    int64_t commit_us;
+    uint64_t row_index; /* of the next row change */
+    bool skip;
+
+    enum pending pending;
+    struct pgoutput_message message; /* the one that is pending */
+    struct event events[2];
+    size_t n_events;
+    size_t next_event;
+    struct position position; /* of events[next_event] */
+    uint32_t next_truncated;
+};
+
+enum status stream_new(const struct mapping_set *mappings, const struct receiver_ops *receiver,
+                       struct stream **ret, struct error *err)
+{
+    CLEANUP(stream_freep) struct stream *s = calloc(1, sizeof(*s));
+    if (!s)
+        return error_set(err, STATUS_NOMEM, "could not allocate the stream");
+    s->mappings = mappings;
+    s->receiver = receiver;
+    buf_init(&s->dead_letter, LIMIT_DEAD_LETTER_BYTES);
+    enum status st = pgoutput_decoder_new(&s->decoder, err);
+    if (!st)
+        st = relation_cache_new(&s->relations, err);
+    if (!st)
+        st = event_arena_new(&s->arena, err);
+    if (st)
+        return st;
+    *ret = TAKE(s);
+    return STATUS_OK;
+}
+
+void stream_free(struct stream *s)
+{
+    if (!s)
+        return;
+    buf_deinit(&s->dead_letter);
+    if (s->arena)
+        event_arena_free(s->arena);
+    relation_cache_free(s->relations);
+    pgoutput_decoder_free(s->decoder);
+    free(s);
+}
+
+void stream_start(struct stream *s, lsn_t start, int64_t now_us)
+{
+    relation_cache_clear(s->relations);
+    feedback_start(&s->feedback, start, now_us);
+    s->final_lsn = LSN_INVALID;
+    s->pending = PENDING_NONE;
+}
+
+struct feedback *stream_feedback(struct stream *s)
+{
+    return &s->feedback;
+}
+
+bool stream_is_pending(const struct stream *s)
+{
+    return s->pending != PENDING_NONE;
+}
+
+/* Fills events[0]; the reason is moved into the arena since err belongs to the caller. */
+static enum status make_dead_letter(struct stream *s, const struct relation *rel,
+                                    const char *reason, struct error *err)
+{
+    size_t reason_len = strlen(reason);
+    size_t where_len = strlen(rel->schema) + 1 + strlen(rel->name);
+    char *copy = event_arena_alloc(s->arena, reason_len + 1);
+    char *where = event_arena_alloc(s->arena, where_len + 1);
+    char *id = event_arena_alloc(s->arena, 64);
+    if (!copy || !where || !id)
+        return error_set(err, STATUS_NOMEM, "could not allocate a dead letter");
+    memcpy(copy, reason, reason_len + 1);
+    snprintf(where, where_len + 1, "%s.%s", rel->schema, rel->name);
+    int id_len = snprintf(id, 64, LSN_FMT "/%" PRIu64, LSN_ARGS(s->position.lsn), s->position.seq);
+
+    s->events[0] = (struct event){.type = EVENT_DEAD_LETTER,
+                                  .id = {id, (size_t)id_len},
+                                  .user_id = STR(""),
+                                  .bot_name = STR(""),
+                                  .at_us = s->commit_us};
+    s->events[0].u.dead_letter.where = (struct str){where, where_len};
+    s->events[0].u.dead_letter.reason = (struct str){copy, reason_len};
+    s->events[0].u.dead_letter.bytes =
+        (struct str){s->dead_letter.data ? s->dead_letter.data : "", s->dead_letter.len};
+    s->n_events = 1;
+    s->next_event = 0;
+
+    int held =
+        log_limit_pass(&s->log_limit, (long long)clock_mono_us(&clock_real), DEAD_LETTER_LOG_US);
+    if (held >= 0)
+        log_write(LOG_WARN, "ingest",
+                  "a change cannot be used and is kept as a dead letter table=\"%s\" "
+                  "position=" LSN_FMT "/%" PRIu64 " more_before=%d",
+                  where, LSN_ARGS(s->position.lsn), s->position.seq, held);
+    return STATUS_OK;
+}
+
+static enum status offer_events(struct stream *s, struct error *err)
+{
+    while (s->next_event < s->n_events) {
+        enum status st = s->receiver->event(s->receiver->ctx, &s->events[s->next_event],
+                                            s->position, s->commit_us, err);
+        if (st)
+            return st;
+        s->next_event++;
+        s->position.seq++;
+    }
+    return STATUS_OK;
+}
+
+/* A TRUNCATE is one dead letter per mapped table: which rows it took away is not said. */
+static enum status offer_truncate(struct stream *s, struct error *err)
+{
+    enum status st = offer_events(s, err);
+    while (!st && s->next_truncated < s->message.u.truncate.n) {
+        uint32_t id = s->message.u.truncate.relation_ids[s->next_truncated++];
+        const struct relation_entry *e = relation_cache_find(s->relations, id);
+        if (!e)
+            return error_set(err, STATUS_PROTOCOL, "TRUNCATE of the undescribed relation %u", id);
+        if (!e->binding.mapping)
+            continue;
+        event_arena_reset(s->arena);
+        buf_reset(&s->dead_letter);
+        st = make_dead_letter(s, &e->relation,
+                              "the table was truncated: its messages are still counted; delete "
+                              "rows with DELETE, or run `warmpath rebuild`",
+                              err);
+        if (!st)
+            st = offer_events(s, err);
+    }
+    return st;
+}
+
+static enum status offer_commit(struct stream *s, struct error *err)
+{
+    lsn_t end_lsn = s->message.u.commit.end_lsn;
+    if (!s->skip) {
+        enum status st = s->receiver->commit(s->receiver->ctx, end_lsn, s->commit_us, err);
+        if (st)
+            return st;
+        s->feedback.committed = end_lsn;
+    }
+    s->feedback.in_transaction = false;
+    COUNTER_ADD(transactions_received, 1);
+    return STATUS_OK;
+}
+
+enum status stream_retry(struct stream *s, struct error *err)
+{
+    enum status st = STATUS_OK;
+    switch (s->pending) {
+    case PENDING_NONE:
+        break;
+    case PENDING_EVENTS:
+        st = offer_events(s, err);
+        break;
+    case PENDING_TRUNCATE:
+        st = offer_truncate(s, err);
+        break;
+    case PENDING_COMMIT:
+        st = offer_commit(s, err);
+        break;
+    }
+    if (!st)
+        s->pending = PENDING_NONE;
+    s->feedback.outstanding = s->pending != PENDING_NONE;
+    return st;
+}
+
+static enum status take_begin(struct stream *s, const struct pgoutput_message *m, struct error *err)
+{
+    lsn_t final_lsn = m->u.begin.final_lsn;
+    if (s->feedback.in_transaction)
+        return error_set(err, STATUS_PROTOCOL, "BEGIN inside a transaction at " LSN_FMT,
+                         LSN_ARGS(final_lsn));
+    if (final_lsn <= s->final_lsn)
+        return error_set(err, STATUS_PROTOCOL,
+                         "transactions out of commit order: " LSN_FMT " after " LSN_FMT,
+                         LSN_ARGS(final_lsn), LSN_ARGS(s->final_lsn));
+    s->final_lsn = final_lsn;
+    s->commit_us = m->u.begin.commit_us;
+    s->row_index = 0;
+    /* Stored is an end LSN: the commit record that starts below it ends at or before it. */
+    s->skip = final_lsn < s->feedback.start;
+    s->feedback.in_transaction = true;
+    return STATUS_OK;
+}
+
+static enum status take_commit(struct stream *s, const struct pgoutput_message *m,
+                               struct error *err)
+{
+    if (!s->feedback.in_transaction || m->u.commit.commit_lsn != s->final_lsn)
+        return error_set(err, STATUS_PROTOCOL, "COMMIT at " LSN_FMT " without its BEGIN",
+                         LSN_ARGS(m->u.commit.commit_lsn));
+    s->pending = PENDING_COMMIT;
+    return STATUS_OK;
+}
+
+static enum status take_relation(struct stream *s, const struct relation *rel, struct error *err)
+{
+    enum relation_change change = RELATION_SAME;
+    struct relation_entry *e = NULL;
+    enum status st = relation_cache_put(s->relations, rel, &change, &e, err);
+    if (st || change == RELATION_SAME)
+        return st;
+    const struct mapping *m = mapping_find(s->mappings, str_from(rel->schema), str_from(rel->name));
+    if (!m)
+        return STATUS_OK;
+    if (change == RELATION_CHANGED)
+        log_write(LOG_INFO, "ingest", "table changed table=\"%s.%s\" columns=%u", rel->schema,
+                  rel->name, rel->n_columns);
+    struct error why = {.code = STATUS_OK};
+    if (mapping_bind(m, &e->relation, &e->binding, &why))
+        return error_set(err, STATUS_REFUSED,
+                         "%.500s; correct the mapping or the table, then start again: nothing is "
+                         "lost, the slot keeps what follows",
+                         why.text);
+    return STATUS_OK;
+}
+
+static enum row_change row_change_of(enum pgoutput_kind kind)
+{
+    if (kind == PGOUTPUT_INSERT)
+        return CHANGE_INSERT;
+    return kind == PGOUTPUT_UPDATE ? CHANGE_UPDATE : CHANGE_DELETE;
+}
+
+static enum status map_row(struct stream *s, const struct pgoutput_message *m,
+                           const struct relation_entry *e, struct error *err)
+{
+    const struct tuple *old_tuple = m->u.change.old_kind ? &m->u.change.old_tuple : NULL;
+    const struct tuple *new_tuple = m->kind == PGOUTPUT_DELETE ? NULL : &m->u.change.new_tuple;
+    struct error why = {.code = STATUS_OK};
+    event_arena_reset(s->arena);
+    s->n_events = 0;
+    s->next_event = 0;
+    enum status st = mapping_apply(&e->binding, row_change_of(m->kind), old_tuple, new_tuple,
+                                   s->arena, s->events, &s->n_events, &why);
+    if (st == STATUS_INVALID || st == STATUS_LIMIT) {
+        event_arena_reset(s->arena);
+        buf_reset(&s->dead_letter);
+        st = dead_letter_render(&e->relation, old_tuple, new_tuple, &s->dead_letter);
+        if (st)
+            return error_set(err, st, "could not render a dead letter");
+        return make_dead_letter(s, &e->relation, why.text, err);
+    }
+    if (st)
+        return error_set(err, st, "%s", why.text);
+    /* The row is gone since its transaction committed; the row itself does not know. */
+    for (size_t i = 0; i < s->n_events; i++)
+        if (s->events[i].type == EVENT_MEMORY && s->events[i].u.memory.op == MEMORY_DELETE &&
+            s->events[i].at_us == 0)
+            s->events[i].at_us = s->commit_us;
+    return STATUS_OK;
+}
+
+static enum status take_change(struct stream *s, const struct pgoutput_message *m,
+                               struct error *err)
+{
+    if (!s->feedback.in_transaction)
+        return error_set(err, STATUS_PROTOCOL, "a row change outside a transaction");
+    s->position = (struct position){s->final_lsn, s->row_index++ << 8};
+    if (m->kind == PGOUTPUT_TRUNCATE) {
+        s->n_events = 0;
+        s->next_event = 0;
+        s->next_truncated = 0;
+        s->pending = s->skip ? PENDING_NONE : PENDING_TRUNCATE;
+        return STATUS_OK;
+    }
+
+    COUNTER_ADD(changes_received, 1);
+    uint32_t id = m->u.change.relation_id;
+    const struct relation_entry *e = relation_cache_find(s->relations, id);
+    if (!e)
+        return error_set(err, STATUS_PROTOCOL, "a row of the undescribed relation %u", id);
+    if (!e->binding.mapping)
+        return STATUS_OK;
+    if (s->skip) {
+        COUNTER_ADD(events_skipped, 1);
+        return STATUS_OK;
+    }
+    enum status st = map_row(s, m, e, err);
+    if (!st && s->n_events > 0)
+        s->pending = PENDING_EVENTS;
+    return st;
+}
+
+static enum status take_message(struct stream *s, struct error *err)
+{
+    const struct pgoutput_message *m = &s->message;
+    switch (m->kind) {
+    case PGOUTPUT_BEGIN:
+        return take_begin(s, m, err);
+    case PGOUTPUT_COMMIT:
+        return take_commit(s, m, err);
+    case PGOUTPUT_RELATION:
+        return take_relation(s, &m->u.relation, err);
+    case PGOUTPUT_INSERT:
+    case PGOUTPUT_UPDATE:
+    case PGOUTPUT_DELETE:
+    case PGOUTPUT_TRUNCATE:
+        return take_change(s, m, err);
+    /* A logical message is no data: outside transactions it even survives a rollback. */
+    case PGOUTPUT_MESSAGE:
+    case PGOUTPUT_ORIGIN:
+    case PGOUTPUT_TYPE:
+        return STATUS_OK;
+    }
+    return error_set(err, STATUS_PROTOCOL, "unknown kind of message");
+}
+
+enum status stream_put(struct stream *s, struct str bytes, struct error *err)
+{
+    assert(s->pending == PENDING_NONE);
+    struct replication_frame frame;
+    enum status st = replication_frame_decode(bytes, &frame, err);
+    if (st)
+        return st;
+    struct feedback *f = &s->feedback;
+    if (frame.wal_end > f->received)
+        f->received = frame.wal_end;
+    if (frame.keepalive) {
+        f->reply_requested |= frame.reply_requested;
+        if (feedback_may_idle(f, frame.wal_end)) {
+            s->receiver->idle(s->receiver->ctx, frame.wal_end, frame.server_us);
+            f->idle = frame.wal_end;
+        }
+        return STATUS_OK;
+    }
+    st = pgoutput_decode(s->decoder, frame.payload, &s->message, err);
+    if (!st)
+        st = take_message(s, err);
+    return st ? st : stream_retry(s, err);
+}

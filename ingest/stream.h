@@ -1,0 +1,41 @@
+/*
+ * ingest/stream.h - the messages of one replication session, handed on to a receiver.
+ *
+ * No sockets here: bytes of CopyData in, calls of receiver_ops out. Keeps the transaction in
+ * progress, the relations of the session, and the one message that the receiver has no room for.
+ *
+ * Positions: (final_lsn of the transaction, row index << 8 | k). The row index counts every row
+ * change and TRUNCATE of the transaction, mapped or not, so that it does not depend on the mapping;
+ * k counts the events of one row. A transaction that begins below the start LSN is already durable
+ * (its end is not beyond it) and is read past.
+ */
+#pragma once
+
+#include "core/buf.h"
+#include "core/cleanup.h"
+#include "core/status.h"
+#include "ingest/feedback.h"
+#include "ingest/mapping.h"
+#include "ingest/replication.h"
+
+struct stream;
+MUST_CHECK enum status stream_new(const struct mapping_set *mappings,
+                                  const struct receiver_ops *receiver, struct stream **ret,
+                                  struct error *err);
+void stream_free(struct stream *s); /* NULL is a no-op */
+CLEANUP_FREEP(struct stream, stream_free);
+
+/* A new session: forgets relations, the open transaction and what was pending. */
+void stream_start(struct stream *s, lsn_t start, int64_t now_us);
+
+/*
+ * One CopyData. AGAIN: the receiver has no room; bytes must stay valid, and stream_retry() is to be
+ * called until it answers otherwise, before the next put. PROTOCOL: bytes that cannot be
+ * understood. REFUSED: a mapped column is gone. Other codes come from the receiver.
+ */
+MUST_CHECK enum status stream_put(struct stream *s, struct str bytes, struct error *err);
+MUST_CHECK enum status stream_retry(struct stream *s, struct error *err);
+bool stream_is_pending(const struct stream *s);
+
+/* What feedback is computed from; kept up to date by put and retry. */
+struct feedback *stream_feedback(struct stream *s);
