@@ -8,6 +8,8 @@
 
 /* Ids are compared with this bound afterwards; a cut one is still too long. */
 #define TEXT_MAX (LIMIT_ID_BYTES + 8)
+/* Just beyond what the features look at: they see that there was more, and flag it. */
+#define CONTENT_MAX (LIMIT_CONTENT_BYTES + 8)
 /* How much of a value outside an enum map may be shown: such values are words, not private text. */
 #define SHOWN_MAX 40
 
@@ -250,7 +252,7 @@ static enum status get_grade(struct row_reader *r, int *ret, struct error *err)
     return STATUS_OK;
 }
 
-/* Cut before anything looks at it: 1 GB of text costs no more than LIMIT_CONTENT_BYTES. */
+/* Cut before anything looks at it: 1 GB of text costs no more than CONTENT_MAX. */
 static enum status get_content(struct row_reader *r, bool needed, struct str *ret,
                                struct error *err)
 {
@@ -262,7 +264,7 @@ static enum status get_content(struct row_reader *r, bool needed, struct str *re
     if (got.kind == GOT_UNCHANGED)
         return STATUS_OK;
     if (got.kind != GOT_NONE)
-        return get_text(r, FIELD_CONTENT, LIMIT_CONTENT_BYTES, ret, err);
+        return get_text(r, FIELD_CONTENT, CONTENT_MAX, ret, err);
     return needed ? invalid(r, FIELD_CONTENT, err, "is NULL where a value is needed") : STATUS_OK;
 }
 
