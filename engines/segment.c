@@ -138,12 +138,13 @@ size_t segment_session(const struct msg_rec *records, size_t n, struct segment *
             pending = false;
             if (!leaves(current, m) && closer(current, candidate, m)) {
                 centroid_merge(current, candidate);
-            } else {
-                finish(records, current, candidate->first, &ret[n_segments++]);
-                struct centroid *spare = current;
-                current = candidate;
-                candidate = spare;
+                centroid_add(current, m);
+                continue;
             }
+            finish(records, current, candidate->first, &ret[n_segments++]);
+            struct centroid *spare = current;
+            current = candidate;
+            candidate = spare;
         }
         if (current->has_topic && leaves(current, m)) {
             pending = true;
