@@ -23,8 +23,6 @@
 
 #define COUNTED_MIN   16
 #define HOURS_OF_WEEK 168
-#define SECOND_US     1000000
-#define MINUTE_US     (60 * INT64_C(1000000))
 
 /* The window touches at most 32 calendar days: 720 h, the hour it started in, 5 minutes ahead. */
 #define DAYS 32
@@ -142,7 +140,7 @@ static void add_latency(struct counters *c, const struct msg_rec *before,
     int64_t gap = after->t_us - before->t_us;
     if (!is_bot(before) || is_bot(after) || gap >= RECORD_SESSION_GAP_US)
         return;
-    hist_change(&c->latency_s, (uint32_t)(gap / SECOND_US), sign);
+    hist_change(&c->latency_s, (uint32_t)(gap / US_PER_SECOND), sign);
 }
 
 /* Time of the first user message behind `index`, at most CP_OUTCOME_US after it; else INT64_MAX. */
@@ -356,9 +354,9 @@ static enum status take_topics(const struct sessions *sessions, const struct key
 static void measure_day(const struct key_log *log, int32_t day, struct day *d)
 {
     struct hist words = {0};
-    int64_t end = (int64_t)(day + 1) * 24 * 60 * MINUTE_US;
+    int64_t end = (int64_t)(day + 1) * US_PER_DAY;
     *d = (struct day){.day = day, .valid = true};
-    for (size_t i = key_log_message_at(log, end - 24 * 60 * MINUTE_US);
+    for (size_t i = key_log_message_at(log, end - US_PER_DAY);
          i < log->n_messages && log->messages[i].t_us < end; i++) {
         if (is_bot(&log->messages[i]))
             continue;
@@ -549,12 +547,12 @@ const struct engine_ops engine_conversation_patterns = {
     .kinds = 1u << RECORD_MESSAGE,
     .row_kinds = 1u << RECORD_MESSAGE,
     .trigger = {.count = 10,
-                .max_age_us = 30 * INT64_C(1000000),
-                .idle_us = 2 * INT64_C(1000000),
-                .min_interval_us = INT64_C(1000000),
-                .refresh_us = 210 * INT64_C(1000000),
-                .refresh_jitter_us = 30 * INT64_C(1000000),
-                .warm_us = 30 * MINUTE_US},
+                .max_age_us = 30 * US_PER_SECOND,
+                .idle_us = 2 * US_PER_SECOND,
+                .min_interval_us = US_PER_SECOND,
+                .refresh_us = 210 * US_PER_SECOND,
+                .refresh_jitter_us = 30 * US_PER_SECOND,
+                .warm_us = 30 * US_PER_MINUTE},
     .state_size = sizeof(struct state),
     .init = cp_init,
     .fini = cp_fini,

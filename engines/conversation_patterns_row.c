@@ -1,6 +1,7 @@
 #include "engines/conversation_patterns_row.h"
 
 #include "core/cleanup.h"
+#include "core/clock.h"
 #include "core/jsonw.h"
 #include "engines/record.h"
 #include "engines/tables.h"
@@ -10,7 +11,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define HOUR_US        (INT64_C(3600) * 1000000)
 #define CONFIDENCE_N0  50.0
 #define VALENCE_ONE    127.0
 #define STYLE_MIN      10
@@ -18,7 +18,7 @@
 #define EMOTION_MIN    10
 #define LENGTH_MIN     8
 #define DRIFT_DAYS_MIN 5
-#define VALID_US       (6 * HOUR_US)
+#define VALID_US       (6 * US_PER_HOUR)
 
 size_t cp_length_bucket(uint32_t words)
 {
@@ -35,7 +35,7 @@ static uint32_t length_lower(size_t bucket)
 
 int64_t cp_expiry_us(int64_t t_us)
 {
-    return kernel_floor_hour(t_us + RECORD_WINDOW_US) + HOUR_US;
+    return time_floor_us(t_us + RECORD_WINDOW_US, US_PER_HOUR) + US_PER_HOUR;
 }
 
 enum cp_drift cp_drift_of(const double *medians, size_t n)

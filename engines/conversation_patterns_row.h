@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "core/clock.h"
 #include "core/row.h"
 #include "engines/kernels.h"
 
@@ -15,7 +16,7 @@
 #define CP_TOPICS_TOP      5
 #define CP_TRIGRAM_BUCKETS 256
 #define CP_LENGTHS         8
-#define CP_OUTCOME_US      (INT64_C(30) * 60 * 1000000)
+#define CP_OUTCOME_US      (30 * US_PER_MINUTE)
 
 /* User messages that carry each of these flags, in this order. */
 enum cp_flag {

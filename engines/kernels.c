@@ -1,10 +1,11 @@
 #include "engines/kernels.h"
 
+#include "core/clock.h"
+
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 
-#define HOUR_US     (INT64_C(3600) * 1000000)
 #define WILSON_Z    1.96
 #define POSTERIOR_M 4.0
 
@@ -94,7 +95,9 @@ uint32_t hist_value(size_t bucket)
     if (bucket <= HIST_EXACT)
         return (uint32_t)bucket;
     size_t i = bucket - HIST_EXACT - 1;
-    return (log_bucket_start(i) + log_bucket_start(i + 1) - 1) / 2;
+    /* The harmonic mean of both ends is as far from each of them, relative to that end. */
+    uint64_t first = log_bucket_start(i), last = log_bucket_start(i + 1) - 1;
+    return (uint32_t)((2 * first * last + (first + last) / 2) / (first + last));
 }
 
 void hist_change(struct hist *h, uint32_t value, int delta)
@@ -198,28 +201,16 @@ double kernel_entropy_bits(const uint32_t *counts, size_t n)
     return fmax(0.0, log2((double)total) - sum / (double)total);
 }
 
-/* Rounds towards minus infinity, so that times before 1970 fall into the right hour as well. */
-static int64_t floor_div(int64_t a, int64_t b)
-{
-    int64_t q = a / b;
-    return a % b < 0 ? q - 1 : q;
-}
-
 unsigned kernel_hour_of_week(int64_t t_us)
 {
-    int64_t hours = floor_div(t_us, HOUR_US) + 72; /* 1970-01-01 was a Thursday */
-    int64_t how = hours - floor_div(hours, 168) * 168;
-    return (unsigned)how;
+    /* 1970-01-01 was a Thursday, so this Monday lies three days before it. */
+    int64_t hours = time_floor_us(t_us, US_PER_HOUR) / US_PER_HOUR + 72;
+    return (unsigned)((hours % 168 + 168) % 168);
 }
 
 int32_t kernel_day(int64_t t_us)
 {
-    return (int32_t)floor_div(t_us, 24 * HOUR_US);
-}
-
-int64_t kernel_floor_hour(int64_t t_us)
-{
-    return floor_div(t_us, HOUR_US) * HOUR_US;
+    return (int32_t)(time_floor_us(t_us, US_PER_DAY) / US_PER_DAY);
 }
 
 double kernel_confidence(uint64_t n, double n0, uint64_t covered, uint64_t total)

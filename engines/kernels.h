@@ -35,7 +35,7 @@ double kernel_wilson_high(uint64_t k, uint64_t n); /* 1 for n = 0 */
 
 /*
  * K4: integer histogram of values 0..65535: exact up to 64, then 8 buckets per octave, each shown
- * as the integer nearest to its middle (relative error at most 4.5 %). Counts are exact, so taking
+ * as an integer in its middle (relative error at most 4.5 %). Counts are exact, so taking
  * a value out restores the histogram it was put into.
  */
 #define HIST_EXACT   64
@@ -71,8 +71,6 @@ double kernel_entropy_bits(const uint32_t *counts, size_t n);
 unsigned kernel_hour_of_week(int64_t t_us);
 /* Days since 1970-01-01 UTC. */
 int32_t kernel_day(int64_t t_us);
-/* The last full hour at or before t. */
-int64_t kernel_floor_hour(int64_t t_us);
 
 /* ENGINES.md 1.8: n / (n + n0) * covered / total, rounded half-even to 3 decimals; 0 for total 0.
  */

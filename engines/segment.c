@@ -1,23 +1,21 @@
 #include "engines/segment.h"
 
-#include "engines/kernels.h"
+#include "engines/vector.h"
 
 #include <assert.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define VECTOR_BUCKETS 256
-#define WEIGHT_USER    2
-#define WEIGHT_BOT     1
+#define WEIGHT_USER 2
+#define WEIGHT_BOT  1
 
 /* Largest entry of a centroid: every message of a session puts its largest weight into one bucket.
  */
 _Static_assert(RECORD_SESSION_MAX *WEIGHT_USER * 127 <= INT16_MAX, "centroid entries fit int16_t");
 
 struct centroid {
-    int32_t w[VECTOR_BUCKETS];
-    int64_t norm2;
+    int32_t w[VECTOR_DIMS];
     size_t first;   /* index of the segment's first record */
     bool has_topic; /* holds an informative user message */
 };
@@ -30,44 +28,39 @@ static void centroid_start(struct centroid *c, size_t first)
 
 static void centroid_add(struct centroid *c, const struct msg_rec *m)
 {
-    int32_t weight = m->flags & MSG_BOT ? WEIGHT_BOT : WEIGHT_USER;
-    for (size_t i = 0; i < m->n_vector; i++) {
-        int32_t *w = &c->w[m->vector[i].bucket];
-        int64_t before = *w;
-        *w += weight * m->vector[i].weight;
-        c->norm2 += (int64_t)*w * *w - before * before;
-    }
+    vector_add(c->w, m->vector, m->n_vector, m->flags & MSG_BOT ? WEIGHT_BOT : WEIGHT_USER);
 }
 
 /* The messages of a withdrawn candidate return to the segment they were taken from. */
 static void centroid_merge(struct centroid *into, const struct centroid *from)
 {
-    into->norm2 = 0;
-    for (size_t i = 0; i < VECTOR_BUCKETS; i++) {
+    for (size_t i = 0; i < VECTOR_DIMS; i++)
         into->w[i] += from->w[i];
-        into->norm2 += (int64_t)into->w[i] * into->w[i];
-    }
 }
 
-static int64_t centroid_dot(const struct centroid *c, const struct msg_rec *m)
+/* Where a message stands to a centroid. */
+struct bearing {
+    int64_t dot;
+    uint64_t norm2; /* of the centroid */
+};
+
+static struct bearing take_bearing(const struct centroid *c, const struct msg_rec *m)
 {
-    int64_t d = 0;
-    for (size_t i = 0; i < m->n_vector; i++)
-        d += (int64_t)c->w[m->vector[i].bucket] * m->vector[i].weight;
-    return d;
+    return (struct bearing){.dot = vector_dot(c->w, m->vector, m->n_vector),
+                            .norm2 = vector_norm2(c->w)};
 }
 
-static bool leaves(const struct centroid *c, const struct msg_rec *m)
+static bool leaves(struct bearing b, const struct msg_rec *m)
 {
-    int64_t d = centroid_dot(c, m);
-    return d <= 0 || (int128)100 * d * d < (int128)m->norm2 * c->norm2;
+    return cosine_below(b.dot, m->norm2, b.norm2, 1, 10);
 }
 
-/* cos(m, a) > cos(m, b), given that m fits a and so has a positive product with it. */
-static bool closer(const struct centroid *a, const struct centroid *b, const struct msg_rec *m)
+/* True when m takes the candidate back: it fits the old segment, and better than the candidate. */
+static bool withdraws(const struct centroid *old, const struct centroid *candidate,
+                      const struct msg_rec *m)
 {
-    int64_t da = centroid_dot(a, m), db = centroid_dot(b, m);
-    return db <= 0 || (int128)da * da * b->norm2 > (int128)db * db * a->norm2;
+    struct bearing o = take_bearing(old, m), c = take_bearing(candidate, m);
+    return !leaves(o, m) && cosine_compare(o.dot, o.norm2, c.dot, c.norm2) > 0;
 }
 
 /* Keeps the largest entries, in order of size; entry counts are small, so insertion is fastest. */
@@ -75,7 +68,7 @@ static void compress(const struct centroid *c, struct segment *s)
 {
     s->n_vector = 0;
     s->norm2 = 0;
-    for (size_t b = 0; b < VECTOR_BUCKETS; b++) {
+    for (size_t b = 0; b < VECTOR_DIMS; b++) {
         if (c->w[b] == 0)
             continue;
         size_t at = s->n_vector;
@@ -93,7 +86,7 @@ static void compress(const struct centroid *c, struct segment *s)
         s->weight[at] = (int16_t)c->w[b];
     }
     for (size_t i = 0; i < s->n_vector; i++)
-        s->norm2 += (int64_t)s->weight[i] * s->weight[i];
+        s->norm2 += (uint64_t)((int64_t)s->weight[i] * s->weight[i]);
 }
 
 static void finish(const struct msg_rec *records, const struct centroid *c, size_t end,
@@ -136,7 +129,7 @@ size_t segment_session(const struct msg_rec *records, size_t n, struct segment *
         }
         if (pending) {
             pending = false;
-            if (!leaves(current, m) && closer(current, candidate, m)) {
+            if (withdraws(current, candidate, m)) {
                 centroid_merge(current, candidate);
                 centroid_add(current, m);
                 continue;
@@ -146,7 +139,7 @@ size_t segment_session(const struct msg_rec *records, size_t n, struct segment *
             current = candidate;
             candidate = spare;
         }
-        if (current->has_topic && leaves(current, m)) {
+        if (current->has_topic && leaves(take_bearing(current, m), m)) {
             pending = true;
             centroid_start(candidate, i);
             candidate->has_topic = true;
@@ -179,27 +172,22 @@ static int64_t leader_dot(const int16_t *dense, const struct segment *leader)
 /* The nearest leader at a cosine of at least 1/4, or `n`. */
 static size_t nearest(const struct cluster *clusters, size_t n, const struct segment *s)
 {
-    int16_t dense[VECTOR_BUCKETS] = {0};
+    int16_t dense[VECTOR_DIMS] = {0};
     for (size_t i = 0; i < s->n_vector; i++)
         dense[s->bucket[i]] = s->weight[i];
     size_t best = n;
-    int64_t best_d = 0;
+    int64_t best_dot = 0;
     for (size_t c = 0; c < n; c++) {
-        const struct segment *leader = clusters[c].leader;
-        int64_t d = leader_dot(dense, leader);
-        if (d <= 0 || (int128)16 * d * d < (int128)s->norm2 * leader->norm2)
+        uint64_t norm2 = clusters[c].leader->norm2;
+        int64_t dot = leader_dot(dense, clusters[c].leader);
+        if (cosine_below(dot, s->norm2, norm2, 1, 4))
             continue;
-        if (best == n) {
+        int order = 1;
+        if (best < n)
+            order = cosine_compare(dot, norm2, best_dot, clusters[best].leader->norm2);
+        if (order > 0 || (order == 0 && clusters[c].order < clusters[best].order)) {
             best = c;
-            best_d = d;
-            continue;
-        }
-        const struct cluster *b = &clusters[best];
-        int128 mine = (int128)d * d * b->leader->norm2;
-        int128 theirs = (int128)best_d * best_d * leader->norm2;
-        if (mine > theirs || (mine == theirs && clusters[c].order < b->order)) {
-            best = c;
-            best_d = d;
+            best_dot = dot;
         }
     }
     return best;

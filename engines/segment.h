@@ -35,7 +35,7 @@ struct segment {
     uint8_t n_vector;
     uint8_t bucket[RECORD_VECTOR];
     int16_t weight[RECORD_VECTOR];
-    int64_t norm2;
+    uint64_t norm2;
 };
 
 /* records: one session, n in 1..RECORD_SESSION_MAX. ret has room for n; returns how many were

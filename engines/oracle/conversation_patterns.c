@@ -11,8 +11,6 @@
 #include <string.h>
 
 #define NONE        SIZE_MAX
-#define MINUTE_US   (INT64_C(60) * 1000000)
-#define HOUR_US     (60 * MINUTE_US)
 #define DIMS        256
 #define CLUSTERED   512
 #define CLUSTERS    32
@@ -263,9 +261,9 @@ static void count_tops(const struct world *w)
         if (!w->notes[i].user)
             continue;
         /* 1970-01-05 00:00 was a Monday. */
-        int64_t since = w->notes[i].t_us - 96 * HOUR_US;
-        int64_t week = 168 * HOUR_US;
-        how[((since % week + week) % week) / HOUR_US]++;
+        int64_t since = w->notes[i].t_us - 96 * US_PER_HOUR;
+        int64_t week = 168 * US_PER_HOUR;
+        how[((since % week + week) % week) / US_PER_HOUR]++;
         if (emotional(&w->notes[i]))
             emotions[w->notes[i].m->emotion]++;
     }
@@ -350,10 +348,10 @@ static void count_lengths(const struct world *w)
         bool replied = false;
         for (size_t j = i + 1; j < w->n; j++)
             replied =
-                replied || (w->notes[j].user && w->notes[j].t_us <= bot->t_us + 30 * MINUTE_US);
-        if (!replied && w->view->as_of_us < bot->t_us + 30 * MINUTE_US) {
-            if (bot->t_us + 30 * MINUTE_US < out->next_outcome_us)
-                out->next_outcome_us = bot->t_us + 30 * MINUTE_US;
+                replied || (w->notes[j].user && w->notes[j].t_us <= bot->t_us + 30 * US_PER_MINUTE);
+        if (!replied && w->view->as_of_us < bot->t_us + 30 * US_PER_MINUTE) {
+            if (bot->t_us + 30 * US_PER_MINUTE < out->next_outcome_us)
+                out->next_outcome_us = bot->t_us + 30 * US_PER_MINUTE;
             continue;
         }
         size_t b = 0;
@@ -544,10 +542,10 @@ static enum status rank_topics(const struct world *w, int sign, struct cp_topic 
 
 static void find_moments(const struct world *w)
 {
-    int64_t t = w->view->as_of_us, close_us = w->notes[w->n - 1].t_us + 60 * MINUTE_US;
-    int64_t hour = kernel_floor_hour(t);
-    while (w->notes[0].t_us >= hour - 30 * 24 * HOUR_US)
-        hour += HOUR_US;
+    int64_t t = w->view->as_of_us, close_us = w->notes[w->n - 1].t_us + 60 * US_PER_MINUTE;
+    int64_t hour = t - t % US_PER_HOUR;
+    while (w->notes[0].t_us >= hour - 30 * 24 * US_PER_HOUR)
+        hour += US_PER_HOUR;
     w->out->next_expiry_us = hour;
     if (close_us > t)
         w->out->session_close_us = close_us;
