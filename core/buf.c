@@ -225,14 +225,20 @@ uint16_t reader_be16(struct reader *r)
 
 uint32_t reader_be32(struct reader *r)
 {
-    uint32_t high = reader_be16(r);
-    return high << 16 | reader_be16(r);
+    const uint8_t *p = reader_take(r, 4);
+    uint32_t be = 0;
+    if (p)
+        memcpy(&be, p, sizeof(be));
+    return be32toh(be);
 }
 
 uint64_t reader_be64(struct reader *r)
 {
-    uint64_t high = reader_be32(r);
-    return high << 32 | reader_be32(r);
+    const uint8_t *p = reader_take(r, 8);
+    uint64_t be = 0;
+    if (p)
+        memcpy(&be, p, sizeof(be));
+    return be64toh(be);
 }
 
 struct str reader_bytes(struct reader *r, size_t len)
