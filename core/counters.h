@@ -25,6 +25,7 @@
     X(flush_refresh, "rows due: refresh ahead of expiry")                      \
     X(flush_stop, "rows due: graceful stop or recovery")                       \
     X(rows_upserted, "rows written")                                           \
+    X(rows_removed, "rows deleted: nothing is left of the key")                \
     X(rows_touched, "rows whose content was unchanged: only the expiry moved") \
     X(rows_stale, "rows that PostgreSQL already held in a newer version")      \
     X(sink_batches, "sink transactions committed")                             \

@@ -7,8 +7,8 @@
  * touches expiry of unchanged rows, writes its progress row, NOTIFYs strategic_cache, commits.
  * A failed connection is retried for ever with exponential back-off and jitter; the outcome of a
  * COMMIT that got no answer is unknown, and sending again is harmless because of the guard. A row
- * that PostgreSQL refuses for its data (SQLSTATE class 22 or 23) is found by bisecting the batch and
- * reported as failed; the others go through.
+ * that PostgreSQL refuses for its data (SQLSTATE class 22 or 23) is found by bisecting the batch
+ * and reported as failed; the others go through.
  *
  * Threads: submit and poll may be called from any thread; rows are moved in.
  */
@@ -39,13 +39,14 @@ struct sink_item {
     uint32_t worker;
     uint32_t table;
     uint32_t partition;
-    bool touch;           /* only as_of, computed_at, expires_at, valid_until, row_version move */
-    bool remove;          /* the key has nothing left for this table: DELETE the row, guarded alike */
-    bool first;           /* the key's first row: strategic_key_activity gets it too */
+    bool touch;  /* only as_of, computed_at, expires_at, valid_until, row_version move */
+    bool remove; /* the key has nothing left for this table: DELETE the row, guarded alike */
+    bool first;  /* the key's first row: strategic_key_activity gets it too */
     uint64_t payload_hash;
-    int64_t commit_us;    /* source commit time of the newest event covered, 0 = none: for latency */
-    const char *reason;   /* static string for NOTIFY: "count", "age", "idle", "predicate", "refresh", "stop" */
-    struct row row;       /* finished */
+    int64_t commit_us;  /* source commit time of the newest event covered, 0 = none: for latency */
+    const char *reason; /* static string for NOTIFY: "count", "age", "idle", "predicate", "refresh",
+                           "stop" */
+    struct row row;     /* finished */
 };
 
 struct sink_config {
@@ -54,18 +55,26 @@ struct sink_config {
     uint64_t epoch;
     const struct table_def *tables;
     size_t n_tables;
-    int64_t ttl_us; /* expires_at = computed_at + ttl */
-    size_t queue_rows_max; /* submit() answers AGAIN beyond this */
-    const struct clock *clock;
+    int64_t ttl_us;            /* expires_at = computed_at + ttl */
+    size_t queue_rows_max;     /* submit() answers AGAIN beyond this */
+    const struct clock *clock; /* wall time, for latency */
+    const char *slot;          /* shown in strategic_progress; NULL = leave as it is */
+    lsn_t slot_birth;          /* likewise; LSN_INVALID = leave as it is */
+    /* Called from the sink's thread when results for a worker have arrived; may be NULL. */
+    void (*wake)(void *ctx, uint32_t worker);
+    void *wake_ctx;
 };
 
 MUST_CHECK enum status sink_start(const struct sink_config *cfg, struct sink **ret,
                                   struct error *err);
-/* Flushes what was submitted for at most deadline_us, then stops; NULL is a no-op. */
+/* Flushes what was submitted for at most deadline_us (a duration), then stops and drops the rest;
+ * frees s, so that results not taken before are gone too. NULL is a no-op. */
 void sink_stop(struct sink *s, int64_t deadline_us);
 
 size_t sink_room(struct sink *s);
-/* Moves the rows of items in, all or none (AGAIN). */
+/* Moves the rows of items in, all or none. AGAIN: more than sink_room(); n must not exceed
+ * queue_rows_max. An item counts against the queue until its result is taken by sink_poll().
+ * FENCED, REFUSED: see sink_health(). */
 MUST_CHECK enum status sink_submit(struct sink *s, struct sink_item *items, size_t n);
 /* Takes results for one worker, at most max. */
 size_t sink_poll(struct sink *s, uint32_t worker, struct sink_result *out, size_t max);
@@ -73,8 +82,11 @@ size_t sink_poll(struct sink *s, uint32_t worker, struct sink_result *out, size_
  * (strategic_processor) in a transaction of its own if no batch carries it. */
 void sink_progress(struct sink *s, const int64_t caught_up_to_us[LIMIT_PARTITIONS],
                    lsn_t covered_lsn, uint64_t events_applied);
-/* OK, or what stopped it for good: FENCED or a configuration error. */
+/* OK, or what stopped it for good: FENCED, or REFUSED (schema or rights). */
 enum status sink_health(struct sink *s, struct error *err);
+/* The last transaction failed and will be tried again; err says why. Items are safe in the queue.
+ */
+bool sink_retrying(struct sink *s, struct error *err);
 /* Latency of rows with commit_us, source commit to sink commit, since start: p50, p99 in
  * microseconds; returns how many. */
 uint64_t sink_latency(struct sink *s, int64_t *ret_p50_us, int64_t *ret_p99_us);

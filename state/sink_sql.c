@@ -1,0 +1,280 @@
+#include "state/sink_sql.h"
+
+#include <assert.h>
+
+struct sql_column {
+    const char *name;
+    const char *type;
+};
+
+static const struct sql_column user_key[2] = {{"user_id", "text"}, {"bot_name", "text"}};
+static const struct sql_column window_key[2] = {{"bot_name", "text"}, {"time_window_hours", "int"}};
+
+/* In the order in which fill_common() writes them. */
+static const struct sql_column common[] = {
+    {"as_of", "timestamptz"},  {"source_lsn", "pg_lsn"},       {"row_version", "bigint"},
+    {"event_count", "bigint"}, {"engine_version", "int"},      {"confidence", "real"},
+    {"state_flags", "int"},    {"valid_until", "timestamptz"}, {"details", "jsonb"},
+};
+#define N_COMMON (sizeof(common) / sizeof(common[0]))
+_Static_assert(2 + ROW_COLUMNS_MAX + N_COMMON + 1 == SINK_PARAMS_MAX, "the count in the header");
+
+/* In the order in which sink_sql_fill_touch() writes them, after the key. */
+static const struct sql_column touched[SINK_TOUCH_ARRAYS - 2] = {
+    {"as_of", "timestamptz"}, {"valid_until", "timestamptz"}, {"row_version", "bigint"}};
+
+#define GUARD                           \
+    "(t.row_version < %1$s.row_version" \
+    " OR (t.row_version = %1$s.row_version AND t.as_of < %1$s.as_of))"
+
+const char sink_sql_fence[] = "SELECT strategic_fence($1, $2::bigint)";
+
+const char sink_sql_activity[] =
+    "INSERT INTO strategic_key_activity (user_id, bot_name, shard, first_seen)"
+    " SELECT user_id, bot_name, shard, now()"
+    " FROM unnest($1::text[], $2::text[], $3::smallint[]) AS n (user_id, bot_name, shard)"
+    " ON CONFLICT DO NOTHING";
+
+const char sink_sql_processor[] =
+    "INSERT INTO strategic_processor (shard, heartbeat, caught_up_to)"
+    " SELECT shard, now(), caught_up_to"
+    " FROM unnest($1::smallint[], $2::timestamptz[]) AS n (shard, caught_up_to)"
+    " ON CONFLICT (shard) DO UPDATE SET heartbeat = EXCLUDED.heartbeat,"
+    " caught_up_to = EXCLUDED.caught_up_to";
+
+const char sink_sql_progress[] =
+    "INSERT INTO strategic_progress AS p (pipeline, epoch, slot, slot_birth, covered_lsn,"
+    " row_version, events_applied, updated_at)"
+    " VALUES ($1, $2::bigint, $3, $4::pg_lsn, $5::pg_lsn, $6::bigint, $7::bigint, now())"
+    " ON CONFLICT (pipeline) DO UPDATE SET epoch = EXCLUDED.epoch,"
+    " slot = coalesce(EXCLUDED.slot, p.slot),"
+    " slot_birth = coalesce(EXCLUDED.slot_birth, p.slot_birth),"
+    " covered_lsn = coalesce(EXCLUDED.covered_lsn, p.covered_lsn),"
+    " row_version = greatest(EXCLUDED.row_version, p.row_version),"
+    " events_applied = coalesce(EXCLUDED.events_applied, p.events_applied),"
+    " updated_at = EXCLUDED.updated_at";
+
+const char sink_sql_notify[] =
+    "SELECT pg_notify('strategic_cache', payload) FROM unnest($1::text[]) AS n (payload)";
+
+static const struct sql_column *key_of(const struct table_def *t)
+{
+    return t->by_window ? window_key : user_key;
+}
+
+static const char *type_name(enum column_type type)
+{
+    switch (type) {
+    case COLUMN_FLOAT:
+        return "float8";
+    case COLUMN_TEXT:
+        return "text";
+    case COLUMN_JSON:
+        return "jsonb";
+    case COLUMN_TIME:
+        break;
+    }
+    return "timestamptz";
+}
+
+/* Every array parameter of the upsert, in order. */
+static struct sql_column upsert_column(const struct table_def *t, size_t i)
+{
+    if (i < 2)
+        return key_of(t)[i];
+    i -= 2;
+    if (i < t->n_columns)
+        return (struct sql_column){t->columns[i].name, type_name(t->columns[i].type)};
+    return common[i - t->n_columns];
+}
+
+size_t sink_sql_upsert_arrays(const struct table_def *t)
+{
+    return 2 + t->n_columns + N_COMMON;
+}
+
+enum status sink_sql_upsert(const struct table_def *t, struct buf *out)
+{
+    size_t n = sink_sql_upsert_arrays(t);
+    enum status st = buf_printf(out, "INSERT INTO %s AS t (", t->name);
+    for (size_t i = 0; !st && i < n; i++)
+        st = buf_printf(out, "%s, ", upsert_column(t, i).name);
+    if (!st)
+        st = buf_printf(out, "invalidated_at, computed_at, expires_at) SELECT ");
+    for (size_t i = 0; !st && i < n; i++)
+        st = buf_printf(out, "%s, ", upsert_column(t, i).name);
+    if (!st)
+        st = buf_printf(
+            out, "NULL, now(), now() + make_interval(secs => $%zu::float8) FROM unnest(", n + 1);
+    for (size_t i = 0; !st && i < n; i++)
+        st = buf_printf(out, "%s$%zu::%s[]", i ? ", " : "", i + 1, upsert_column(t, i).type);
+    if (!st)
+        st = buf_printf(out, ") AS n (");
+    for (size_t i = 0; !st && i < n; i++)
+        st = buf_printf(out, "%s%s", i ? ", " : "", upsert_column(t, i).name);
+    if (!st)
+        st = buf_printf(out, ") ON CONFLICT (%s, %s) DO UPDATE SET ", key_of(t)[0].name,
+                        key_of(t)[1].name);
+    for (size_t i = 2; !st && i < n; i++)
+        st = buf_printf(out, "%1$s = EXCLUDED.%1$s, ", upsert_column(t, i).name);
+    if (!st)
+        st = buf_printf(out,
+                        "invalidated_at = NULL, computed_at = EXCLUDED.computed_at,"
+                        " expires_at = EXCLUDED.expires_at WHERE " GUARD,
+                        "EXCLUDED");
+    return st;
+}
+
+enum status sink_sql_touch(const struct table_def *t, struct buf *out)
+{
+    const struct sql_column *key = key_of(t);
+    enum status st =
+        buf_printf(out,
+                   "WITH n AS (SELECT * FROM unnest($1::%s[], $2::%s[], $3::%s[],"
+                   " $4::%s[], $5::%s[]) WITH ORDINALITY"
+                   " AS n (%s, %s, %s, %s, %s, ord)), ",
+                   key[0].type, key[1].type, touched[0].type, touched[1].type, touched[2].type,
+                   key[0].name, key[1].name, touched[0].name, touched[1].name, touched[2].name);
+    if (!st)
+        st = buf_printf(out,
+                        "moved AS (UPDATE %s AS t SET as_of = n.as_of,"
+                        " valid_until = n.valid_until, row_version = n.row_version,"
+                        " computed_at = now(),"
+                        " expires_at = now() + make_interval(secs => $%d::float8)"
+                        " FROM n WHERE t.%s = n.%s AND t.%s = n.%s"
+                        " AND t.invalidated_at IS NULL AND ",
+                        t->name, SINK_TOUCH_ARRAYS + 1, key[0].name, key[0].name, key[1].name,
+                        key[1].name);
+    if (!st)
+        st = buf_printf(out, GUARD " RETURNING n.ord) ", "n");
+    /* The outer query sees the table as it was before the UPDATE: row_version is NULL only where
+     * the join found nothing. */
+    if (!st)
+        st = buf_printf(out,
+                        "SELECT n.ord, t.row_version IS NULL OR t.invalidated_at IS NOT NULL"
+                        " FROM n LEFT JOIN %s AS t ON t.%s = n.%s AND t.%s = n.%s"
+                        " WHERE n.ord NOT IN (SELECT ord FROM moved)",
+                        t->name, key[0].name, key[0].name, key[1].name, key[1].name);
+    return st;
+}
+
+enum status sink_sql_remove(const struct table_def *t, struct buf *out)
+{
+    const struct sql_column *key = key_of(t);
+    enum status st = buf_printf(out,
+                                "DELETE FROM %s AS t USING unnest($1::%s[], $2::%s[],"
+                                " $3::timestamptz[], $4::bigint[])"
+                                " AS n (%s, %s, as_of, row_version)"
+                                " WHERE t.%s = n.%s AND t.%s = n.%s AND ",
+                                t->name, key[0].type, key[1].type, key[0].name, key[1].name,
+                                key[0].name, key[0].name, key[1].name, key[1].name);
+    return st ? st : buf_printf(out, GUARD, "n");
+}
+
+static void add_key(const struct table_def *t, const struct row *r, struct pg_array *arrays)
+{
+    if (t->by_window) {
+        pg_array_text(&arrays[0], row_bot(r));
+        pg_array_plain(&arrays[1], "%d", r->window_hours);
+        return;
+    }
+    pg_array_text(&arrays[0], row_user(r));
+    pg_array_text(&arrays[1], row_bot(r));
+}
+
+static void add_value(const struct row *r, size_t column, struct pg_array *a)
+{
+    if (!r->values[column].set) {
+        pg_array_null(a);
+        return;
+    }
+    switch (r->table->columns[column].type) {
+    case COLUMN_FLOAT:
+        pg_array_double(a, r->values[column].number);
+        return;
+    case COLUMN_TIME:
+        pg_array_time(a, (int64_t)r->values[column].number);
+        return;
+    case COLUMN_TEXT:
+    case COLUMN_JSON:
+        pg_array_text(a, row_value(r, column));
+        return;
+    }
+}
+
+static void add_valid_until(const struct row *r, struct pg_array *a)
+{
+    if (r->valid_until_us == 0)
+        pg_array_null(a);
+    else
+        pg_array_time(a, r->valid_until_us);
+}
+
+static void add_common(const struct row *r, struct pg_array *a)
+{
+    pg_array_time(a++, r->as_of_us);
+    if (r->source_lsn == LSN_INVALID)
+        pg_array_null(a++);
+    else
+        pg_array_plain(a++, LSN_FMT, LSN_ARGS(r->source_lsn));
+    pg_array_plain(a++, "%" PRIu64, r->row_version);
+    pg_array_plain(a++, "%" PRId64, r->event_count);
+    pg_array_plain(a++, "%" PRId32, r->engine_version);
+    pg_array_double(a++, row_confidence(r));
+    pg_array_plain(a++, "%" PRIu32, r->state_flags);
+    add_valid_until(r, a++);
+    pg_array_text(a, r->details_len ? row_details(r) : STR_NULL);
+}
+
+static enum status end_arrays(struct pg_array *arrays, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        enum status st = pg_array_end(&arrays[i]);
+        if (st)
+            return st;
+    }
+    return STATUS_OK;
+}
+
+enum status sink_sql_fill_upsert(const struct table_def *t, const struct row *const *rows, size_t n,
+                                 struct pg_array *arrays)
+{
+    size_t n_arrays = sink_sql_upsert_arrays(t);
+    for (size_t i = 0; i < n_arrays; i++)
+        pg_array_begin(&arrays[i]);
+    for (size_t i = 0; i < n; i++) {
+        assert(rows[i]->table == t);
+        add_key(t, rows[i], arrays);
+        for (size_t c = 0; c < t->n_columns; c++)
+            add_value(rows[i], c, &arrays[2 + c]);
+        add_common(rows[i], &arrays[2 + t->n_columns]);
+    }
+    return end_arrays(arrays, n_arrays);
+}
+
+enum status sink_sql_fill_touch(const struct table_def *t, const struct row *const *rows, size_t n,
+                                struct pg_array *arrays)
+{
+    for (size_t i = 0; i < SINK_TOUCH_ARRAYS; i++)
+        pg_array_begin(&arrays[i]);
+    for (size_t i = 0; i < n; i++) {
+        add_key(t, rows[i], arrays);
+        pg_array_time(&arrays[2], rows[i]->as_of_us);
+        add_valid_until(rows[i], &arrays[3]);
+        pg_array_plain(&arrays[4], "%" PRIu64, rows[i]->row_version);
+    }
+    return end_arrays(arrays, SINK_TOUCH_ARRAYS);
+}
+
+enum status sink_sql_fill_remove(const struct table_def *t, const struct row *const *rows, size_t n,
+                                 struct pg_array *arrays)
+{
+    for (size_t i = 0; i < SINK_REMOVE_ARRAYS; i++)
+        pg_array_begin(&arrays[i]);
+    for (size_t i = 0; i < n; i++) {
+        add_key(t, rows[i], arrays);
+        pg_array_time(&arrays[2], rows[i]->as_of_us);
+        pg_array_plain(&arrays[3], "%" PRIu64, rows[i]->row_version);
+    }
+    return end_arrays(arrays, SINK_REMOVE_ARRAYS);
+}
