@@ -11,6 +11,11 @@
  *   ignored while it stands, and so is a live record's second copy from the inbox when PostgreSQL
  *   wrote it; changes of the same source arrive in order and always win;
  * - t < floor_hour(T) - 30 d: late, not applied (memories themselves have no horizon);
+ * - a deletion is applied whatever its time; a deleted memory takes its accesses with it;
+ * - an access of an unknown memory stays in the log, a pin of one waits for it: their order of
+ *   arrival does not matter; a memory that is created again keeps its accesses and its pin;
+ * - beyond a cap the oldest messages and accesses leave, and memories by last touch (then counted
+ *   in forgotten_*); an older record that arrives after that is late;
  * - records leave when floor_hour(T) - 30 d passes them; accesses are folded into their memory.
  */
 #pragma once
@@ -23,7 +28,7 @@
 struct key;
 
 struct key_change {
-    bool applied; /* false: late, duplicate or unknown id; nothing changed */
+    bool applied; /* the state changed; false: late, overruled, or an update of an unknown id */
     bool late;
     uint32_t weight[TABLE_COUNT]; /* towards the count trigger of each table */
     bool touched[TABLE_COUNT];    /* rows of the table may differ now */
@@ -35,7 +40,11 @@ MUST_CHECK enum status key_new(struct str user_id, struct str bot_name, struct k
 void key_free(struct key *k);
 CLEANUP_FREEP(struct key, key_free);
 
-/* Advances to T first. T never goes back; a smaller T is ignored. */
+/*
+ * Advances to T first. T never goes back; a smaller T is ignored. INVALID: the event is to be
+ * dead-lettered, nothing changed (more than LIMIT_FUTURE_US after T, or too many such records).
+ * After NOMEM or an engine's error the key must be thrown away and read back.
+ */
 MUST_CHECK enum status key_apply(struct key *k, const struct feature *f, int64_t as_of_us,
                                  struct key_change *ret, struct error *err);
 /* Moves T: records beyond the window leave, future records whose time has come enter. */

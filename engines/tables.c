@@ -1,5 +1,7 @@
 #include "engines/tables.h"
 
+#include <string.h>
+
 const struct table_def tables[TABLE_COUNT] = {
     [TABLE_MEMORY_HEALTH] =
         {
@@ -33,3 +35,23 @@ const struct table_def tables[TABLE_COUNT] = {
                 },
         },
 };
+
+static bool has_reason(const struct row *row, const char *column)
+{
+    for (size_t i = 0; i < row->n_reasons; i++)
+        if (strcmp(row->reasons[i].column, column) == 0)
+            return true;
+    return false;
+}
+
+enum status table_explain_nulls(struct row *row)
+{
+    for (size_t i = 0; i < row->table->n_columns; i++) {
+        if (row->values[i].set || has_reason(row, row->table->columns[i].name))
+            continue;
+        enum status st = row_set_null(row, i, "no engine fills this column yet");
+        if (st)
+            return st;
+    }
+    return STATUS_OK;
+}

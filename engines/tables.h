@@ -30,3 +30,6 @@ enum conversation_patterns_column {
 };
 
 extern const struct table_def tables[TABLE_COUNT];
+
+/* Gives every column that has neither a value nor a reason the reason that no engine fills it. */
+MUST_CHECK enum status table_explain_nulls(struct row *row);

@@ -1,0 +1,605 @@
+#include "engines/key.h"
+
+#include "core/clock.h"
+#include "engines/fsrs.h"
+#include "engines/klog.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MEMORY_LABELS (sizeof(((struct mem_rec *)NULL)->labels) / sizeof(label_ref))
+
+/* ---- life ---- */
+
+enum status key_new(struct str user_id, struct str bot_name, struct key **ret, struct error *err)
+{
+    size_t states = 0;
+    for (size_t i = 0; engine_at(i); i++)
+        states += klog_state_size(engine_at(i));
+    size_t bytes = sizeof(struct key) + states + user_id.len + bot_name.len;
+    CLEANUP(key_freep) struct key *k = calloc(1, bytes);
+    if (!k)
+        return error_set(err, STATUS_NOMEM, "could not allocate a key");
+    char *names = (char *)k->tail + states;
+    if (user_id.len)
+        memcpy(names, user_id.ptr, user_id.len);
+    if (bot_name.len)
+        memcpy(names + user_id.len, bot_name.ptr, bot_name.len);
+    k->log.user_id = (struct str){names, user_id.len};
+    k->log.bot_name = (struct str){names + user_id.len, bot_name.len};
+    k->first_left_us = INT64_MAX;
+    k->message_cut_us = INT64_MIN;
+    k->access_cut_us = INT64_MIN;
+    k->bytes = (uint32_t)bytes;
+
+    unsigned char *state = k->tail;
+    for (size_t i = 0; engine_at(i); i++) {
+        enum status st = engine_at(i)->init ? engine_at(i)->init(state, err) : STATUS_OK;
+        if (st)
+            return st;
+        state += klog_state_size(engine_at(i));
+    }
+    *ret = TAKE(k);
+    return STATUS_OK;
+}
+
+void key_free(struct key *k)
+{
+    if (!k)
+        return;
+    unsigned char *state = k->tail;
+    for (size_t i = 0; engine_at(i); i++) {
+        if (engine_at(i)->fini)
+            engine_at(i)->fini(state);
+        state += klog_state_size(engine_at(i));
+    }
+    arena_deinit(&k->arena);
+    free(k->messages);
+    free(k->accesses);
+    free(k->memories);
+    free(k->marks);
+    free(k->message_ids.entries);
+    free(k->access_ids.entries);
+    free(k);
+}
+
+const struct key_log *key_log(const struct key *k)
+{
+    return &k->log;
+}
+
+size_t key_bytes(const struct key *k)
+{
+    size_t n = k->bytes + arena_bytes(&k->arena);
+    n += k->messages_cap * sizeof(*k->messages) + k->accesses_cap * sizeof(*k->accesses);
+    n += k->memories_cap * sizeof(*k->memories) + k->marks_cap * sizeof(*k->marks);
+    n += (k->message_ids.cap + k->access_ids.cap) * sizeof(*k->message_ids.entries);
+    const unsigned char *state = k->tail;
+    for (size_t i = 0; engine_at(i); i++) {
+        if (engine_at(i)->heap_bytes)
+            n += engine_at(i)->heap_bytes(state);
+        state += klog_state_size(engine_at(i));
+    }
+    return n;
+}
+
+/* ---- what a change means to the tables ---- */
+
+/* Called after an insertion, and before a removal: the record is in the log both times. */
+static void note(const struct key *k, enum record_kind kind, size_t index, bool removed,
+                 struct key_change *change)
+{
+    const unsigned char *state = k->tail;
+    const struct engine_ops *ops = NULL;
+    uint32_t weights[TABLE_COUNT] = {0};
+    for (size_t i = 0; (ops = engine_at(i)); i++, state += klog_state_size(ops)) {
+        if (!(ops->kinds & 1u << kind))
+            continue;
+        uint32_t weight = ops->weight ? ops->weight(&k->log, kind, index) : 0;
+        bool urgent = ops->urgent && ops->urgent(state, &k->log, kind, index, removed);
+        if (weight > weights[ops->table])
+            weights[ops->table] = weight;
+        change->urgent[ops->table] |= urgent;
+        change->touched[ops->table] |= urgent || weight > 0;
+    }
+    for (size_t t = 0; t < TABLE_COUNT; t++)
+        change->weight[t] += weights[t];
+}
+
+/* ---- time and bounds ---- */
+
+static void message_leaves(struct key *k)
+{
+    if (k->log.messages[0].t_us < k->first_left_us)
+        k->first_left_us = k->log.messages[0].t_us;
+    klog_remove_message(k, 0);
+}
+
+/* The oldest access leaves for good: its memory remembers what it did (fsrs.h). */
+static enum status access_leaves(struct key *k, struct error *err)
+{
+    struct access_rec a = k->log.accesses[0];
+    klog_remove_access(k, 0);
+    const struct mem_rec *m = klog_find_memory(k, a.memory);
+    if (!m)
+        return STATUS_OK;
+    struct mem_rec folded = *m;
+    fsrs_fold(&folded.base, m, &a);
+    for (size_t i = 0; i < MEMORY_LABELS; i++)
+        arena_retain(&k->arena, folded.labels[i]);
+    return klog_change_memory(k, (size_t)(m - k->log.memories), &folded, err);
+}
+
+static enum status messages_cap(struct key *k)
+{
+    while (k->log.n_messages > LIMIT_MESSAGES) {
+        k->message_cut_us = k->log.messages[0].t_us;
+        message_leaves(k);
+    }
+    return STATUS_OK;
+}
+
+static enum status accesses_cap(struct key *k, struct error *err)
+{
+    enum status st = STATUS_OK;
+    while (!st && k->log.n_accesses > LIMIT_ACCESSES) {
+        k->access_cut_us = k->log.accesses[0].t_us;
+        st = access_leaves(k, err);
+    }
+    return st;
+}
+
+static enum status expire(struct key *k, int64_t horizon, struct error *err)
+{
+    enum status st = STATUS_OK;
+    while (k->messages_all && k->log.messages[0].t_us < horizon)
+        message_leaves(k);
+    while (!st && k->accesses_all && k->log.accesses[0].t_us < horizon)
+        st = access_leaves(k, err);
+    /* A deleted message this old cannot come back: it would be late. Memories have no horizon. */
+    for (size_t i = k->n_marks; i-- > 0;)
+        if (k->marks[i].kind == MARK_MESSAGE && k->marks[i].t_us < horizon)
+            klog_clear_mark(k, MARK_MESSAGE, k->marks[i].id);
+    return st;
+}
+
+static enum status show_future(struct key *k, struct error *err)
+{
+    int64_t last = k->log.as_of_us + FUTURE_SLACK_US;
+    enum status st = STATUS_OK;
+    while (!st && k->log.n_messages < k->messages_all &&
+           k->log.messages[k->log.n_messages].t_us <= last) {
+        st = klog_show_message(k, err);
+        st = st ? st : messages_cap(k);
+    }
+    while (!st && k->log.n_accesses < k->accesses_all &&
+           k->log.accesses[k->log.n_accesses].t_us <= last) {
+        st = klog_show_access(k, err);
+        st = st ? st : accesses_cap(k, err);
+    }
+    return st;
+}
+
+enum status key_advance(struct key *k, int64_t as_of_us, struct error *err)
+{
+    if (as_of_us <= k->log.as_of_us)
+        return STATUS_OK;
+    int64_t before = klog_horizon_us(k->log.as_of_us);
+    int64_t horizon = klog_horizon_us(as_of_us);
+    k->log.as_of_us = as_of_us;
+    enum status st = horizon > before ? expire(k, horizon, err) : STATUS_OK;
+    if (!st)
+        st = show_future(k, err);
+    klog_settle(k);
+    return st;
+}
+
+/* ---- messages ---- */
+
+static enum status too_far_ahead(struct error *err)
+{
+    return error_set(err, STATUS_INVALID, "at: more than 7 days after the newest event seen");
+}
+
+static enum status too_many_ahead(struct error *err)
+{
+    return error_set(err, STATUS_INVALID, "at: more than %d records of this key lie in the future",
+                     LIMIT_FUTURE_RECORDS);
+}
+
+static bool is_future(const struct key *k, int64_t t_us)
+{
+    return t_us > k->log.as_of_us + FUTURE_SLACK_US;
+}
+
+/* ENGINES.md 1.2: a deletion holds against the other source, and PostgreSQL's copy of a record
+ * against the inbox's. */
+static bool is_overruled(const struct mark *tombstone, const uint8_t *live_source, uint8_t source)
+{
+    if (tombstone && tombstone->source != source)
+        return true;
+    return live_source && *live_source == SOURCE_POSTGRES && source == SOURCE_INBOX;
+}
+
+static enum status intern_labels(struct key *k, const struct feature *f, label_ref *labels,
+                                 size_t max, struct error *err)
+{
+    size_t n = f->n_labels < max ? f->n_labels : max;
+    for (size_t i = 0; i < n; i++) {
+        if (arena_intern(&k->arena, f->labels[i], &labels[i])) {
+            while (i-- > 0)
+                arena_release(&k->arena, labels[i]);
+            return error_set(err, STATUS_NOMEM, "could not allocate labels of a key");
+        }
+    }
+    return STATUS_OK;
+}
+
+/* The text features of `from` with everything else as in m; takes references of its own. */
+static void keep_text(struct key *k, const struct msg_rec *from, struct msg_rec *m)
+{
+    const uint16_t own = MSG_BOT | MSG_HAS_EMOTION;
+    m->flags = (uint16_t)((m->flags & own) | (from->flags & ~own));
+    m->words = from->words;
+    m->chars = from->chars;
+    m->n_vector = from->n_vector;
+    m->norm2 = from->norm2;
+    m->n_trigrams = from->n_trigrams;
+    memcpy(m->vector, from->vector, sizeof(m->vector));
+    memcpy(m->trigrams, from->trigrams, sizeof(m->trigrams));
+    memcpy(m->labels, from->labels, sizeof(m->labels));
+    for (size_t i = 0; i < RECORD_LABELS; i++)
+        arena_retain(&k->arena, m->labels[i]);
+}
+
+static enum status put_message(struct key *k, const struct msg_rec *m, struct key_change *ret,
+                               struct error *err)
+{
+    size_t index = 0;
+    enum status st = klog_insert_message(k, m, &index, err);
+    if (st)
+        return st;
+    if (index < k->log.n_messages)
+        note(k, RECORD_MESSAGE, index, false, ret);
+    return messages_cap(k);
+}
+
+static enum status apply_message(struct key *k, const struct feature *f, struct key_change *ret,
+                                 struct error *err)
+{
+    const struct msg_rec *live = klog_find_message(k, f->id);
+    if (is_overruled(klog_find_mark(k, MARK_MESSAGE, f->id), live ? &live->source : NULL,
+                     f->source))
+        return STATUS_OK;
+    bool late = f->t_us < klog_horizon_us(k->log.as_of_us) || f->t_us <= k->message_cut_us;
+    ret->late = late;
+    if (!live && (late || f->content_unchanged)) {
+        /* Dropped by age or cap, it was seen all the same. */
+        return STATUS_OK;
+    }
+    if (is_future(k, f->t_us) && !(live && is_future(k, live->t_us)) &&
+        k->messages_all - k->log.n_messages >= LIMIT_FUTURE_RECORDS)
+        return too_many_ahead(err);
+
+    struct msg_rec m = f->u.message;
+    enum status st = STATUS_OK;
+    if (f->content_unchanged)
+        keep_text(k, live, &m);
+    else
+        st = intern_labels(k, f, m.labels, RECORD_LABELS, err);
+    if (st)
+        return st;
+    ret->applied = true;
+    if (live) {
+        size_t index = (size_t)(live - k->log.messages);
+        if (late && index < k->log.n_messages)
+            note(k, RECORD_MESSAGE, index, true, ret);
+        klog_remove_message(k, index);
+    }
+    klog_clear_mark(k, MARK_MESSAGE, f->id);
+    if (!late)
+        return put_message(k, &m, ret, err);
+    for (size_t i = 0; i < RECORD_LABELS; i++)
+        arena_release(&k->arena, m.labels[i]);
+    return STATUS_OK;
+}
+
+static enum status apply_message_deleted(struct key *k, const struct feature *f,
+                                         struct key_change *ret, struct error *err)
+{
+    const struct mark *old = klog_find_mark(k, MARK_MESSAGE, f->id);
+    if (is_overruled(old, NULL, f->source))
+        return STATUS_OK;
+    const struct msg_rec *live = klog_find_message(k, f->id);
+    /* A deletion stays as long as its message could come back, whatever its own clock says. */
+    int64_t t_us = k->log.as_of_us;
+    if (live) {
+        size_t index = (size_t)(live - k->log.messages);
+        if (index < k->log.n_messages)
+            note(k, RECORD_MESSAGE, index, true, ret);
+        klog_remove_message(k, index);
+    }
+    ret->applied = true;
+    struct mark m = {f->id, f->ver, t_us, MARK_MESSAGE, f->source};
+    return klog_set_mark(k, &m, err);
+}
+
+/* ---- memories ---- */
+
+/* The memory that nobody has touched for longest, counting creation and accesses as touches. */
+static size_t least_touched(const struct key *k)
+{
+    int64_t touched[LIMIT_MEMORIES + 1];
+    assert(k->log.n_memories <= LIMIT_MEMORIES + 1);
+    for (size_t i = 0; i < k->log.n_memories; i++) {
+        const struct mem_rec *m = &k->log.memories[i];
+        bool folded = m->base.reps > 0 && m->base.last_us > m->created_us;
+        touched[i] = folded ? m->base.last_us : m->created_us;
+    }
+    for (size_t i = 0; i < k->log.n_accesses; i++) {
+        const struct mem_rec *m = klog_find_memory(k, k->log.accesses[i].memory);
+        size_t at = m ? (size_t)(m - k->log.memories) : 0;
+        if (m && k->log.accesses[i].t_us > touched[at])
+            touched[at] = k->log.accesses[i].t_us;
+    }
+    size_t least = 0;
+    for (size_t i = 1; i < k->log.n_memories; i++)
+        if (touched[i] < touched[least])
+            least = i;
+    return least;
+}
+
+static void remove_accesses_of(struct key *k, uint64_t memory, struct key_change *ret)
+{
+    for (size_t i = k->accesses_all; i-- > 0;) {
+        if (k->log.accesses[i].memory != memory)
+            continue;
+        if (ret && i < k->log.n_accesses)
+            note(k, RECORD_ACCESS, i, true, ret);
+        klog_remove_access(k, i);
+    }
+}
+
+static void memories_cap(struct key *k)
+{
+    while (k->log.n_memories > LIMIT_MEMORIES) {
+        size_t index = least_touched(k);
+        const struct mem_rec *m = &k->log.memories[index];
+        k->log.forgotten_n++;
+        k->log.forgotten_created_s += time_floor_us(m->created_us, US_PER_SECOND) / US_PER_SECOND;
+        remove_accesses_of(k, m->id, NULL);
+        klog_remove_memory(k, index);
+    }
+}
+
+static enum status apply_create(struct key *k, const struct feature *f, struct key_change *ret,
+                                struct error *err)
+{
+    uint64_t id = f->u.memory.memory;
+    const struct mem_rec *live = klog_find_memory(k, id);
+    if (is_overruled(klog_find_mark(k, MARK_MEMORY, id), live ? &live->source : NULL, f->source))
+        return STATUS_OK;
+    struct mem_rec m = {
+        .id = id,
+        .created_us = f->t_us,
+        .ver = f->ver,
+        .importance = f->u.memory.importance,
+        .pinned = live ? live->pinned : klog_find_mark(k, MARK_PIN, id) != NULL,
+        .grade = f->u.memory.grade,
+        .name_len = (uint8_t)f->u.memory.name.len,
+        .type_len = (uint8_t)f->u.memory.type.len,
+        .n_vector = f->u.memory.n_vector,
+        .source = f->source,
+        .norm2 = f->u.memory.norm2,
+    };
+    if (live)
+        m.base = live->base; /* fsrs.h: what was folded stays folded */
+    if (m.name_len)
+        memcpy(m.name, f->u.memory.name.ptr, m.name_len);
+    if (m.type_len)
+        memcpy(m.type, f->u.memory.type.ptr, m.type_len);
+    memcpy(m.vector, f->u.memory.vector, sizeof(m.vector));
+    enum status st = intern_labels(k, f, m.labels, MEMORY_LABELS, err);
+    if (st)
+        return st;
+    ret->applied = true;
+    klog_clear_mark(k, MARK_MEMORY, id);
+    klog_clear_mark(k, MARK_PIN, id);
+    size_t index = live ? (size_t)(live - k->log.memories) : 0;
+    st = live ? klog_change_memory(k, index, &m, err) : klog_insert_memory(k, &m, &index, err);
+    if (st)
+        return st;
+    note(k, RECORD_MEMORY, index, false, ret);
+    memories_cap(k);
+    return STATUS_OK;
+}
+
+static enum status apply_access(struct key *k, const struct feature *f, struct key_change *ret,
+                                struct error *err)
+{
+    const struct access_rec *live = klog_find_access(k, f->id);
+    if (is_overruled(NULL, live ? &live->source : NULL, f->source))
+        return STATUS_OK;
+    bool late = f->t_us < klog_horizon_us(k->log.as_of_us) || f->t_us <= k->access_cut_us;
+    ret->late = late;
+    if (!live && late)
+        return STATUS_OK;
+    if (is_future(k, f->t_us) && !(live && is_future(k, live->t_us)) &&
+        k->accesses_all - k->log.n_accesses >= LIMIT_FUTURE_RECORDS)
+        return too_many_ahead(err);
+    ret->applied = true;
+    if (live) {
+        size_t index = (size_t)(live - k->log.accesses);
+        if (late && index < k->log.n_accesses)
+            note(k, RECORD_ACCESS, index, true, ret);
+        klog_remove_access(k, index);
+    }
+    if (late)
+        return STATUS_OK;
+    struct access_rec a = {
+        .t_us = f->t_us,
+        .id = f->id,
+        .memory = f->u.memory.memory,
+        .score = f->u.memory.score,
+        .grade = f->u.memory.grade,
+        .has_signal = f->u.memory.has_signal,
+        .source = f->source,
+    };
+    size_t index = 0;
+    enum status st = klog_insert_access(k, &a, &index, err);
+    if (st)
+        return st;
+    if (index < k->log.n_accesses)
+        note(k, RECORD_ACCESS, index, false, ret);
+    return accesses_cap(k, err);
+}
+
+static enum status apply_memory_deleted(struct key *k, const struct feature *f,
+                                        struct key_change *ret, struct error *err)
+{
+    uint64_t id = f->u.memory.memory;
+    const struct mark *old = klog_find_mark(k, MARK_MEMORY, id);
+    if (is_overruled(old, NULL, f->source))
+        return STATUS_OK;
+    remove_accesses_of(k, id, ret);
+    const struct mem_rec *live = klog_find_memory(k, id);
+    if (live) {
+        size_t index = (size_t)(live - k->log.memories);
+        note(k, RECORD_MEMORY, index, true, ret);
+        klog_remove_memory(k, index);
+    }
+    klog_clear_mark(k, MARK_PIN, id);
+    ret->applied = true;
+    struct mark m = {id, f->ver, k->log.as_of_us, MARK_MEMORY, f->source};
+    return klog_set_mark(k, &m, err);
+}
+
+static enum status apply_pin(struct key *k, const struct feature *f, struct key_change *ret,
+                             struct error *err)
+{
+    uint64_t id = f->u.memory.memory;
+    if (is_overruled(klog_find_mark(k, MARK_MEMORY, id), NULL, f->source))
+        return STATUS_OK;
+    const struct mem_rec *live = klog_find_memory(k, id);
+    if (live && live->pinned)
+        return STATUS_OK;
+    ret->applied = true;
+    if (!live) {
+        struct mark m = {id, f->ver, f->t_us, MARK_PIN, f->source};
+        return klog_set_mark(k, &m, err);
+    }
+    struct mem_rec m = *live;
+    size_t index = (size_t)(live - k->log.memories);
+    m.pinned = 1;
+    for (size_t i = 0; i < MEMORY_LABELS; i++)
+        arena_retain(&k->arena, m.labels[i]);
+    enum status st = klog_change_memory(k, index, &m, err);
+    if (!st)
+        note(k, RECORD_MEMORY, index, false, ret);
+    return st;
+}
+
+static enum status apply_memory(struct key *k, const struct feature *f, struct key_change *ret,
+                                struct error *err)
+{
+    switch (f->op) {
+    case MEMORY_CREATE:
+        return apply_create(k, f, ret, err);
+    case MEMORY_ACCESS:
+        return apply_access(k, f, ret, err);
+    case MEMORY_DELETE:
+        return apply_memory_deleted(k, f, ret, err);
+    default:
+        assert(f->op == MEMORY_PIN);
+        return apply_pin(k, f, ret, err);
+    }
+}
+
+enum status key_apply(struct key *k, const struct feature *f, int64_t as_of_us,
+                      struct key_change *ret, struct error *err)
+{
+    assert(feature_wanted(f->type));
+    *ret = (struct key_change){0};
+    enum status st = key_advance(k, as_of_us, err);
+    if (st)
+        return st;
+    bool removal =
+        f->type == EVENT_MESSAGE_DELETED || (f->type == EVENT_MEMORY && f->op == MEMORY_DELETE);
+    if (!removal && f->t_us > k->log.as_of_us + LIMIT_FUTURE_US)
+        return too_far_ahead(err);
+    if (f->type == EVENT_MESSAGE)
+        st = apply_message(k, f, ret, err);
+    else if (f->type == EVENT_MESSAGE_DELETED)
+        st = apply_message_deleted(k, f, ret, err);
+    else
+        st = apply_memory(k, f, ret, err);
+    klog_settle(k);
+    return st;
+}
+
+/* ---- rows ---- */
+
+static uint32_t table_kinds(enum table_id table, bool for_row)
+{
+    uint32_t kinds = 0;
+    for (size_t i = 0; engine_at(i); i++)
+        if (engine_at(i)->table == table)
+            kinds |= for_row ? engine_at(i)->row_kinds : engine_at(i)->kinds;
+    return kinds;
+}
+
+bool key_has_row(const struct key *k, enum table_id table)
+{
+    uint32_t kinds = table_kinds(table, true);
+    return (kinds & 1u << RECORD_MESSAGE && k->log.n_messages) ||
+           (kinds & 1u << RECORD_MEMORY && k->log.n_memories) ||
+           (kinds & 1u << RECORD_ACCESS && k->log.n_accesses);
+}
+
+/* Accesses of unknown memories are in nobody's row. */
+static int64_t count_events(const struct key *k, uint32_t kinds)
+{
+    size_t n = 0;
+    if (kinds & 1u << RECORD_MESSAGE)
+        n += k->log.n_messages;
+    if (kinds & 1u << RECORD_MEMORY)
+        n += k->log.n_memories;
+    if (kinds & 1u << RECORD_ACCESS)
+        for (size_t i = 0; i < k->log.n_accesses; i++)
+            n += klog_find_memory(k, k->log.accesses[i].memory) != NULL;
+    return (int64_t)n;
+}
+
+enum status key_emit(struct key *k, enum table_id table, int64_t as_of_us, struct row *row,
+                     struct error *err)
+{
+    assert(row->table == &tables[table]);
+    enum status st = key_advance(k, as_of_us, err);
+    if (st)
+        return st;
+    if (row_set_key(row, k->log.user_id, k->log.bot_name))
+        return error_set(err, STATUS_NOMEM, "could not build a row");
+    row->as_of_us = k->log.as_of_us;
+    row->event_count = count_events(k, table_kinds(table, false));
+    if (k->log.truncated)
+        row->state_flags |= ROW_TRUNCATED;
+    /* Something younger than what the cap pushed out has left: the pushed-out ones should return.
+     */
+    if (k->message_cut_us != INT64_MIN && k->log.n_messages < LIMIT_MESSAGES)
+        row->state_flags |= ROW_REBUILD;
+
+    unsigned char *state = k->tail;
+    const struct engine_ops *ops = NULL;
+    for (size_t i = 0; (ops = engine_at(i)); i++, state += klog_state_size(ops)) {
+        if (ops->table != table)
+            continue;
+        st = ops->emit(state, &k->log, row, err);
+        if (st)
+            return st;
+        row->engine_version += ops->version;
+    }
+    if (table_explain_nulls(row) || row_finish(row))
+        return error_set(err, STATUS_NOMEM, "could not build a row of \"%s\"", row->table->name);
+    return STATUS_OK;
+}
