@@ -1,0 +1,93 @@
+#include "pipeline/entry.h"
+
+static enum status put_key(const struct entry *e, struct buf *out)
+{
+    enum status st = buf_put_varint(out, e->partition);
+    if (!st)
+        st = buf_put_bytes(out, e->user_id);
+    return st ? st : buf_put_bytes(out, e->bot_name);
+}
+
+static enum status put_apply(const struct entry *e, struct buf *out)
+{
+    enum status st = buf_put_svarint(out, e->now_us);
+    /* Close to now in live operation: differences are short. */
+    if (!st)
+        st = buf_put_svarint(out, e->as_of_us - e->now_us);
+    if (!st)
+        st = buf_put_svarint(out, e->commit_us - e->now_us);
+    if (!st)
+        st = buf_put_varint(out, e->lsn);
+    return st ? st : feature_encode(&e->feature, out);
+}
+
+static enum status put_body(const struct entry *e, struct buf *out)
+{
+    enum status st = buf_put_u8(out, (uint8_t)e->kind);
+    if (!st)
+        st = buf_put_varint(out, e->key_id);
+    if (st)
+        return st;
+    switch (e->kind) {
+    case ENTRY_KEY:
+        return put_key(e, out);
+    case ENTRY_APPLY:
+        return put_apply(e, out);
+    case ENTRY_FLUSH:
+        st = buf_put_svarint(out, e->now_us);
+        if (!st)
+            st = buf_put_varint(out, e->table);
+        return st ? st : buf_put_u8(out, (uint8_t)e->reason);
+    case ENTRY_SENT:
+        st = buf_put_varint(out, e->table);
+        return st ? st : buf_put_u64(out, e->payload_hash);
+    }
+    return STATUS_CORRUPT;
+}
+
+enum status entry_append(const struct entry *e, struct buf *scratch, struct buf *out)
+{
+    buf_reset(scratch);
+    enum status st = put_body(e, scratch);
+    return st ? st : buf_put_bytes(out, (struct str){scratch->data, scratch->len});
+}
+
+enum status entry_decode(struct str bytes, struct entry *ret, struct error *err)
+{
+    struct reader r = reader_of(bytes.ptr, bytes.len);
+    ret->table = 0;
+    ret->reason = FLUSH_NONE;
+    ret->kind = (enum entry_kind)reader_u8(&r);
+    ret->key_id = reader_varint(&r);
+    switch (ret->kind) {
+    case ENTRY_KEY:
+        ret->partition = (uint32_t)reader_varint(&r);
+        ret->user_id = reader_blob(&r);
+        ret->bot_name = reader_blob(&r);
+        break;
+    case ENTRY_APPLY: {
+        ret->now_us = reader_svarint(&r);
+        ret->as_of_us = ret->now_us + reader_svarint(&r);
+        ret->commit_us = ret->now_us + reader_svarint(&r);
+        ret->lsn = reader_varint(&r);
+        enum status st = feature_decode(&r, &ret->feature, err);
+        if (st)
+            return st;
+        break;
+    }
+    case ENTRY_FLUSH:
+        ret->now_us = reader_svarint(&r);
+        ret->table = (uint32_t)reader_varint(&r);
+        ret->reason = (enum flush_reason)reader_u8(&r);
+        break;
+    case ENTRY_SENT:
+        ret->table = (uint32_t)reader_varint(&r);
+        ret->payload_hash = reader_u64(&r);
+        break;
+    default:
+        return error_set(err, STATUS_CORRUPT, "journal entry of unknown kind %d", ret->kind);
+    }
+    if (r.bad || ret->table >= TABLE_COUNT || ret->reason > FLUSH_STOP)
+        return error_set(err, STATUS_CORRUPT, "malformed journal entry of kind %d", ret->kind);
+    return STATUS_OK;
+}

@@ -1,0 +1,67 @@
+/*
+ * pipeline/frame.h - what travels over a link: msgpack, one frame per nng message.
+ *
+ * A frame is a sequence of msgpack objects. First a header array
+ *   [FRAME_VERSION, kind, source, number, as_of_us, covered_lsn, n]
+ * then n arrays, by kind:
+ *   EVENTS (down): [partition, pseq, lsn, seq, commit_us, as_of_us, event as bin (core/event.h)]
+ *   HELLO, REWIND (up): [source, partition, lsn, seq, pseq], what is applied of each partition
+ *   ACK (up): nothing more
+ * number: EVENTS frames count up from 1 on each link, and again after a HELLO or REWIND; in an ACK,
+ * the newest one that is durable with all before it. A worker that misses a frame sends REWIND and
+ * ignores everything up to the next frame 1. as_of_us is T, the newest source time the sender
+ * knows. covered_lsn: every event up to here has been sent on this link (down), or is durable (up).
+ */
+#pragma once
+
+#include "core/buf.h"
+#include "core/lsn.h"
+#include "core/status.h"
+
+#define FRAME_VERSION 1
+
+enum frame_kind { FRAME_EVENTS = 1, FRAME_HELLO, FRAME_ACK, FRAME_REWIND };
+
+struct frame_header {
+    enum frame_kind kind;
+    enum source source;
+    uint64_t number;
+    int64_t as_of_us;
+    lsn_t covered;
+    uint32_t n;
+};
+
+struct frame_event {
+    uint32_t partition;
+    uint64_t pseq;
+    struct position pos;
+    int64_t commit_us;
+    int64_t as_of_us;
+    struct str bytes; /* event_decode() */
+};
+
+struct frame_applied {
+    enum source source;
+    uint32_t partition;
+    struct position pos;
+    uint64_t pseq;
+};
+
+MUST_CHECK enum status frame_put_header(struct buf *out, const struct frame_header *h);
+MUST_CHECK enum status frame_put_event(struct buf *out, const struct frame_event *e);
+MUST_CHECK enum status frame_put_applied(struct buf *out, const struct frame_applied *a);
+
+/* Reads one frame; what it returns borrows from bytes. PROTOCOL on anything unexpected. */
+struct frame_reader {
+    struct str bytes;
+    size_t offset;
+    void *zone; /* msgpack_zone, reused between frames */
+};
+MUST_CHECK enum status frame_reader_init(struct frame_reader *r);
+void frame_reader_deinit(struct frame_reader *r);
+MUST_CHECK enum status frame_open(struct frame_reader *r, struct str bytes,
+                                  struct frame_header *ret, struct error *err);
+MUST_CHECK enum status frame_next_event(struct frame_reader *r, struct frame_event *ret,
+                                        struct error *err);
+MUST_CHECK enum status frame_next_applied(struct frame_reader *r, struct frame_applied *ret,
+                                          struct error *err);

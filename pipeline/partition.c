@@ -1,0 +1,405 @@
+#include "pipeline/partition.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/counters.h"
+#include "pipeline/partition_internal.h"
+
+/* ---- life ---- */
+
+/* One unfolded journal entry: applies it unless the key's page contains it. */
+static enum status recover_entry(void *ctx, uint64_t jseq, struct str bytes, struct error *err)
+{
+    struct partition *p = ctx;
+    struct entry e;
+    enum status st = entry_decode(bytes, &e, err);
+    if (st)
+        return st;
+    struct held_key *h = keymap_find(&p->keys, e.key_id);
+    if (!h) {
+        struct store_page page;
+        st = e.kind == ENTRY_KEY ? store_load_page(p->cfg.store, e.key_id, &page, NULL) : STATUS_OK;
+        if (st == STATUS_END) {
+            CLEANUP(key_freep) struct key *key = NULL;
+            st = key_new(e.user_id, e.bot_name, &key, err);
+            if (!st)
+                st = partition_add_key(p, e.key_id, e.partition, TAKE(key), &h, err);
+        } else if (!st) {
+            st = partition_load_key(p, e.key_id, &h, err);
+        }
+        if (st)
+            return st;
+    }
+    if (jseq <= h->jseq)
+        return STATUS_OK;
+    h->jseq = jseq;
+    struct key_change change;
+    switch (e.kind) {
+    case ENTRY_KEY:
+        break;
+    case ENTRY_APPLY:
+        st = key_apply(h->key, &e.feature, e.as_of_us, &change, err);
+        if (st)
+            return st;
+        h->commit_us = e.commit_us;
+        h->lsn = e.lsn;
+        for (size_t t = 0; t < TABLE_COUNT; t++)
+            if (change.touched[t])
+                trigger_note(&h->trigger[t], change.weight[t], change.urgent[t], e.now_us);
+        break;
+    case ENTRY_FLUSH:
+        trigger_flush(&h->trigger[e.table], e.now_us);
+        break;
+    case ENTRY_SENT:
+        h->trigger[e.table].outbox = false;
+        h->trigger[e.table].payload_hash = e.payload_hash;
+        break;
+    }
+    keymap_use(&p->keys, h);
+    keymap_track_dirty(&p->keys, h);
+    return STATUS_OK;
+}
+
+static enum status recover_due(void *ctx, uint64_t key_id, int64_t due_us, struct error *err)
+{
+    struct partition *p = ctx;
+    if (heap_push(&p->timers, (struct heap_item){due_us, key_id}))
+        return error_set(err, STATUS_NOMEM, "could not restore the timers");
+    return STATUS_OK;
+}
+
+/* Timers of the keys in memory, and the rows that were on their way when the process ended. Keys
+ * that are paged out wait in the heap with their stored due time. */
+static enum status recover_schedule(struct partition *p, int64_t now_us, struct error *err)
+{
+    for (struct held_key *h = p->keys.oldest; h; h = h->newer) {
+        for (size_t t = 0; t < TABLE_COUNT; t++) {
+            h->queued[t] = false;
+            if (!h->trigger[t].outbox)
+                continue;
+            h->reason[t] = FLUSH_STOP;
+            enum status st = partition_queue_row(p, h, (enum table_id)t, err);
+            if (st)
+                return st;
+        }
+        enum status st = partition_schedule(p, h, now_us, err);
+        if (st)
+            return st;
+    }
+    return STATUS_OK;
+}
+
+enum status partition_open(const struct partition_config *cfg, int64_t now_us,
+                           struct partition **ret, struct error *err)
+{
+    CLEANUP(partition_closep) struct partition *p = calloc(1, sizeof(*p));
+    if (!p)
+        return error_set(err, STATUS_NOMEM, "could not allocate a worker");
+    p->cfg = *cfg;
+    buf_init(&p->entries, (size_t)LIMIT_JOURNAL_BYTES);
+    buf_init(&p->scratch, LIMIT_KEY_BYTES);
+    enum status st = event_arena_new(&p->arena, err);
+    if (!st && keymap_init(&p->keys))
+        st = error_set(err, STATUS_NOMEM, "could not allocate a worker");
+    if (st)
+        return st;
+    for (int s = 0; s < SOURCE_COUNT; s++)
+        for (uint32_t i = 0; i < LIMIT_PARTITIONS; i++)
+            p->applied[s][i] = *store_applied(cfg->store, (enum source)s, i);
+    p->covered = store_covered(cfg->store);
+    p->covered_durable = p->covered;
+    p->as_of_us = store_as_of(cfg->store);
+    p->next_key_id = store_next_key_id(cfg->store);
+    st = store_each_due(cfg->store, recover_due, p, err);
+    if (!st)
+        st = store_replay(cfg->store, recover_entry, p, err);
+    p->jseq = store_jseq(cfg->store);
+    if (!st)
+        st = recover_schedule(p, now_us, err);
+    if (st)
+        return st;
+    *ret = TAKE(p);
+    return STATUS_OK;
+}
+
+void partition_close(struct partition *p)
+{
+    if (!p)
+        return;
+    keymap_deinit(&p->keys);
+    heap_deinit(&p->timers);
+    outbox_deinit(&p->outbox);
+    buf_deinit(&p->entries);
+    buf_deinit(&p->scratch);
+    for (size_t i = 0; i < p->n_dead_letters; i++)
+        free(p->dead_letters[i].text);
+    free(p->dead_letters);
+    free(p->fold_ids);
+    event_arena_free(p->arena);
+    free(p);
+}
+
+/* ---- events ---- */
+
+/* Content that cannot be used: out of play, with the event as its bytes. */
+static enum status refuse_event(struct partition *p, enum source source,
+                                const struct frame_event *f, const struct event *e,
+                                const char *reason, struct error *err)
+{
+    struct buf text;
+    buf_init(&text, LIMIT_EVENT_BYTES);
+    struct str bytes = f->bytes;
+    if (e && event_to_json(e, &text, NULL) == STATUS_OK)
+        bytes = (struct str){text.data, text.len};
+    enum status st = partition_dead_letter(p, source, f->pos, f->commit_us, STR("worker"),
+                                           str_from(reason), bytes, err);
+    buf_deinit(&text);
+    return st;
+}
+
+static enum status apply_feature(struct partition *p, enum source source,
+                                 const struct frame_event *f, const struct event *e, int64_t now_us,
+                                 struct error *err)
+{
+    struct held_key *h = NULL;
+    enum status st = partition_get_key(p, f->partition, e->user_id, e->bot_name, &h, err);
+    if (st)
+        return st;
+    struct entry entry = {
+        .kind = ENTRY_APPLY,
+        .key_id = h->id,
+        .now_us = now_us,
+        .as_of_us = f->as_of_us,
+        .commit_us = f->commit_us,
+        .lsn = f->pos.lsn,
+    };
+    feature_extract(e, source, f->pos.lsn, &entry.feature);
+    struct key_change change;
+    struct error why = {0};
+    st = key_apply(h->key, &entry.feature, f->as_of_us, &change, &why);
+    if (st == STATUS_INVALID || st == STATUS_LIMIT)
+        return refuse_event(p, source, f, e, why.text, err);
+    if (st)
+        return error_set(err, st, "%s", why.text);
+    if (change.late)
+        COUNTER_ADD(events_late, 1);
+    /* Journaled even when nothing changed: the step must be repeated exactly. */
+    st = partition_journal(p, &entry, h, err);
+    if (st)
+        return st;
+    h->commit_us = f->commit_us;
+    h->lsn = f->pos.lsn;
+    for (size_t t = 0; t < TABLE_COUNT; t++)
+        if (change.touched[t])
+            trigger_note(&h->trigger[t], change.weight[t], change.urgent[t], now_us);
+    keymap_use(&p->keys, h);
+    keymap_track_dirty(&p->keys, h);
+    return partition_schedule(p, h, now_us, err);
+}
+
+/* Rule 2 of DESIGN.md section 2: OK = apply it, END = seen before, AGAIN = something is missing. */
+static enum status check_pseq(const struct store_applied *a, uint64_t pseq)
+{
+    if (pseq <= a->pseq)
+        return STATUS_END;
+    return pseq == a->pseq + 1 ? STATUS_OK : STATUS_AGAIN;
+}
+
+static void note_applied(struct partition *p, enum source source, const struct frame_event *f)
+{
+    struct store_applied *a = &p->applied[source][f->partition];
+    assert(position_compare(f->pos, a->pos) > 0);
+    a->pos = f->pos;
+    a->pseq = f->pseq;
+    p->n_events++;
+    COUNTER_ADD(events_applied, 1);
+}
+
+enum status partition_apply(struct partition *p, enum source source, const struct frame_event *f,
+                            const struct event *e, int64_t now_us, struct error *err)
+{
+    assert(f->partition % p->cfg.workers == p->cfg.worker);
+    enum status st = check_pseq(&p->applied[source][f->partition], f->pseq);
+    if (st)
+        return st == STATUS_END ? STATUS_OK : st;
+    if (f->as_of_us > p->as_of_us)
+        p->as_of_us = f->as_of_us;
+    if (e->type == EVENT_DEAD_LETTER)
+        st = partition_dead_letter(p, source, f->pos, f->commit_us, e->u.dead_letter.where,
+                                   e->u.dead_letter.reason, e->u.dead_letter.bytes, err);
+    else if (feature_wanted(e->type))
+        st = apply_feature(p, source, f, e, now_us, err);
+    if (st)
+        return st;
+    note_applied(p, source, f);
+    return STATUS_OK;
+}
+
+enum status partition_event(struct partition *p, enum source source, const struct frame_event *f,
+                            int64_t now_us, struct error *err)
+{
+    if (f->partition % p->cfg.workers != p->cfg.worker)
+        return error_set(err, STATUS_PROTOCOL, "an event of partition %u reached worker %u of %u",
+                         f->partition, p->cfg.worker, p->cfg.workers);
+    enum status st = check_pseq(&p->applied[source][f->partition], f->pseq);
+    if (st)
+        return st == STATUS_END ? STATUS_OK : st;
+    struct event e;
+    struct error why = {0};
+    event_arena_reset(p->arena);
+    st = event_decode(f->bytes, p->arena, &e, &why);
+    if (st == STATUS_NOMEM)
+        return error_set(err, st, "%s", why.text);
+    if (st) {
+        st = refuse_event(p, source, f, NULL, why.text, err);
+        if (!st)
+            note_applied(p, source, f);
+        return st;
+    }
+    p->catching_up = now_us - f->commit_us > p->cfg.catch_up_lag_us;
+    return partition_apply(p, source, f, &e, now_us, err);
+}
+
+void partition_covered(struct partition *p, lsn_t covered, int64_t as_of_us)
+{
+    if (as_of_us > p->as_of_us)
+        p->as_of_us = as_of_us;
+    if (covered <= p->covered)
+        return;
+    p->covered = covered;
+    p->lazy = true;
+}
+
+/* ---- timers ---- */
+
+static void count_flush(enum flush_reason reason)
+{
+    switch (reason) {
+    case FLUSH_COUNT:
+        COUNTER_ADD(flush_count, 1);
+        break;
+    case FLUSH_AGE:
+        COUNTER_ADD(flush_age, 1);
+        break;
+    case FLUSH_IDLE:
+        COUNTER_ADD(flush_idle, 1);
+        break;
+    case FLUSH_PREDICATE:
+        COUNTER_ADD(flush_predicate, 1);
+        break;
+    case FLUSH_REFRESH:
+        COUNTER_ADD(flush_refresh, 1);
+        break;
+    case FLUSH_STOP:
+    case FLUSH_NONE:
+        COUNTER_ADD(flush_stop, 1);
+        break;
+    }
+}
+
+static enum status flush(struct partition *p, struct held_key *h, enum table_id table,
+                         enum flush_reason reason, int64_t now_us, struct error *err)
+{
+    struct entry e = {
+        .kind = ENTRY_FLUSH,
+        .key_id = h->id,
+        .now_us = now_us,
+        .table = table,
+        .reason = reason,
+    };
+    enum status st = partition_journal(p, &e, h, err);
+    if (st)
+        return st;
+    trigger_flush(&h->trigger[table], now_us);
+    h->reason[table] = reason;
+    count_flush(reason);
+    keymap_track_dirty(&p->keys, h);
+    p->n_events++; /* a fired trigger is worth a commit, like an event */
+    return partition_queue_row(p, h, table, err);
+}
+
+enum status partition_tick(struct partition *p, int64_t now_us, struct error *err)
+{
+    enum status st = partition_take_results(p, now_us, err);
+    while (!st && p->timers.n > 0 && heap_top(&p->timers).due_us <= now_us) {
+        struct heap_item item = heap_top(&p->timers);
+        heap_pop(&p->timers);
+        struct held_key *h = keymap_find(&p->keys, item.key_id);
+        if (h && h->scheduled_us != item.due_us)
+            continue; /* superseded by an earlier entry */
+        if (!h)
+            st = partition_load_key(p, item.key_id, &h, err);
+        if (st)
+            return st;
+        h->scheduled_us = TRIGGER_NEVER;
+        enum table_id table = 0;
+        struct trigger_due due = partition_due(p, h, now_us, &table);
+        while (!st && due.at_us <= now_us) {
+            st = flush(p, h, table, due.reason, now_us, err);
+            due = partition_due(p, h, now_us, &table);
+        }
+        if (!st)
+            st = partition_schedule(p, h, now_us, err);
+    }
+    return st;
+}
+
+enum status partition_flush_all(struct partition *p, int64_t now_us, struct error *err)
+{
+    for (struct held_key *h = p->keys.dirty_first; h; h = h->dirty_after)
+        for (size_t t = 0; t < TABLE_COUNT; t++) {
+            if (h->trigger[t].first_us == 0)
+                continue;
+            enum status st = flush(p, h, (enum table_id)t, FLUSH_STOP, now_us, err);
+            if (st)
+                return st;
+        }
+    return STATUS_OK;
+}
+
+/* ---- views ---- */
+
+/* Processing time since which the oldest change waits to be shown. */
+static int64_t oldest_waiting(const struct held_key *h)
+{
+    int64_t oldest = INT64_MAX;
+    for (size_t t = 0; t < TABLE_COUNT; t++) {
+        const struct trigger_state *s = &h->trigger[t];
+        int64_t since = s->first_us ? s->first_us : s->outbox ? s->flushed_us : INT64_MAX;
+        if (since < oldest)
+            oldest = since;
+    }
+    return oldest;
+}
+
+struct partition_view partition_view(const struct partition *p)
+{
+    struct partition_view v = {
+        .uncommitted = p->n_events,
+        .lazy = p->lazy || p->n_entries > 0 || p->n_dead_letters > 0,
+        .queued = p->outbox.n > 0,
+        .in_flight = p->in_flight > 0,
+        .next_us = p->timers.n > 0 ? heap_top(&p->timers).due_us : TRIGGER_NEVER,
+        .covered_durable = p->covered_durable,
+        .as_of_us = p->as_of_us,
+        .caught_up_us = p->as_of_us,
+        .keys = p->keys.n,
+        .key_bytes = p->keys.bytes,
+        .journal_bytes = store_journal_bytes(p->cfg.store),
+    };
+    if (p->keys.dirty_first) {
+        int64_t since = oldest_waiting(p->keys.dirty_first);
+        if (since < v.caught_up_us)
+            v.caught_up_us = since;
+    }
+    return v;
+}
+
+struct store_applied partition_applied(const struct partition *p, enum source source,
+                                       uint32_t partition)
+{
+    assert(partition < LIMIT_PARTITIONS);
+    return p->applied[source][partition];
+}

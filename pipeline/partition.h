@@ -1,0 +1,100 @@
+/*
+ * pipeline/partition.h - the partition worker: a pure core with impure edges.
+ *
+ * It is given events, time and answers; it gives back store commits and rows, through the store
+ * handle and the sink_port. It owns no thread, socket or clock, so a simulator can drive it.
+ *
+ * Exactly once (DESIGN.md section 5):
+ *   S2  partition_event() applies in memory and appends a journal entry;
+ *   S3  partition_commit() makes entries, positions, fired triggers and the covered LSN durable in
+ *       ONE store transaction;
+ *   S4  only after it partition_covered_durable() moves, which is all that the slot is told;
+ *   S5  right after the same commit, before anything else is applied, rows of fired triggers are
+ *       computed from exactly the durable state and handed to the sink; the journal holds key and
+ *       table, no payload. A row that PostgreSQL has no room for stays in the outbox and is
+ * computed at a later commit boundary, from the newer state; S6  the sink's answer goes into the
+ * next commit. After a crash, entries beyond each key's page are applied again to exactly the old
+ * state, and what is still in the outbox is computed again.
+ */
+#pragma once
+
+#include "core/event.h"
+#include "engines/key.h"
+#include "pipeline/frame.h"
+#include "pipeline/trigger.h"
+#include "state/sink.h"
+#include "state/store.h"
+
+struct partition;
+
+/* Where rows go. submit takes all or none (AGAIN) and moves the rows. */
+struct sink_port {
+    size_t (*room)(void *ctx);
+    enum status (*submit)(void *ctx, struct sink_item *items, size_t n);
+    size_t (*poll)(void *ctx, uint32_t worker, struct sink_result *out, size_t max);
+    void *ctx;
+};
+
+struct partition_config {
+    uint32_t worker;
+    uint32_t workers;
+    struct store *store; /* borrowed */
+    struct sink_port sink;
+    /* The policy of one table for one bot. */
+    struct trigger_policy (*policy)(void *ctx, enum table_id table, struct str bot_name);
+    void *policy_ctx;
+    size_t memory_max;       /* bytes of keys to hold; colder ones are paged out */
+    int64_t catch_up_lag_us; /* beyond this lag only max_age triggers stay */
+    uint64_t epoch;          /* row_version = epoch << 40 | counter */
+};
+
+/* Recovers what the store holds. */
+MUST_CHECK enum status partition_open(const struct partition_config *cfg, int64_t now_us,
+                                      struct partition **ret, struct error *err);
+void partition_close(struct partition *p); /* does not commit */
+CLEANUP_FREEP(struct partition, partition_close);
+
+/* One event of the frame. Rule: pseq <= applied is dropped, applied + 1 is applied, a gap is AGAIN:
+ * ask for a rewind. Content that cannot be used becomes a dead letter, never an error. */
+MUST_CHECK enum status partition_event(struct partition *p, enum source source,
+                                       const struct frame_event *f, int64_t now_us,
+                                       struct error *err);
+/* The same for an event that is already decoded (`replay`). */
+MUST_CHECK enum status partition_apply(struct partition *p, enum source source,
+                                       const struct frame_event *f, const struct event *e,
+                                       int64_t now_us, struct error *err);
+/* Everything up to covered has been given; T is at least as_of_us. */
+void partition_covered(struct partition *p, lsn_t covered, int64_t as_of_us);
+/* Fires the timers that are due and takes the sink's answers. */
+MUST_CHECK enum status partition_tick(struct partition *p, int64_t now_us, struct error *err);
+MUST_CHECK enum status partition_commit(struct partition *p, int64_t now_us, struct error *err);
+/* Computes queued rows and hands them over as far as the sink has room. Only at a commit boundary:
+ * no event may be uncommitted. partition_commit() does it by itself. */
+MUST_CHECK enum status partition_submit(struct partition *p, struct error *err);
+/* Makes every dirty row due, for a graceful stop. */
+MUST_CHECK enum status partition_flush_all(struct partition *p, int64_t now_us, struct error *err);
+/* Writes every key's page, so that the journal is empty: before a change of the worker count, and
+ * at a graceful stop. Commits. */
+MUST_CHECK enum status partition_fold_all(struct partition *p, int64_t now_us, struct error *err);
+
+/* What the caller needs to decide when to commit and how long to wait. */
+struct partition_view {
+    uint32_t uncommitted; /* events applied since the last commit */
+    bool lazy;            /* sink answers or a covered LSN wait for a commit, without hurry */
+    bool queued;          /* rows wait for room in the sink */
+    bool in_flight;       /* rows wait for the sink's answer */
+    int64_t next_us;      /* the next timer, TRIGGER_NEVER = none */
+    lsn_t covered_durable;
+    int64_t as_of_us;
+    int64_t caught_up_us; /* source time up to which every event is reflected in rows */
+    size_t keys, key_bytes, journal_bytes;
+};
+struct partition_view partition_view(const struct partition *p);
+struct store_applied partition_applied(const struct partition *p, enum source source,
+                                       uint32_t partition);
+
+/* Calls fn for every key, paged out ones too, in key id order; for `replay` and `inspect`. */
+MUST_CHECK enum status partition_each_key(struct partition *p,
+                                          enum status (*fn)(void *ctx, struct key *key,
+                                                            struct error *err),
+                                          void *ctx, struct error *err);

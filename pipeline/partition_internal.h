@@ -1,0 +1,84 @@
+/* pipeline/partition_internal.h - the state shared by partition.c, partition_keys.c and
+ * partition_commit.c; nobody else includes it. */
+#pragma once
+
+#include "pipeline/entry.h"
+#include "pipeline/heap.h"
+#include "pipeline/keymap.h"
+#include "pipeline/outbox.h"
+#include "pipeline/partition.h"
+
+#define PAGE_FORMAT  1
+#define FOLD_SLICE   256  /* pages written per commit while the journal is being folded */
+#define EVICT_SLICE  4096 /* pages written per commit while over the memory budget */
+#define SUBMIT_SLICE 64   /* rows computed and handed over at a time */
+
+struct dead_letter_text {
+    struct store_dead_letter record; /* its strings point into text */
+    char *text;
+};
+
+struct partition {
+    struct partition_config cfg;
+    struct keymap keys;
+    struct heap timers;
+    struct outbox outbox;
+
+    struct store_applied applied[SOURCE_COUNT][LIMIT_PARTITIONS];
+    lsn_t covered;
+    lsn_t covered_durable;
+    int64_t as_of_us;
+    bool catching_up;
+    uint64_t next_key_id;
+    uint64_t jseq; /* newest entry, durable or not */
+    uint64_t row_counter;
+    size_t in_flight; /* rows the sink has not answered for */
+
+    /* Of the commit that is being gathered. */
+    struct buf entries;
+    uint64_t n_entries;
+    uint32_t n_events;
+    bool lazy;
+    struct dead_letter_text *dead_letters;
+    size_t n_dead_letters, cap_dead_letters;
+
+    /* The folding pass: keys in order, until every entry up to fold_target is in a page. */
+    uint64_t *fold_ids;
+    size_t n_fold, fold_at;
+    uint64_t fold_target;
+
+    struct event_arena *arena;
+    struct buf scratch;
+};
+
+/* ---- partition_keys.c ---- */
+/* Finds, pages in or creates the key; a new one is journaled. */
+MUST_CHECK enum status partition_get_key(struct partition *p, uint32_t partition,
+                                         struct str user_id, struct str bot_name,
+                                         struct held_key **ret, struct error *err);
+/* The key of an id that exists; pages it in if need be. */
+MUST_CHECK enum status partition_load_key(struct partition *p, uint64_t id, struct held_key **ret,
+                                          struct error *err);
+MUST_CHECK enum status partition_add_key(struct partition *p, uint64_t id, uint32_t partition,
+                                         struct key *key, struct held_key **ret, struct error *err);
+MUST_CHECK enum status partition_encode_page(const struct held_key *h, struct buf *out);
+struct trigger_policy partition_policy(const struct partition *p, const struct held_key *h,
+                                       enum table_id table);
+struct trigger_due partition_due(const struct partition *p, const struct held_key *h,
+                                 int64_t now_us, enum table_id *ret_table);
+/* Puts the key's next due time into the heap if it is earlier than what stands there. */
+MUST_CHECK enum status partition_schedule(struct partition *p, struct held_key *h, int64_t now_us,
+                                          struct error *err);
+MUST_CHECK enum status partition_journal(struct partition *p, const struct entry *e,
+                                         struct held_key *h, struct error *err);
+MUST_CHECK enum status partition_queue_row(struct partition *p, struct held_key *h,
+                                           enum table_id table, struct error *err);
+/* Takes the event out of play with its reason; bytes may be STR_NULL. */
+MUST_CHECK enum status partition_dead_letter(struct partition *p, enum source source,
+                                             struct position pos, int64_t at_us, struct str where,
+                                             struct str reason, struct str bytes,
+                                             struct error *err);
+
+/* ---- partition_commit.c ---- */
+MUST_CHECK enum status partition_take_results(struct partition *p, int64_t now_us,
+                                              struct error *err);

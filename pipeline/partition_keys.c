@@ -1,0 +1,236 @@
+#include "pipeline/partition_internal.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/counters.h"
+
+/* ---- pages ---- */
+
+enum status partition_encode_page(const struct held_key *h, struct buf *out)
+{
+    enum status st = buf_put_u8(out, PAGE_FORMAT);
+    if (!st)
+        st = buf_put_varint(out, TABLE_COUNT);
+    for (size_t t = 0; t < TABLE_COUNT && !st; t++)
+        st = trigger_encode(&h->trigger[t], out);
+    if (!st)
+        st = buf_put_svarint(out, h->commit_us);
+    if (!st)
+        st = buf_put_varint(out, h->lsn);
+    return st ? st : key_encode(h->key, out);
+}
+
+static enum status decode_page(struct partition *p, const struct store_page *page,
+                               struct held_key **ret, struct error *err)
+{
+    struct trigger_state triggers[TABLE_COUNT] = {0};
+    struct reader r = reader_of(page->bytes.ptr, page->bytes.len);
+    uint8_t format = reader_u8(&r);
+    uint64_t n = reader_varint(&r);
+    if (format != PAGE_FORMAT || n > TABLE_COUNT)
+        return error_set(err, STATUS_CORRUPT,
+                         "page of key %" PRIu64 " has format %u with %" PRIu64
+                         " tables: it was written by another version",
+                         page->key_id, format, n);
+    for (uint64_t t = 0; t < n; t++)
+        trigger_decode(&r, &triggers[t]);
+    int64_t commit_us = reader_svarint(&r);
+    uint64_t lsn = reader_varint(&r);
+    struct str bytes = reader_bytes(&r, reader_left(&r));
+    if (r.bad)
+        return error_set(err, STATUS_CORRUPT, "page of key %" PRIu64 " is cut short", page->key_id);
+    uint64_t jseq = page->jseq;
+    CLEANUP(key_freep) struct key *key = NULL;
+    enum status st = key_decode(bytes, &key, err);
+    if (!st)
+        st = partition_add_key(p, page->key_id, page->partition, TAKE(key), ret, err);
+    if (st)
+        return st;
+    struct held_key *h = *ret;
+    memcpy(h->trigger, triggers, sizeof(triggers));
+    h->commit_us = commit_us;
+    h->lsn = lsn;
+    h->jseq = jseq;
+    h->page_jseq = jseq;
+    /* A key with rows in flight is never paged out: what is in the outbox stands in the queue. */
+    for (size_t t = 0; t < TABLE_COUNT; t++)
+        h->queued[t] = h->trigger[t].outbox;
+    keymap_track_dirty(&p->keys, h);
+    return STATUS_OK;
+}
+
+/* ---- finding ---- */
+
+enum status partition_add_key(struct partition *p, uint64_t id, uint32_t partition, struct key *key,
+                              struct held_key **ret, struct error *err)
+{
+    struct held_key *h = calloc(1, sizeof(*h));
+    if (!h) {
+        key_free(key);
+        return error_set(err, STATUS_NOMEM, "could not allocate a key");
+    }
+    const struct key_log *log = key_log(key);
+    h->id = id;
+    h->partition = partition;
+    h->key = key;
+    h->hash = keymap_hash(log->user_id, log->bot_name);
+    h->scheduled_us = TRIGGER_NEVER;
+    enum status st = keymap_add(&p->keys, h);
+    if (st) {
+        key_free(key);
+        free(h);
+        return error_set(err, st, "could not hold a key");
+    }
+    if (id >= p->next_key_id)
+        p->next_key_id = id + 1;
+    *ret = h;
+    return STATUS_OK;
+}
+
+enum status partition_load_key(struct partition *p, uint64_t id, struct held_key **ret,
+                               struct error *err)
+{
+    struct held_key *h = keymap_find(&p->keys, id);
+    if (h) {
+        *ret = h;
+        return STATUS_OK;
+    }
+    struct store_page page;
+    enum status st = store_load_page(p->cfg.store, id, &page, err);
+    if (st == STATUS_END)
+        return error_set(err, STATUS_CORRUPT, "key %" PRIu64 " has no page and no journal entry",
+                         id);
+    return st ? st : decode_page(p, &page, ret, err);
+}
+
+enum status partition_get_key(struct partition *p, uint32_t partition, struct str user_id,
+                              struct str bot_name, struct held_key **ret, struct error *err)
+{
+    uint64_t hash = keymap_hash(user_id, bot_name);
+    *ret = keymap_find_name(&p->keys, hash, user_id, bot_name);
+    if (*ret)
+        return STATUS_OK;
+    uint64_t id = 0;
+    enum status st = store_find_key(p->cfg.store, user_id, bot_name, &id, err);
+    if (!st)
+        return partition_load_key(p, id, ret, err);
+    if (st != STATUS_END)
+        return st;
+    CLEANUP(key_freep) struct key *key = NULL;
+    st = key_new(user_id, bot_name, &key, err);
+    if (!st)
+        st = partition_add_key(p, p->next_key_id, partition, TAKE(key), ret, err);
+    if (st)
+        return st;
+    struct entry e = {
+        .kind = ENTRY_KEY,
+        .key_id = (*ret)->id,
+        .partition = partition,
+        .user_id = user_id,
+        .bot_name = bot_name,
+    };
+    return partition_journal(p, &e, *ret, err);
+}
+
+/* ---- timers ---- */
+
+struct trigger_policy partition_policy(const struct partition *p, const struct held_key *h,
+                                       enum table_id table)
+{
+    return p->cfg.policy(p->cfg.policy_ctx, table, key_log(h->key)->bot_name);
+}
+
+struct trigger_due partition_due(const struct partition *p, const struct held_key *h,
+                                 int64_t now_us, enum table_id *ret_table)
+{
+    struct trigger_due first = {TRIGGER_NEVER, FLUSH_NONE};
+    for (size_t t = 0; t < TABLE_COUNT; t++) {
+        if (h->trigger[t].first_us == 0 && h->trigger[t].flushed_us == 0)
+            continue;
+        struct trigger_policy policy = partition_policy(p, h, (enum table_id)t);
+        struct trigger_due due =
+            trigger_next(&h->trigger[t], &policy, h->hash, p->catching_up, now_us);
+        if (due.at_us < first.at_us) {
+            first = due;
+            *ret_table = (enum table_id)t;
+        }
+    }
+    return first;
+}
+
+enum status partition_schedule(struct partition *p, struct held_key *h, int64_t now_us,
+                               struct error *err)
+{
+    enum table_id table = 0;
+    struct trigger_due due = partition_due(p, h, now_us, &table);
+    /* A later time needs nothing: the earlier entry finds out when it is popped. */
+    if (due.at_us >= h->scheduled_us)
+        return STATUS_OK;
+    if (heap_push(&p->timers, (struct heap_item){due.at_us, h->id}))
+        return error_set(err, STATUS_NOMEM, "could not schedule a timer");
+    h->scheduled_us = due.at_us;
+    return STATUS_OK;
+}
+
+/* ---- journal, outbox, dead letters ---- */
+
+enum status partition_journal(struct partition *p, const struct entry *e, struct held_key *h,
+                              struct error *err)
+{
+    enum status st = entry_append(e, &p->scratch, &p->entries);
+    if (st)
+        return error_set(err, st, "could not append to the journal block (%zu bytes)",
+                         p->entries.len);
+    p->n_entries++;
+    h->jseq = ++p->jseq;
+    return STATUS_OK;
+}
+
+enum status partition_queue_row(struct partition *p, struct held_key *h, enum table_id table,
+                                struct error *err)
+{
+    if (h->queued[table])
+        return STATUS_OK;
+    if (outbox_push(&p->outbox, (struct outbox_item){h->id, table}))
+        return error_set(err, STATUS_NOMEM, "could not queue a row");
+    h->queued[table] = true;
+    return STATUS_OK;
+}
+
+enum status partition_dead_letter(struct partition *p, enum source source, struct position pos,
+                                  int64_t at_us, struct str where, struct str reason,
+                                  struct str bytes, struct error *err)
+{
+    if (p->n_dead_letters == p->cap_dead_letters) {
+        size_t cap = p->cap_dead_letters ? p->cap_dead_letters * 2 : 16;
+        struct dead_letter_text *d = realloc(p->dead_letters, cap * sizeof(*d));
+        if (!d)
+            return error_set(err, STATUS_NOMEM, "could not keep a dead letter");
+        p->dead_letters = d;
+        p->cap_dead_letters = cap;
+    }
+    where = str_cut(where, LIMIT_ID_BYTES);
+    reason = str_cut(reason, LIMIT_ID_BYTES);
+    if (bytes.len > LIMIT_DEAD_LETTER_BYTES)
+        bytes.len = LIMIT_DEAD_LETTER_BYTES;
+    char *text = malloc(where.len + reason.len + bytes.len + 1);
+    if (!text)
+        return error_set(err, STATUS_NOMEM, "could not keep a dead letter");
+    struct dead_letter_text *d = &p->dead_letters[p->n_dead_letters];
+    *d = (struct dead_letter_text){
+        .record = {source, pos, at_us, where, reason, bytes},
+        .text = text,
+    };
+    struct str *parts[] = {&d->record.where, &d->record.reason, &d->record.bytes};
+    for (size_t i = 0; i < 3; i++) {
+        if (parts[i]->len)
+            memcpy(text, parts[i]->ptr, parts[i]->len);
+        parts[i]->ptr = text;
+        text += parts[i]->len;
+    }
+    p->n_dead_letters++;
+    COUNTER_ADD(dead_letters, 1);
+    return STATUS_OK;
+}

@@ -1,0 +1,410 @@
+#include "pipeline/router.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "core/counters.h"
+#include "core/log.h"
+#include "pipeline/frame.h"
+#include "pipeline/route.h"
+
+/* A worker that got no events still learns what is covered, this often. */
+#define MARKER_US       (200 * 1000)
+#define SEND_TIMEOUT_MS 100
+
+/* Frames that may be unacknowledged on a link; the bytes in them are bounded by LIMIT_CREDIT_BYTES.
+ */
+#define CREDIT_FRAMES 192
+
+struct outgoing {
+    struct link *link;
+    struct buf body; /* events of the frame being built */
+    uint32_t n;
+    int64_t first_us;                    /* mono time of its first event */
+    int64_t sent_us;                     /* mono time of the last frame sent */
+    uint64_t number;                     /* of the last frame sent */
+    uint64_t acked;                      /* newest frame known to be durable */
+    uint32_t frame_bytes[CREDIT_FRAMES]; /* of the unacknowledged frames, by number */
+    size_t unacked_bytes;
+    lsn_t covered_sent;
+    lsn_t covered_durable;
+    bool greeted;
+};
+
+struct partition_out {
+    struct position sent;
+    uint64_t pseq;
+};
+
+struct router {
+    struct router_config cfg;
+    struct outgoing out[LIMIT_WORKERS];
+    struct partition_out partitions[LIMIT_PARTITIONS];
+    lsn_t covered; /* every event up to here was put into a frame */
+    int64_t as_of_us;
+    int64_t as_of_mono_us; /* when as_of_us was learned */
+    bool rewind;           /* a worker saw a gap: read again from what is durable */
+    struct frame_reader reader;
+    struct buf scratch; /* one encoded event */
+    struct buf head;
+};
+
+enum status router_new(const struct router_config *cfg, struct router **ret, struct error *err)
+{
+    assert(cfg->workers >= 1 && cfg->workers <= LIMIT_WORKERS);
+    CLEANUP(router_freep) struct router *r = calloc(1, sizeof(*r));
+    if (!r)
+        return error_set(err, STATUS_NOMEM, "could not allocate the router");
+    r->cfg = *cfg;
+    buf_init(&r->scratch, LIMIT_FRAME_MAX_BYTES);
+    buf_init(&r->head, 256);
+    for (uint32_t i = 0; i < cfg->workers; i++) {
+        r->out[i].link = cfg->links[i];
+        buf_init(&r->out[i].body, LIMIT_FRAME_MAX_BYTES);
+    }
+    if (frame_reader_init(&r->reader))
+        return error_set(err, STATUS_NOMEM, "could not allocate the router's frame reader");
+    *ret = TAKE(r);
+    return STATUS_OK;
+}
+
+void router_free(struct router *r)
+{
+    if (!r)
+        return;
+    for (uint32_t i = 0; i < r->cfg.workers; i++)
+        buf_deinit(&r->out[i].body);
+    buf_deinit(&r->scratch);
+    buf_deinit(&r->head);
+    frame_reader_deinit(&r->reader);
+    free(r);
+}
+
+int64_t router_as_of(const struct router *r)
+{
+    if (r->as_of_us == 0)
+        return 0;
+    return r->as_of_us + (clock_mono_us(r->cfg.clock) - r->as_of_mono_us);
+}
+
+static void learn_time(struct router *r, int64_t source_us)
+{
+    if (source_us <= router_as_of(r))
+        return;
+    r->as_of_us = source_us;
+    r->as_of_mono_us = clock_mono_us(r->cfg.clock);
+}
+
+/* ---- from the workers ---- */
+
+static enum status take_positions(struct router *r, const struct frame_header *h, struct error *err)
+{
+    for (uint32_t i = 0; i < h->n; i++) {
+        struct frame_applied a;
+        enum status st = frame_next_applied(&r->reader, &a, err);
+        if (st)
+            return st;
+        if (a.source == r->cfg.source)
+            r->partitions[a.partition] = (struct partition_out){a.pos, a.pseq};
+    }
+    return STATUS_OK;
+}
+
+/* A worker begins (again): nothing that was sent to it before counts. */
+static enum status take_start(struct router *r, struct outgoing *o, const struct frame_header *h,
+                              struct error *err)
+{
+    enum status st = take_positions(r, h, err);
+    if (st)
+        return st;
+    r->rewind |= o->greeted;
+    o->n = 0;
+    buf_reset(&o->body);
+    o->number = 0;
+    o->acked = 0;
+    o->unacked_bytes = 0;
+    o->covered_durable = h->covered;
+    o->covered_sent = h->covered;
+    o->greeted = true;
+    learn_time(r, h->as_of_us);
+    return STATUS_OK;
+}
+
+static void take_ack(struct outgoing *o, const struct frame_header *h)
+{
+    while (o->acked < h->number && o->acked < o->number) {
+        o->acked++;
+        o->unacked_bytes -= o->frame_bytes[o->acked % CREDIT_FRAMES];
+    }
+    if (h->covered > o->covered_durable)
+        o->covered_durable = h->covered;
+}
+
+/* One frame from one worker; AGAIN when there is none. */
+static enum status receive_one(struct router *r, struct outgoing *o, int timeout_ms,
+                               struct error *err)
+{
+    struct str bytes;
+    enum status st = link_receive(o->link, timeout_ms, &bytes, err);
+    if (st)
+        return st;
+    struct frame_header h;
+    st = frame_open(&r->reader, bytes, &h, err);
+    if (st)
+        return st;
+    switch (h.kind) {
+    case FRAME_HELLO:
+    case FRAME_REWIND:
+        return take_start(r, o, &h, err);
+    case FRAME_ACK:
+        take_ack(o, &h);
+        return STATUS_OK;
+    case FRAME_EVENTS:
+        break;
+    }
+    return error_set(err, STATUS_PROTOCOL, "a worker sent an events frame upstream");
+}
+
+static enum status receive_all(struct router *r, struct error *err)
+{
+    for (uint32_t i = 0; i < r->cfg.workers; i++) {
+        enum status st = STATUS_OK;
+        while (!st)
+            st = receive_one(r, &r->out[i], 0, err);
+        if (st != STATUS_AGAIN)
+            return st;
+    }
+    return STATUS_OK;
+}
+
+enum status router_handshake(struct router *r, int64_t deadline_us, struct error *err)
+{
+    int64_t until = clock_mono_us(r->cfg.clock) + deadline_us;
+    lsn_t covered = UINT64_MAX;
+    for (uint32_t i = 0; i < r->cfg.workers; i++) {
+        struct outgoing *o = &r->out[i];
+        while (!o->greeted) {
+            enum status st = receive_one(r, o, 50, err);
+            if (st && st != STATUS_AGAIN)
+                return st;
+            if (!o->greeted && clock_mono_us(r->cfg.clock) > until)
+                return error_set(err, STATUS_IO, "worker %u did not say hello in time", i);
+        }
+        if (o->covered_durable < covered)
+            covered = o->covered_durable;
+    }
+    r->covered = covered;
+    return STATUS_OK;
+}
+
+/* ---- to the workers ---- */
+
+static lsn_t least_durable(const struct router *r)
+{
+    lsn_t durable = UINT64_MAX;
+    for (uint32_t i = 0; i < r->cfg.workers; i++)
+        if (r->out[i].covered_durable < durable)
+            durable = r->out[i].covered_durable;
+    return durable;
+}
+
+/* True while the worker may be sent another frame. */
+static bool has_credit(const struct outgoing *o)
+{
+    return o->number - o->acked < CREDIT_FRAMES && o->unacked_bytes < LIMIT_CREDIT_BYTES;
+}
+
+/* Sends the buffered events, if any, with the covered LSN. AGAIN: the link is full. */
+static enum status send_frame(struct router *r, struct outgoing *o, struct error *err)
+{
+    struct frame_header h = {
+        .kind = FRAME_EVENTS,
+        .source = r->cfg.source,
+        .number = o->number + 1,
+        .as_of_us = router_as_of(r),
+        .covered = r->covered,
+        .n = o->n,
+    };
+    buf_reset(&r->head);
+    enum status st = frame_put_header(&r->head, &h);
+    if (st)
+        return error_set(err, st, "could not build a frame header");
+    struct str body = {o->body.data, o->body.len};
+    st = link_send(o->link, (struct str){r->head.data, r->head.len}, body, SEND_TIMEOUT_MS, err);
+    if (st)
+        return st;
+    o->number++;
+    o->frame_bytes[o->number % CREDIT_FRAMES] = (uint32_t)o->body.len;
+    o->unacked_bytes += o->body.len;
+    o->covered_sent = r->covered;
+    o->sent_us = clock_mono_us(r->cfg.clock);
+    o->n = 0;
+    buf_reset(&o->body);
+    return STATUS_OK;
+}
+
+/* Puts one event into the frame of its partition's worker; the caller checked room. */
+static enum status put_event(struct router *r, uint32_t partition, struct position pos,
+                             int64_t commit_us, struct error *err)
+{
+    struct partition_out *p = &r->partitions[partition];
+    struct outgoing *o = &r->out[route_worker(partition, r->cfg.workers)];
+    struct frame_event f = {
+        .partition = partition,
+        .pseq = p->pseq + 1,
+        .pos = pos,
+        .commit_us = commit_us,
+        .as_of_us = router_as_of(r),
+        .bytes = {r->scratch.data, r->scratch.len},
+    };
+    enum status st = frame_put_event(&o->body, &f);
+    if (st)
+        return error_set(err, st, "could not put an event of %zu bytes into a frame",
+                         r->scratch.len);
+    if (o->n++ == 0)
+        o->first_us = clock_mono_us(r->cfg.clock);
+    p->pseq++;
+    p->sent = pos;
+    COUNTER_ADD(events_routed, 1);
+    return STATUS_OK;
+}
+
+/* After a rewind the input is read again from what is durable; positions decide what is new. Until
+ * then nothing may be sent: it would claim to cover events that are still missing. */
+static enum status check_rewind(struct router *r, struct error *err)
+{
+    if (!r->rewind)
+        return STATUS_OK;
+    r->rewind = false;
+    r->covered = least_durable(r);
+    return error_set(err, STATUS_IO, "a worker missed events: reading again from " LSN_FMT,
+                     LSN_ARGS(r->covered));
+}
+
+/* Sends frames that are full or old enough; AGAIN when one that must go cannot. */
+static enum status make_room(struct router *r, uint32_t partition, struct error *err)
+{
+    struct outgoing *o = &r->out[route_worker(partition, r->cfg.workers)];
+    int64_t now = clock_mono_us(r->cfg.clock);
+    if (o->n == 0 || (o->body.len < LIMIT_FRAME_BYTES && now - o->first_us < LIMIT_FRAME_DELAY_US))
+        return STATUS_OK;
+    if (!has_credit(o)) {
+        enum status st = receive_all(r, err);
+        if (!st)
+            st = check_rewind(r, err);
+        if (st)
+            return st;
+        if (!has_credit(o))
+            return STATUS_AGAIN;
+    }
+    return send_frame(r, o, err);
+}
+
+enum status router_event(struct router *r, const struct event *e, struct position pos,
+                         int64_t commit_us, struct error *err)
+{
+    enum status st = check_rewind(r, err);
+    if (st)
+        return st;
+    learn_time(r, commit_us);
+    struct route route = route_event(e, r->cfg.bot_scope);
+    for (uint32_t i = 0; i < route.n; i++) {
+        st = make_room(r, route.partition[i], err);
+        if (st)
+            return st;
+    }
+    bool encoded = false;
+    for (uint32_t i = 0; i < route.n; i++) {
+        if (position_compare(pos, r->partitions[route.partition[i]].sent) <= 0) {
+            COUNTER_ADD(events_skipped, 1);
+            continue;
+        }
+        if (!encoded) {
+            buf_reset(&r->scratch);
+            st = event_encode(e, &r->scratch, err);
+            if (st)
+                return st;
+            encoded = true;
+        }
+        st = put_event(r, route.partition[i], pos, commit_us, err);
+        if (st)
+            return st;
+    }
+    return STATUS_OK;
+}
+
+enum status router_commit(struct router *r, lsn_t end_lsn, int64_t commit_us, struct error *err)
+{
+    enum status st = check_rewind(r, err);
+    if (st)
+        return st;
+    learn_time(r, commit_us);
+    if (end_lsn > r->covered)
+        r->covered = end_lsn;
+    return STATUS_OK;
+}
+
+void router_idle(struct router *r, lsn_t wal_end, int64_t server_us)
+{
+    learn_time(r, server_us);
+    if (wal_end > r->covered)
+        r->covered = wal_end;
+}
+
+void router_drained(struct router *r)
+{
+    struct error err = {0};
+    enum status st = receive_all(r, &err);
+    int64_t now = clock_mono_us(r->cfg.clock);
+    for (uint32_t i = 0; i < r->cfg.workers && !st && !r->rewind; i++) {
+        struct outgoing *o = &r->out[i];
+        bool marker = r->covered > o->covered_sent && now - o->sent_us >= MARKER_US;
+        if ((o->n > 0 || marker) && has_credit(o))
+            st = send_frame(r, o, &err);
+        if (st == STATUS_AGAIN)
+            st = STATUS_OK; /* stays buffered; the next call tries again */
+    }
+    if (st && st != STATUS_END)
+        log_write(LOG_ERROR, "ingest", "msg=\"could not send to a worker\" error=\"%s\"", err.text);
+}
+
+lsn_t router_durable(struct router *r)
+{
+    struct error err = {0};
+    (void)receive_all(r, &err); /* a broken link shows at the next send */
+    router_drained(r);
+    return least_durable(r);
+}
+
+/* ---- receiver_ops ---- */
+
+static enum status op_event(void *ctx, const struct event *e, struct position pos,
+                            int64_t commit_us, struct error *err)
+{
+    return router_event(ctx, e, pos, commit_us, err);
+}
+
+static enum status op_commit(void *ctx, lsn_t end_lsn, int64_t commit_us, struct error *err)
+{
+    return router_commit(ctx, end_lsn, commit_us, err);
+}
+
+static void op_idle(void *ctx, lsn_t wal_end, int64_t server_us)
+{
+    router_idle(ctx, wal_end, server_us);
+}
+
+static void op_drained(void *ctx)
+{
+    router_drained(ctx);
+}
+
+static lsn_t op_durable(void *ctx)
+{
+    return router_durable(ctx);
+}
+
+struct receiver_ops router_receiver(struct router *r)
+{
+    return (struct receiver_ops){op_event, op_commit, op_idle, op_drained, op_durable, r};
+}

@@ -1,0 +1,107 @@
+#include "pipeline/trigger.h"
+
+#include <assert.h>
+
+const char *flush_reason_name(enum flush_reason reason)
+{
+    static const char *const names[] = {
+        [FLUSH_NONE] = "none", [FLUSH_COUNT] = "count",         [FLUSH_AGE] = "age",
+        [FLUSH_IDLE] = "idle", [FLUSH_PREDICATE] = "predicate", [FLUSH_REFRESH] = "refresh",
+        [FLUSH_STOP] = "stop",
+    };
+    assert((unsigned)reason < sizeof(names) / sizeof(names[0]));
+    return names[reason];
+}
+
+static int64_t earlier(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t later(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+void trigger_note(struct trigger_state *s, uint32_t weight, bool urgent, int64_t now_us)
+{
+    assert(now_us > 0);
+    if (s->first_us == 0)
+        s->first_us = now_us;
+    s->last_us = now_us;
+    s->count += weight;
+    s->urgent |= urgent;
+}
+
+void trigger_flush(struct trigger_state *s, int64_t now_us)
+{
+    s->first_us = 0;
+    s->count = 0;
+    s->urgent = false;
+    s->flushed_us = now_us;
+    s->outbox = true;
+}
+
+/* A dirty key: the earliest of age, count, predicate and idle. */
+static struct trigger_due next_dirty(const struct trigger_state *s, const struct trigger_policy *p,
+                                     bool catching_up, int64_t now_us)
+{
+    struct trigger_due due = {earlier(s->first_us, now_us) + p->max_age_us, FLUSH_AGE};
+    if (catching_up)
+        return due;
+    int64_t floor_us = 0;
+    if (s->flushed_us && p->min_interval_us)
+        floor_us = earlier(s->flushed_us, now_us) + p->min_interval_us;
+    int64_t at_once = later(earlier(s->last_us, now_us), floor_us);
+    if (p->count && s->count >= p->count && at_once < due.at_us)
+        due = (struct trigger_due){at_once, FLUSH_COUNT};
+    else if (s->urgent && at_once < due.at_us)
+        due = (struct trigger_due){at_once, FLUSH_PREDICATE};
+    int64_t idle = later(earlier(s->last_us, now_us) + p->idle_us, floor_us);
+    if (p->idle_us && idle < due.at_us)
+        due = (struct trigger_due){idle, FLUSH_IDLE};
+    return due;
+}
+
+struct trigger_due trigger_next(const struct trigger_state *s, const struct trigger_policy *p,
+                                uint64_t key_hash, bool catching_up, int64_t now_us)
+{
+    struct trigger_due never = {TRIGGER_NEVER, FLUSH_NONE};
+    if (s->first_us)
+        return next_dirty(s, p, catching_up, now_us);
+    if (!s->flushed_us || !p->refresh_us || s->outbox)
+        return never;
+    /* Deterministic jitter: the same after a restart, and herds of keys spread out. */
+    int64_t jitter =
+        p->refresh_jitter_us > 0 ? (int64_t)(key_hash % (uint64_t)p->refresh_jitter_us) : 0;
+    int64_t at = earlier(s->flushed_us, now_us) + p->refresh_us + jitter;
+    if (at > s->last_us + p->warm_us)
+        return never;
+    return (struct trigger_due){at, FLUSH_REFRESH};
+}
+
+enum status trigger_encode(const struct trigger_state *s, struct buf *out)
+{
+    enum status st = buf_put_svarint(out, s->first_us);
+    if (!st)
+        st = buf_put_svarint(out, s->last_us);
+    if (!st)
+        st = buf_put_svarint(out, s->flushed_us);
+    if (!st)
+        st = buf_put_u64(out, s->payload_hash);
+    if (!st)
+        st = buf_put_varint(out, s->count);
+    return st ? st : buf_put_u8(out, (uint8_t)(s->urgent | s->outbox << 1));
+}
+
+void trigger_decode(struct reader *r, struct trigger_state *ret)
+{
+    ret->first_us = reader_svarint(r);
+    ret->last_us = reader_svarint(r);
+    ret->flushed_us = reader_svarint(r);
+    ret->payload_hash = reader_u64(r);
+    ret->count = (uint32_t)reader_varint(r);
+    uint8_t bits = reader_u8(r);
+    ret->urgent = bits & 1;
+    ret->outbox = bits & 2;
+}

@@ -1,0 +1,57 @@
+/*
+ * pipeline/trigger.h - when the rows of a key are due: a pure function of persisted state and time.
+ *
+ * Per key and cache table (DESIGN.md section 6). A row is due when the FIRST of these holds: the
+ * weighted count since the last flush reached `count`; the first unflushed event is `max_age` old
+ * (a bound from the first event, never a sliding one); it has been quiet for `idle`; an engine
+ * asked. Without new events it is renewed at age `refresh` while the key is warm, so that a cache
+ * with a lifetime never lapses under a live user. While the input is catching up only max_age
+ * stays: one row per key instead of thousands.
+ *
+ * Times are wall-clock microseconds. A clock that jumps back must not freeze a timer: stored times
+ * later than `now` count as `now`.
+ */
+#pragma once
+
+#include "engines/engine.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum flush_reason {
+    FLUSH_NONE,
+    FLUSH_COUNT,
+    FLUSH_AGE,
+    FLUSH_IDLE,
+    FLUSH_PREDICATE,
+    FLUSH_REFRESH,
+    FLUSH_STOP, /* graceful stop, or found unfinished after a crash */
+};
+const char *flush_reason_name(enum flush_reason reason);
+
+#define TRIGGER_NEVER INT64_MAX
+
+struct trigger_state {
+    int64_t first_us;      /* first unflushed event, 0 = clean */
+    int64_t last_us;       /* newest event */
+    int64_t flushed_us;    /* last flush, 0 = never */
+    uint64_t payload_hash; /* of the row PostgreSQL is known to hold, 0 = none */
+    uint32_t count;
+    bool urgent;
+    bool outbox; /* flushed, but not yet known to be in PostgreSQL */
+};
+
+struct trigger_due {
+    int64_t at_us; /* TRIGGER_NEVER when nothing is scheduled */
+    enum flush_reason reason;
+};
+
+/* An applied event touched the table's rows with this weight. */
+void trigger_note(struct trigger_state *s, uint32_t weight, bool urgent, int64_t now_us);
+/* Everything up to now is on its way to PostgreSQL. */
+void trigger_flush(struct trigger_state *s, int64_t now_us);
+struct trigger_due trigger_next(const struct trigger_state *s, const struct trigger_policy *p,
+                                uint64_t key_hash, bool catching_up, int64_t now_us);
+
+MUST_CHECK enum status trigger_encode(const struct trigger_state *s, struct buf *out);
+void trigger_decode(struct reader *r, struct trigger_state *ret);

@@ -1,0 +1,305 @@
+#include "pipeline/worker.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "core/log.h"
+#include "pipeline/link.h"
+#include "pipeline/route.h"
+
+/* The longest wait when nothing is due: results of the sink are looked at this often. */
+#define WAIT_MAX_US 50000
+/* Sink answers and a covered LSN alone are committed this often. */
+#define LAZY_COMMIT_US  US_PER_SECOND
+#define SEND_TIMEOUT_MS 1000
+
+struct worker {
+    struct worker_config cfg;
+    struct partition *partition;
+    struct link *link;
+    struct frame_reader reader;
+    struct buf head;
+    struct buf body;
+    pthread_t thread;
+    atomic_bool draining;
+    atomic_bool drained;
+    atomic_bool stop;
+    uint64_t frame_number;        /* newest frame received */
+    bool missing;                 /* a frame was lost: nothing counts until frame 1 */
+    int64_t first_uncommitted_us; /* mono, 0 = nothing waits */
+    int64_t committed_us;         /* mono */
+    pthread_mutex_t lock;         /* guards what follows */
+    struct partition_view view;
+    enum status status;
+    struct error error;
+};
+
+/* ---- upstream ---- */
+
+static enum status send_up(struct worker *w, enum frame_kind kind, enum source source, uint32_t n,
+                           struct error *err)
+{
+    struct partition_view v = partition_view(w->partition);
+    struct frame_header h = {
+        .kind = kind,
+        .source = source,
+        .number = w->frame_number,
+        .as_of_us = v.as_of_us,
+        .covered = v.covered_durable,
+        .n = n,
+    };
+    buf_reset(&w->head);
+    enum status st = frame_put_header(&w->head, &h);
+    if (st)
+        return error_set(err, st, "could not build a frame");
+    return link_send(w->link, (struct str){w->head.data, w->head.len},
+                     (struct str){w->body.data, w->body.len}, SEND_TIMEOUT_MS, err);
+}
+
+/* HELLO or REWIND: where each partition of this worker stands. */
+static enum status send_positions(struct worker *w, enum frame_kind kind, struct error *err)
+{
+    const struct partition_config *pc = &w->cfg.partition;
+    uint32_t n = 0;
+    buf_reset(&w->body);
+    for (uint32_t i = 0; i < LIMIT_PARTITIONS; i++) {
+        if (route_worker(i, pc->workers) != pc->worker)
+            continue;
+        for (int s = 0; s < SOURCE_COUNT; s++, n++) {
+            struct store_applied a = partition_applied(w->partition, (enum source)s, i);
+            struct frame_applied f = {(enum source)s, i, a.pos, a.pseq};
+            if (frame_put_applied(&w->body, &f))
+                return error_set(err, STATUS_NOMEM, "could not build a frame");
+        }
+    }
+    return send_up(w, kind, SOURCE_POSTGRES, n, err);
+}
+
+static enum status ask_rewind(struct worker *w, struct error *err)
+{
+    w->missing = true;
+    log_write(LOG_WARN, "worker", "msg=\"a frame is missing, asking to read again\" after=%" PRIu64,
+              w->frame_number);
+    return send_positions(w, FRAME_REWIND, err);
+}
+
+/* ---- the loop ---- */
+
+static enum status apply_frame(struct worker *w, struct str bytes, int64_t now_us,
+                               struct error *err)
+{
+    struct frame_header h;
+    enum status st = frame_open(&w->reader, bytes, &h, err);
+    if (!st && h.kind != FRAME_EVENTS)
+        st = error_set(err, STATUS_PROTOCOL, "a worker was sent a frame of kind %d", h.kind);
+    if (st)
+        return st;
+    if (h.number == 1)
+        w->missing = false;
+    else if (w->missing)
+        return STATUS_OK;
+    else if (h.number != w->frame_number + 1)
+        return ask_rewind(w, err);
+    for (uint32_t i = 0; i < h.n; i++) {
+        struct frame_event f;
+        st = frame_next_event(&w->reader, &f, err);
+        if (!st)
+            st = partition_event(w->partition, h.source, &f, now_us, err);
+        if (st == STATUS_AGAIN)
+            return ask_rewind(w, err);
+        if (st)
+            return st;
+    }
+    w->frame_number = h.number;
+    partition_covered(w->partition, h.covered, h.as_of_us);
+    return STATUS_OK;
+}
+
+/* How long to wait for a frame: until the next timer, or not at all when a commit waits. */
+static int wait_ms(struct worker *w)
+{
+    struct partition_view v = partition_view(w->partition);
+    if (v.uncommitted > 0)
+        return 0;
+    int64_t wait_us = WAIT_MAX_US;
+    if (v.next_us != TRIGGER_NEVER) {
+        int64_t until_us = v.next_us - clock_wall_us(w->cfg.clock);
+        if (until_us < wait_us)
+            wait_us = until_us;
+    }
+    return wait_us <= 0 ? 0 : (int)((wait_us + 999) / 1000);
+}
+
+static bool commit_is_due(struct worker *w, bool idle)
+{
+    struct partition_view v = partition_view(w->partition);
+    int64_t now = clock_mono_us(w->cfg.clock);
+    if (v.uncommitted > 0)
+        return idle || v.uncommitted >= LIMIT_COMMIT_EVENTS ||
+               now - w->first_uncommitted_us >= LIMIT_COMMIT_US;
+    return v.lazy && now - w->committed_us >= LAZY_COMMIT_US;
+}
+
+static void publish(struct worker *w)
+{
+    struct partition_view v = partition_view(w->partition);
+    pthread_mutex_lock(&w->lock);
+    w->view = v;
+    pthread_mutex_unlock(&w->lock);
+    if (atomic_load(&w->draining) && !v.queued && !v.in_flight && v.uncommitted == 0)
+        atomic_store(&w->drained, true);
+}
+
+static enum status commit(struct worker *w, struct error *err)
+{
+    struct partition_view before = partition_view(w->partition);
+    enum status st = partition_commit(w->partition, clock_wall_us(w->cfg.clock), err);
+    if (st)
+        return st;
+    w->committed_us = clock_mono_us(w->cfg.clock);
+    w->first_uncommitted_us = 0;
+    publish(w);
+    if (before.uncommitted == 0 && !before.lazy)
+        return STATUS_OK;
+    buf_reset(&w->body);
+    st = send_up(w, FRAME_ACK, SOURCE_POSTGRES, 0, err);
+    if (st == STATUS_AGAIN)
+        st = STATUS_OK; /* cumulative: the next one says the same and more */
+    if (!st && w->cfg.acked)
+        w->cfg.acked(w->cfg.acked_ctx);
+    return st;
+}
+
+static enum status loop_once(struct worker *w, bool *flushed, struct error *err)
+{
+    struct str bytes;
+    enum status st = link_receive(w->link, wait_ms(w), &bytes, err);
+    bool idle = st == STATUS_AGAIN;
+    if (st == STATUS_OK)
+        st = apply_frame(w, bytes, clock_wall_us(w->cfg.clock), err);
+    if (st && !idle)
+        return st;
+    if (idle && atomic_load(&w->draining) && !*flushed) {
+        *flushed = true;
+        st = partition_flush_all(w->partition, clock_wall_us(w->cfg.clock), err);
+        if (st)
+            return st;
+    }
+    st = partition_tick(w->partition, clock_wall_us(w->cfg.clock), err);
+    if (st)
+        return st;
+    if (w->first_uncommitted_us == 0 && partition_view(w->partition).uncommitted > 0)
+        w->first_uncommitted_us = clock_mono_us(w->cfg.clock);
+    if (commit_is_due(w, idle))
+        return commit(w, err);
+    if (!idle)
+        return STATUS_OK;
+    publish(w);
+    /* Rows wait for room in the sink, and nothing is uncommitted: this is a commit boundary. */
+    return partition_view(w->partition).uncommitted == 0 ? partition_submit(w->partition, err)
+                                                         : STATUS_OK;
+}
+
+static void *run(void *arg)
+{
+    struct worker *w = arg;
+    struct error err = {0};
+    enum status st = send_positions(w, FRAME_HELLO, &err);
+    bool flushed = false;
+    while (!st && !atomic_load(&w->stop))
+        st = loop_once(w, &flushed, &err);
+    if (st == STATUS_END && atomic_load(&w->stop))
+        st = STATUS_OK; /* the link was closed to wake us */
+    if (!st)
+        st = partition_fold_all(w->partition, clock_wall_us(w->cfg.clock), &err);
+    pthread_mutex_lock(&w->lock);
+    w->view = partition_view(w->partition);
+    w->status = st;
+    w->error = err;
+    pthread_mutex_unlock(&w->lock);
+    atomic_store(&w->drained, true);
+    return NULL;
+}
+
+/* ---- life ---- */
+
+static void worker_free(struct worker *w)
+{
+    if (!w)
+        return;
+    partition_close(w->partition);
+    link_close(w->link);
+    frame_reader_deinit(&w->reader);
+    buf_deinit(&w->head);
+    buf_deinit(&w->body);
+    pthread_mutex_destroy(&w->lock);
+    free(w);
+}
+CLEANUP_FREEP(struct worker, worker_free);
+
+enum status worker_start(const struct worker_config *cfg, struct worker **ret, struct error *err)
+{
+    CLEANUP(worker_freep) struct worker *w = calloc(1, sizeof(*w));
+    if (!w)
+        return error_set(err, STATUS_NOMEM, "could not allocate a worker");
+    w->cfg = *cfg;
+    pthread_mutex_init(&w->lock, NULL);
+    buf_init(&w->head, 256);
+    buf_init(&w->body, LIMIT_FRAME_BYTES);
+    w->committed_us = clock_mono_us(cfg->clock);
+    enum status st = frame_reader_init(&w->reader);
+    if (st)
+        return error_set(err, st, "could not allocate a worker's frame reader");
+    st = partition_open(&cfg->partition, clock_wall_us(cfg->clock), &w->partition, err);
+    if (!st)
+        st = link_dial(cfg->url, &w->link, err);
+    if (st)
+        return st;
+    w->view = partition_view(w->partition);
+    int rc = pthread_create(&w->thread, NULL, run, w);
+    if (rc)
+        return error_set(err, STATUS_NOMEM, "could not start a worker thread (error %d)", rc);
+    *ret = TAKE(w);
+    return STATUS_OK;
+}
+
+void worker_drain(struct worker *w)
+{
+    atomic_store(&w->draining, true);
+}
+
+enum status worker_stop(struct worker *w, struct error *err)
+{
+    if (!w)
+        return STATUS_OK;
+    atomic_store(&w->stop, true);
+    pthread_join(w->thread, NULL);
+    enum status st = worker_health(w, err);
+    worker_free(w);
+    return st;
+}
+
+enum status worker_health(struct worker *w, struct error *err)
+{
+    pthread_mutex_lock(&w->lock);
+    enum status st = w->status;
+    if (st && err)
+        *err = w->error;
+    pthread_mutex_unlock(&w->lock);
+    return st;
+}
+
+struct partition_view worker_view(struct worker *w)
+{
+    pthread_mutex_lock(&w->lock);
+    struct partition_view v = w->view;
+    pthread_mutex_unlock(&w->lock);
+    return v;
+}
+
+bool worker_drained(struct worker *w)
+{
+    return atomic_load(&w->drained);
+}

@@ -1,0 +1,36 @@
+/*
+ * pipeline/worker.h - the thread around one partition worker: link in, store and sink out.
+ *
+ * It applies frames, fires timers and commits when there is nothing else to do, or after
+ * LIMIT_COMMIT_EVENTS events or LIMIT_COMMIT_US since the first, whichever is first.
+ */
+#pragma once
+
+#include "core/clock.h"
+#include "pipeline/partition.h"
+
+#include <stdbool.h>
+
+struct worker;
+
+struct worker_config {
+    struct partition_config partition;
+    const char *url; /* of the link: the router listens there */
+    const struct clock *clock;
+    void (*acked)(void *ctx); /* after an ACK went up: the reader may look at what is durable */
+    void *acked_ctx;
+};
+
+/* Recovers the state, dials, says HELLO, runs. */
+MUST_CHECK enum status worker_start(const struct worker_config *cfg, struct worker **ret,
+                                    struct error *err);
+/* Asks for the graceful end: apply what has arrived, make every dirty row due, commit, fold. */
+void worker_drain(struct worker *w);
+/* Waits for the thread, commits and frees. Rows still in the outbox stay there, durably. */
+MUST_CHECK enum status worker_stop(struct worker *w, struct error *err);
+/* OK while it runs; else what stopped it. */
+enum status worker_health(struct worker *w, struct error *err);
+/* A recent view, taken by the thread itself. */
+struct partition_view worker_view(struct worker *w);
+/* True once a drained worker has nothing left to hand to the sink or to hear from it. */
+bool worker_drained(struct worker *w);

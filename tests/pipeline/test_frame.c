@@ -1,0 +1,104 @@
+/* tests/pipeline/test_frame.c - frames read back as written; foreign or cut bytes are refused. */
+#include <setjmp.h> /* cmocka needs these four */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "core/limits.h"
+#include "pipeline/frame.h"
+
+static void make_frame(struct buf *b)
+{
+    struct frame_header h = {FRAME_EVENTS, SOURCE_INBOX, 9, -5, UINT64_C(0xABCDEF0123), 2};
+    assert_int_equal(frame_put_header(b, &h), STATUS_OK);
+    struct frame_event e = {63, 1, {2, 3}, 4, -6, STR("first")};
+    assert_int_equal(frame_put_event(b, &e), STATUS_OK);
+    e = (struct frame_event){0, UINT64_MAX, {UINT64_MAX, 0}, INT64_MAX, INT64_MIN, STR("")};
+    assert_int_equal(frame_put_event(b, &e), STATUS_OK);
+}
+
+static void test_a_frame_reads_back_as_written(void **state)
+{
+    (void)state;
+    struct buf b;
+    buf_init(&b, 4096);
+    make_frame(&b);
+    struct frame_reader r;
+    assert_int_equal(frame_reader_init(&r), STATUS_OK);
+    struct frame_header h;
+    assert_int_equal(frame_open(&r, (struct str){b.data, b.len}, &h, NULL), STATUS_OK);
+    assert_int_equal(h.kind, FRAME_EVENTS);
+    assert_int_equal(h.source, SOURCE_INBOX);
+    assert_int_equal(h.number, 9);
+    assert_int_equal(h.as_of_us, -5);
+    assert_true(h.covered == UINT64_C(0xABCDEF0123));
+    assert_int_equal(h.n, 2);
+    struct frame_event e;
+    assert_int_equal(frame_next_event(&r, &e, NULL), STATUS_OK);
+    assert_int_equal(e.partition, 63);
+    assert_int_equal(e.pseq, 1);
+    assert_int_equal(e.pos.lsn, 2);
+    assert_int_equal(e.pos.seq, 3);
+    assert_int_equal(e.commit_us, 4);
+    assert_int_equal(e.as_of_us, -6);
+    assert_true(str_equal(e.bytes, STR("first")));
+    assert_int_equal(frame_next_event(&r, &e, NULL), STATUS_OK);
+    assert_true(e.pseq == UINT64_MAX && e.pos.lsn == UINT64_MAX);
+    assert_true(e.commit_us == INT64_MAX && e.as_of_us == INT64_MIN);
+    assert_int_equal(e.bytes.len, 0);
+    frame_reader_deinit(&r);
+    buf_deinit(&b);
+}
+
+/* Every prefix of a good frame fails somewhere, without reading beyond it (ASan watches). */
+static void test_a_frame_cut_anywhere_is_refused(void **state)
+{
+    (void)state;
+    struct buf b;
+    buf_init(&b, 4096);
+    make_frame(&b);
+    struct frame_reader r;
+    assert_int_equal(frame_reader_init(&r), STATUS_OK);
+    for (size_t n = 0; n < b.len; n++) {
+        char *exact = test_malloc(n + 1);
+        memcpy(exact, b.data, n);
+        struct frame_header h;
+        struct frame_event e;
+        enum status st = frame_open(&r, (struct str){exact, n}, &h, NULL);
+        for (int i = 0; i < 2 && !st; i++)
+            st = frame_next_event(&r, &e, NULL);
+        assert_int_equal(st, STATUS_PROTOCOL);
+        test_free(exact);
+    }
+    frame_reader_deinit(&r);
+    buf_deinit(&b);
+}
+
+static void test_a_partition_beyond_the_last_is_refused(void **state)
+{
+    (void)state;
+    struct buf b;
+    buf_init(&b, 4096);
+    struct frame_header h = {FRAME_HELLO, SOURCE_POSTGRES, 0, 0, 0, 1};
+    struct frame_applied a = {SOURCE_POSTGRES, LIMIT_PARTITIONS, {1, 1}, 1};
+    assert_int_equal(frame_put_header(&b, &h), STATUS_OK);
+    assert_int_equal(frame_put_applied(&b, &a), STATUS_OK);
+    struct frame_reader r;
+    assert_int_equal(frame_reader_init(&r), STATUS_OK);
+    assert_int_equal(frame_open(&r, (struct str){b.data, b.len}, &h, NULL), STATUS_OK);
+    assert_int_equal(frame_next_applied(&r, &a, NULL), STATUS_PROTOCOL);
+    frame_reader_deinit(&r);
+    buf_deinit(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_frame_reads_back_as_written),
+        cmocka_unit_test(test_a_frame_cut_anywhere_is_refused),
+        cmocka_unit_test(test_a_partition_beyond_the_last_is_refused),
+    };
+    return cmocka_run_group_tests_name("pipeline/frame", tests, NULL, NULL);
+}

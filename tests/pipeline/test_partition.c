@@ -1,0 +1,480 @@
+/*
+ * tests/pipeline/test_partition.c - the partition worker on a real store, with time, sink and
+ * crashes in the test's hands: what is durable, what is visible, and that a crash at any point
+ * counts every event exactly once.
+ */
+#include <setjmp.h> /* cmocka needs these four */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/clock.h"
+#include "core/hash.h"
+#include "engines/oracle/oracle.h"
+#include "pipeline/partition.h"
+
+#define T0        (INT64_C(1767600000) * US_PER_SECOND)
+#define TAKEN_MAX 4096
+
+/* A sink that keeps what it is given, in PostgreSQL's place: newest version wins. */
+struct fake_sink {
+    size_t room;
+    bool silent; /* takes rows but never answers */
+    struct sink_item taken[TAKEN_MAX];
+    size_t n_taken;
+    size_t n_answered;
+};
+
+struct world {
+    char dir[64];
+    struct store *store;
+    struct partition *p;
+    struct fake_sink sink;
+    struct oracle *oracle;
+    uint64_t pseq[LIMIT_PARTITIONS];
+    uint64_t lsn;
+    uint64_t epoch;
+    size_t memory_max;
+    int64_t now;
+};
+
+static size_t fake_room(void *ctx)
+{
+    return ((struct fake_sink *)ctx)->room;
+}
+
+static enum status fake_submit(void *ctx, struct sink_item *items, size_t n)
+{
+    struct fake_sink *s = ctx;
+    assert_true(s->n_taken + n <= TAKEN_MAX);
+    memcpy(&s->taken[s->n_taken], items, n * sizeof(*items));
+    s->n_taken += n;
+    return STATUS_OK;
+}
+
+static size_t fake_poll(void *ctx, uint32_t worker, struct sink_result *out, size_t max)
+{
+    struct fake_sink *s = ctx;
+    size_t n = 0;
+    while (!s->silent && s->n_answered < s->n_taken && n < max) {
+        const struct sink_item *i = &s->taken[s->n_answered++];
+        out[n++] = (struct sink_result){
+            .key_id = i->key_id,
+            .worker = worker,
+            .table = i->table,
+            .row_version = i->row.row_version,
+            .payload_hash = i->payload_hash,
+            .outcome = i->touch ? SINK_TOUCHED : SINK_WRITTEN,
+        };
+    }
+    return n;
+}
+
+static struct trigger_policy policy(void *ctx, enum table_id table, struct str bot)
+{
+    (void)ctx;
+    (void)table;
+    (void)bot;
+    return (struct trigger_policy){
+        .count = 5, .max_age_us = 10 * US_PER_SECOND, .idle_us = 2 * US_PER_SECOND};
+}
+
+static void open_world(struct world *w)
+{
+    struct error err = {0};
+    struct store_identity id = {.pipeline = "test", .partitions = LIMIT_PARTITIONS};
+    bool fresh = false;
+    w->epoch++;
+    if (store_set_open(w->dir, 1, w->epoch, &id, &fresh, &w->store, &err))
+        fail_msg("%s", err.text);
+    struct partition_config cfg = {
+        .workers = 1,
+        .store = w->store,
+        .sink = {fake_room, fake_submit, fake_poll, &w->sink},
+        .policy = policy,
+        .memory_max = w->memory_max,
+        .catch_up_lag_us = INT64_MAX / 4,
+        .epoch = w->epoch,
+    };
+    if (partition_open(&cfg, w->now, &w->p, &err))
+        fail_msg("%s", err.text);
+    for (uint32_t i = 0; i < LIMIT_PARTITIONS; i++)
+        w->pseq[i] = partition_applied(w->p, SOURCE_POSTGRES, i).pseq;
+}
+
+/* What kill -9 leaves: nothing but the files. (Closing the handle adds nothing durable.) */
+static void crash(struct world *w)
+{
+    partition_close(w->p);
+    store_close(w->store);
+    w->p = NULL;
+    w->store = NULL;
+    /* Whatever the sink had not answered for is never answered. */
+    w->sink.n_answered = w->sink.n_taken;
+}
+
+static int setup(void **state)
+{
+    struct world *w = calloc(1, sizeof(*w));
+    snprintf(w->dir, sizeof(w->dir), "/tmp/warmpath-test-XXXXXX");
+    assert_non_null(mkdtemp(w->dir));
+    w->sink.room = TAKEN_MAX;
+    w->memory_max = SIZE_MAX / 4;
+    w->now = T0;
+    assert_int_equal(oracle_new(&w->oracle, NULL), STATUS_OK);
+    open_world(w);
+    *state = w;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct world *w = *state;
+    crash(w);
+    for (size_t i = 0; i < w->sink.n_taken; i++)
+        row_deinit(&w->sink.taken[i].row);
+    oracle_free(w->oracle);
+    char command[128];
+    snprintf(command, sizeof(command), "rm -rf %s", w->dir);
+    assert_int_equal(system(command), 0);
+    free(w);
+    return 0;
+}
+
+static struct event message(const char *id, const char *user, const char *text, int64_t at)
+{
+    return (struct event){
+        .type = EVENT_MESSAGE,
+        .id = str_from(id),
+        .user_id = str_from(user),
+        .bot_name = STR("elena"),
+        .at_us = at,
+        .u.message = {.role = ROLE_USER,
+                      .op = MESSAGE_INSERT,
+                      .content = str_from(text),
+                      .emotion_confidence = __builtin_nan("")},
+    };
+}
+
+static uint32_t partition_of(const struct event *e)
+{
+    return (uint32_t)(hash64(e->user_id) % LIMIT_PARTITIONS);
+}
+
+/* Delivers an event with the next position, as ingest does. */
+static void deliver(struct world *w, const struct event *e)
+{
+    uint32_t part = partition_of(e);
+    struct frame_event f = {
+        .partition = part,
+        .pseq = ++w->pseq[part],
+        .pos = {++w->lsn, 0},
+        .commit_us = w->now,
+        .as_of_us = w->now,
+    };
+    struct error err = {0};
+    if (partition_apply(w->p, SOURCE_POSTGRES, &f, e, w->now, &err))
+        fail_msg("%s", err.text);
+}
+
+static void say(struct world *w, const char *user, const char *text)
+{
+    char id[32];
+    snprintf(id, sizeof(id), "m%" PRIu64, w->lsn + 1);
+    struct event e = message(id, user, text, w->now);
+    deliver(w, &e);
+    assert_int_equal(oracle_add(w->oracle, &e, SOURCE_POSTGRES, w->lsn, w->now, NULL), STATUS_OK);
+}
+
+static void tick(struct world *w)
+{
+    struct error err = {0};
+    if (partition_tick(w->p, w->now, &err))
+        fail_msg("%s", err.text);
+}
+
+static void commit(struct world *w)
+{
+    struct error err = {0};
+    if (partition_commit(w->p, w->now, &err))
+        fail_msg("%s", err.text);
+}
+
+static void settle(struct world *w)
+{
+    tick(w);
+    commit(w);
+    tick(w);
+    commit(w);
+}
+
+/* The newest row of a user, as PostgreSQL would hold it. */
+static const struct row *newest_row(const struct world *w, const char *user, enum table_id table)
+{
+    const struct row *best = NULL;
+    for (size_t i = 0; i < w->sink.n_taken; i++) {
+        const struct sink_item *item = &w->sink.taken[i];
+        if (item->table != table || item->touch || !str_equal(row_user(&item->row), str_from(user)))
+            continue;
+        if (!best || item->row.row_version > best->row_version)
+            best = &item->row;
+    }
+    return best;
+}
+
+static void assert_row_is_the_oracles(struct world *w, const char *user)
+{
+    const struct row *got = newest_row(w, user, TABLE_CONVERSATION_PATTERNS);
+    assert_non_null(got);
+    struct row expected;
+    row_init(&expected, &tables[TABLE_CONVERSATION_PATTERNS]);
+    struct error err = {0};
+    if (oracle_row(w->oracle, TABLE_CONVERSATION_PATTERNS, str_from(user), STR("elena"),
+                   got->as_of_us, &expected, &err))
+        fail_msg("%s", err.text);
+    struct buf a;
+    struct buf b;
+    buf_init(&a, 1 << 20);
+    buf_init(&b, 1 << 20);
+    assert_int_equal(row_to_json(got, &a), STATUS_OK);
+    assert_int_equal(row_to_json(&expected, &b), STATUS_OK);
+    assert_int_equal(buf_put_u8(&a, 0), STATUS_OK);
+    assert_int_equal(buf_put_u8(&b, 0), STATUS_OK);
+    assert_string_equal(a.data, b.data);
+    buf_deinit(&a);
+    buf_deinit(&b);
+    row_deinit(&expected);
+}
+
+static void test_a_row_leaves_only_after_the_commit(void **state)
+{
+    struct world *w = *state;
+    for (int i = 0; i < 5; i++)
+        say(w, "ann", "hello there my friend");
+    tick(w);
+    assert_int_equal(w->sink.n_taken, 0); /* due, but not durable yet */
+    commit(w);
+    assert_int_equal(w->sink.n_taken, 1);
+    assert_string_equal(w->sink.taken[0].reason, "count");
+    assert_row_is_the_oracles(w, "ann");
+}
+
+static void test_an_event_seen_before_is_dropped(void **state)
+{
+    struct world *w = *state;
+    say(w, "ann", "one two three");
+    struct event e = message("m1", "ann", "one two three", w->now);
+    struct frame_event f = {.partition = partition_of(&e),
+                            .pseq = 1,
+                            .pos = {1, 0},
+                            .commit_us = w->now,
+                            .as_of_us = w->now};
+    assert_int_equal(partition_apply(w->p, SOURCE_POSTGRES, &f, &e, w->now, NULL), STATUS_OK);
+    assert_int_equal(partition_view(w->p).uncommitted, 1);
+}
+
+static void test_a_gap_in_the_numbers_asks_for_a_rewind(void **state)
+{
+    struct world *w = *state;
+    struct event e = message("m1", "ann", "one two three", w->now);
+    struct frame_event f = {.partition = partition_of(&e),
+                            .pseq = 2,
+                            .pos = {1, 0},
+                            .commit_us = w->now,
+                            .as_of_us = w->now};
+    assert_int_equal(partition_apply(w->p, SOURCE_POSTGRES, &f, &e, w->now, NULL), STATUS_AGAIN);
+    assert_int_equal(partition_view(w->p).uncommitted, 0);
+}
+
+static void test_what_was_not_committed_is_gone_after_a_crash(void **state)
+{
+    struct world *w = *state;
+    say(w, "ann", "kept");
+    commit(w);
+    struct event lost = message("m2", "ann", "lost", w->now);
+    deliver(w, &lost);
+    crash(w);
+    open_world(w);
+    uint32_t part = partition_of(&lost);
+    assert_int_equal(partition_applied(w->p, SOURCE_POSTGRES, part).pseq, 1);
+    assert_int_equal(partition_applied(w->p, SOURCE_POSTGRES, part).pos.lsn, 1);
+}
+
+/* The slot sends it again, and it counts once. */
+static void test_rows_after_a_crash_equal_the_oracles(void **state)
+{
+    struct world *w = *state;
+    for (int i = 0; i < 12; i++) {
+        say(w, "ann", i % 2 ? "tell me about the garden?" : "the roses need water today!");
+        commit(w);
+        w->now += US_PER_SECOND / 4;
+        crash(w);
+        open_world(w);
+    }
+    w->now += 11 * US_PER_SECOND;
+    settle(w);
+    assert_row_is_the_oracles(w, "ann");
+    assert_int_equal(newest_row(w, "ann", TABLE_CONVERSATION_PATTERNS)->event_count, 12);
+}
+
+static void test_a_timer_survives_a_crash_and_fires_without_input(void **state)
+{
+    struct world *w = *state;
+    say(w, "ann", "one message only");
+    commit(w);
+    crash(w);
+    open_world(w);
+    tick(w);
+    commit(w);
+    assert_int_equal(w->sink.n_taken, 0);
+    w->now += 2 * US_PER_SECOND;
+    settle(w);
+    assert_row_is_the_oracles(w, "ann");
+    assert_string_equal(w->sink.taken[0].reason, "idle");
+}
+
+/* The journal holds key and table: the row is computed again, in a newer version. */
+static void test_a_row_without_an_answer_is_sent_again_after_a_crash(void **state)
+{
+    struct world *w = *state;
+    w->sink.silent = true;
+    for (int i = 0; i < 5; i++)
+        say(w, "ann", "hello hello");
+    settle(w);
+    assert_int_equal(w->sink.n_taken, 1);
+    uint64_t version = w->sink.taken[0].row.row_version;
+    crash(w);
+    w->sink.silent = false;
+    open_world(w);
+    settle(w);
+    assert_int_equal(w->sink.n_taken, 2);
+    assert_true(w->sink.taken[1].row.row_version > version);
+    assert_row_is_the_oracles(w, "ann");
+}
+
+static void test_an_answered_row_is_not_sent_again(void **state)
+{
+    struct world *w = *state;
+    for (int i = 0; i < 5; i++)
+        say(w, "ann", "hello hello");
+    settle(w);
+    assert_int_equal(w->sink.n_taken, 1);
+    crash(w);
+    open_world(w);
+    settle(w);
+    assert_int_equal(w->sink.n_taken, 1);
+}
+
+/* A minute without PostgreSQL: one entry a key, computed from the newest state when it is back. */
+static void test_a_sink_without_room_holds_keys_not_rows(void **state)
+{
+    struct world *w = *state;
+    w->sink.room = 0;
+    for (int i = 0; i < 60; i++) {
+        say(w, "ann", "is anybody there?");
+        say(w, "ben", "still waiting");
+        w->now += US_PER_SECOND;
+        settle(w);
+    }
+    assert_int_equal(w->sink.n_taken, 0);
+    assert_true(partition_view(w->p).queued);
+    w->sink.room = TAKEN_MAX;
+    settle(w);
+    assert_int_equal(w->sink.n_taken, 2);
+    assert_row_is_the_oracles(w, "ann");
+    assert_row_is_the_oracles(w, "ben");
+}
+
+static void test_cold_keys_leave_memory_and_come_back_exact(void **state)
+{
+    struct world *w = *state;
+    crash(w);
+    w->memory_max = 64 << 10;
+    open_world(w);
+    char user[16];
+    for (int round = 0; round < 4; round++)
+        for (int u = 0; u < 300; u++) {
+            snprintf(user, sizeof(user), "user%d", u);
+            say(w, user, round % 2 ? "and what then, dear?" : "once upon a time there was a fox");
+            if (u % 50 == 0)
+                settle(w);
+        }
+    w->now += 20 * US_PER_SECOND;
+    settle(w);
+    struct partition_view v = partition_view(w->p);
+    assert_true(v.keys < 300);
+    for (int i = 0; i < 20; i++)
+        settle(w);
+    for (int u = 0; u < 300; u += 7) {
+        snprintf(user, sizeof(user), "user%d", u);
+        assert_row_is_the_oracles(w, user);
+    }
+}
+
+static void test_folding_everything_changes_nothing(void **state)
+{
+    struct world *w = *state;
+    for (int i = 0; i < 4; i++)
+        say(w, "ann", "before the fold");
+    assert_int_equal(partition_fold_all(w->p, w->now, NULL), STATUS_OK);
+    assert_int_equal(store_journal_bytes(w->store), 0);
+    crash(w);
+    open_world(w);
+    say(w, "ann", "after the fold");
+    settle(w);
+    assert_row_is_the_oracles(w, "ann");
+    assert_int_equal(newest_row(w, "ann", TABLE_CONVERSATION_PATTERNS)->event_count, 5);
+}
+
+static void test_an_event_that_cannot_be_used_is_kept_and_blocks_nothing(void **state)
+{
+    struct world *w = *state;
+    struct event far = message("m1", "ann", "from the year 2300", T0 + 300 * 365 * US_PER_DAY);
+    deliver(w, &far);
+    say(w, "ann", "still alive");
+    w->now += 3 * US_PER_SECOND;
+    settle(w);
+    assert_int_equal(store_dead_letter_count(w->store), 1);
+    assert_row_is_the_oracles(w, "ann");
+}
+
+static void test_the_covered_position_moves_only_with_a_commit(void **state)
+{
+    struct world *w = *state;
+    partition_covered(w->p, 500, w->now);
+    assert_int_equal(partition_view(w->p).covered_durable, 0);
+    assert_true(partition_view(w->p).lazy);
+    commit(w);
+    assert_int_equal(partition_view(w->p).covered_durable, 500);
+    crash(w);
+    open_world(w);
+    assert_int_equal(partition_view(w->p).covered_durable, 500);
+}
+
+int main(void)
+{
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(test_a_row_leaves_only_after_the_commit),
+        TEST(test_an_event_seen_before_is_dropped),
+        TEST(test_a_gap_in_the_numbers_asks_for_a_rewind),
+        TEST(test_what_was_not_committed_is_gone_after_a_crash),
+        TEST(test_rows_after_a_crash_equal_the_oracles),
+        TEST(test_a_timer_survives_a_crash_and_fires_without_input),
+        TEST(test_a_row_without_an_answer_is_sent_again_after_a_crash),
+        TEST(test_an_answered_row_is_not_sent_again),
+        TEST(test_a_sink_without_room_holds_keys_not_rows),
+        TEST(test_cold_keys_leave_memory_and_come_back_exact),
+        TEST(test_folding_everything_changes_nothing),
+        TEST(test_an_event_that_cannot_be_used_is_kept_and_blocks_nothing),
+        TEST(test_the_covered_position_moves_only_with_a_commit),
+    };
+    return cmocka_run_group_tests_name("pipeline/partition", tests, NULL, NULL);
+}

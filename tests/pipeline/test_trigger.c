@@ -1,0 +1,209 @@
+/* tests/pipeline/test_trigger.c - when rows are due: every reason alone, their order, clock jumps,
+ * and that the persisted form keeps all of it. */
+#include <setjmp.h> /* cmocka needs these four */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "core/clock.h"
+#include "pipeline/trigger.h"
+
+#define S  US_PER_SECOND
+#define T0 (INT64_C(1767600000) * S)
+
+static const struct trigger_policy policy = {
+    .count = 5,
+    .max_age_us = 10 * S,
+    .idle_us = 2 * S,
+    .refresh_us = 210 * S,
+    .refresh_jitter_us = 30 * S,
+    .warm_us = 1800 * S,
+};
+
+static struct trigger_due due(const struct trigger_state *s, const struct trigger_policy *p,
+                              int64_t now)
+{
+    return trigger_next(s, p, 7, false, now);
+}
+
+static void test_nothing_is_due_before_the_first_event(void **state)
+{
+    (void)state;
+    struct trigger_state s = {0};
+    assert_int_equal(due(&s, &policy, T0).at_us, TRIGGER_NEVER);
+}
+
+static void test_the_fifth_event_is_due_at_once(void **state)
+{
+    (void)state;
+    struct trigger_state s = {0};
+    for (int i = 0; i < 4; i++)
+        trigger_note(&s, 1, false, T0 + i);
+    assert_int_equal(due(&s, &policy, T0 + 3).reason, FLUSH_IDLE);
+    trigger_note(&s, 1, false, T0 + 4);
+    struct trigger_due d = due(&s, &policy, T0 + 4);
+    assert_int_equal(d.reason, FLUSH_COUNT);
+    assert_true(d.at_us <= T0 + 4);
+}
+
+static void test_quiet_is_due_two_seconds_after_the_last_event(void **state)
+{
+    (void)state;
+    struct trigger_state s = {0};
+    trigger_note(&s, 1, false, T0);
+    trigger_note(&s, 1, false, T0 + S);
+    struct trigger_due d = due(&s, &policy, T0 + S);
+    assert_int_equal(d.reason, FLUSH_IDLE);
+    assert_int_equal(d.at_us, T0 + 3 * S);
+}
+
+/* A sliding debounce would move the bound with every event. */
+static void test_age_counts_from_the_first_unflushed_event(void **state)
+{
+    (void)state;
+    struct trigger_policy p = policy;
+    p.count = 0;
+    struct trigger_state s = {0};
+    for (int i = 0; i <= 9; i++)
+        trigger_note(&s, 1, false, T0 + i * S);
+    struct trigger_due d = due(&s, &p, T0 + 9 * S);
+    assert_int_equal(d.reason, FLUSH_AGE);
+    assert_int_equal(d.at_us, T0 + 10 * S);
+}
+
+static void test_an_engine_can_ask_at_once(void **state)
+{
+    (void)state;
+    struct trigger_state s = {0};
+    trigger_note(&s, 1, true, T0);
+    struct trigger_due d = due(&s, &policy, T0);
+    assert_int_equal(d.reason, FLUSH_PREDICATE);
+    assert_true(d.at_us <= T0);
+}
+
+static void test_a_floor_delays_count_but_never_age(void **state)
+{
+    (void)state;
+    struct trigger_policy p = policy;
+    p.min_interval_us = 60 * S;
+    struct trigger_state s = {0};
+    trigger_note(&s, 1, false, T0);
+    trigger_flush(&s, T0);
+    s.outbox = false;
+    for (int i = 0; i < 5; i++)
+        trigger_note(&s, 1, false, T0 + S);
+    struct trigger_due d = due(&s, &p, T0 + S);
+    assert_int_equal(d.reason, FLUSH_AGE);
+    assert_int_equal(d.at_us, T0 + 11 * S);
+    p.min_interval_us = 5 * S;
+    d = due(&s, &p, T0 + S);
+    assert_int_equal(d.reason, FLUSH_COUNT);
+    assert_int_equal(d.at_us, T0 + 5 * S);
+}
+
+static void test_catching_up_leaves_only_age(void **state)
+{
+    (void)state;
+    struct trigger_state s = {0};
+    for (int i = 0; i < 50; i++)
+        trigger_note(&s, 1, true, T0);
+    struct trigger_due d = trigger_next(&s, &policy, 7, true, T0);
+    assert_int_equal(d.reason, FLUSH_AGE);
+    assert_int_equal(d.at_us, T0 + 10 * S);
+}
+
+static void test_a_warm_row_is_renewed_before_it_expires(void **state)
+{
+    (void)state;
+    struct trigger_state s = {0};
+    trigger_note(&s, 1, false, T0);
+    trigger_flush(&s, T0);
+    assert_int_equal(due(&s, &policy, T0).at_us, TRIGGER_NEVER); /* still on its way */
+    s.outbox = false;
+    struct trigger_due d = due(&s, &policy, T0);
+    assert_int_equal(d.reason, FLUSH_REFRESH);
+    assert_int_equal(d.at_us, T0 + 210 * S + 7);
+    /* Every key has its own place inside the jitter, at most 240 s, and always the same one. */
+    for (uint64_t hash = 0; hash < 1000; hash++) {
+        d = trigger_next(&s, &policy, hash * 77777777777, false, T0);
+        assert_in_range(d.at_us, T0 + 210 * S, T0 + 240 * S);
+    }
+}
+
+static void test_a_cold_row_is_left_to_expire(void **state)
+{
+    (void)state;
+    struct trigger_state s = {0};
+    trigger_note(&s, 1, false, T0);
+    trigger_flush(&s, T0 + 1700 * S);
+    s.outbox = false;
+    assert_int_equal(due(&s, &policy, T0 + 1700 * S).at_us, TRIGGER_NEVER);
+}
+
+/* A timer armed before the clock was set back must still fire within its period from now. */
+static void test_a_clock_set_back_does_not_freeze_a_timer(void **state)
+{
+    (void)state;
+    struct trigger_state s = {0};
+    trigger_note(&s, 1, false, T0 + 86400 * S);
+    struct trigger_due d = due(&s, &policy, T0);
+    assert_true(d.at_us <= T0 + 10 * S);
+}
+
+static void test_a_flush_starts_over(void **state)
+{
+    (void)state;
+    struct trigger_state s = {0};
+    for (int i = 0; i < 5; i++)
+        trigger_note(&s, 1, true, T0);
+    trigger_flush(&s, T0);
+    assert_int_equal(s.count, 0);
+    assert_int_equal(s.first_us, 0);
+    assert_false(s.urgent);
+    assert_true(s.outbox);
+    trigger_note(&s, 1, false, T0 + S);
+    assert_int_equal(due(&s, &policy, T0 + S).reason, FLUSH_IDLE);
+}
+
+static void test_the_durable_form_keeps_everything(void **state)
+{
+    (void)state;
+    struct trigger_state s = {T0, T0 + 1, T0 - 5, UINT64_C(0x123456789abcdef0), 77, true, true};
+    struct buf b;
+    buf_init(&b, 1000);
+    assert_int_equal(trigger_encode(&s, &b), STATUS_OK);
+    struct reader r = reader_of(b.data, b.len);
+    struct trigger_state back = {0};
+    trigger_decode(&r, &back);
+    assert_false(r.bad);
+    assert_int_equal(reader_left(&r), 0);
+    assert_int_equal(back.first_us, s.first_us);
+    assert_int_equal(back.last_us, s.last_us);
+    assert_int_equal(back.flushed_us, s.flushed_us);
+    assert_true(back.payload_hash == s.payload_hash);
+    assert_int_equal(back.count, s.count);
+    assert_true(back.urgent);
+    assert_true(back.outbox);
+    buf_deinit(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_nothing_is_due_before_the_first_event),
+        cmocka_unit_test(test_the_fifth_event_is_due_at_once),
+        cmocka_unit_test(test_quiet_is_due_two_seconds_after_the_last_event),
+        cmocka_unit_test(test_age_counts_from_the_first_unflushed_event),
+        cmocka_unit_test(test_an_engine_can_ask_at_once),
+        cmocka_unit_test(test_a_floor_delays_count_but_never_age),
+        cmocka_unit_test(test_catching_up_leaves_only_age),
+        cmocka_unit_test(test_a_warm_row_is_renewed_before_it_expires),
+        cmocka_unit_test(test_a_cold_row_is_left_to_expire),
+        cmocka_unit_test(test_a_clock_set_back_does_not_freeze_a_timer),
+        cmocka_unit_test(test_a_flush_starts_over),
+        cmocka_unit_test(test_the_durable_form_keeps_everything),
+    };
+    return cmocka_run_group_tests_name("pipeline/trigger", tests, NULL, NULL);
+}
