@@ -1,0 +1,390 @@
+/*
+ * warmpath run - the stream processor: one process, these threads (DESIGN.md section 3): the slot
+ * reader, W partition workers, the sink writer, the lease keeper, and this one, which supervises.
+ */
+#include <assert.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/counters.h"
+#include "core/log.h"
+#include "ingest/replication.h"
+#include "pipeline/link.h"
+#include "pipeline/route.h"
+#include "pipeline/router.h"
+#include "pipeline/worker.h"
+#include "server/cli.h"
+#include "server/startup.h"
+#include "state/sink.h"
+
+#define HANDSHAKE_US    (30 * US_PER_SECOND)
+#define DRAIN_US        (6 * US_PER_SECOND)
+#define SINK_STOP_US    (2 * US_PER_SECOND)
+#define TICK_US         (100 * 1000)
+#define SINK_QUEUE_ROWS 2000
+
+/* A thread and how it ended. */
+struct stage {
+    pthread_t thread;
+    bool started;
+    atomic_bool ended;
+    enum status status;
+    struct error error;
+};
+
+struct run {
+    const struct config *cfg;
+    struct startup start;
+    struct sink *sink;
+    struct link *links[LIMIT_WORKERS];
+    struct router *router;
+    struct worker *workers[LIMIT_WORKERS];
+    uint32_t n_workers; /* started */
+    struct replication *replication;
+    atomic_bool stop_reader;
+    atomic_bool stop_lease;
+    struct stage reader;
+    struct stage lease;
+};
+
+/* ---- threads ---- */
+
+static void *reader_main(void *arg)
+{
+    struct run *r = arg;
+    r->reader.status = router_handshake(r->router, HANDSHAKE_US, &r->reader.error);
+    if (!r->reader.status)
+        r->reader.status =
+            replication_run(r->replication, r->start.start, &r->stop_reader, &r->reader.error);
+    atomic_store(&r->reader.ended, true);
+    return NULL;
+}
+
+static void nap(int64_t us)
+{
+    struct timespec ts = {us / US_PER_SECOND, (us % US_PER_SECOND) * 1000};
+    nanosleep(&ts, NULL);
+}
+
+static void *lease_main(void *arg)
+{
+    struct run *r = arg;
+    int64_t renewed = clock_mono_us(&clock_real);
+    while (!atomic_load(&r->stop_lease)) {
+        nap(TICK_US);
+        if (clock_mono_us(&clock_real) - renewed < LEASE_RENEW_S * US_PER_SECOND)
+            continue;
+        struct error err = {0};
+        enum status st = lease_renew(r->start.lease, &err);
+        renewed = clock_mono_us(&clock_real);
+        if (st == STATUS_OK)
+            continue;
+        if (st != STATUS_IO) {
+            r->lease.status = st;
+            r->lease.error = err;
+            break;
+        }
+        log_write(LOG_WARN, "lease", "msg=\"could not renew, trying again\" error=\"%s\"",
+                  err.text);
+    }
+    atomic_store(&r->lease.ended, true);
+    return NULL;
+}
+
+static enum status stage_start(struct stage *s, void *(*fn)(void *), struct run *r,
+                               struct error *err)
+{
+    int rc = pthread_create(&s->thread, NULL, fn, r);
+    if (rc)
+        return error_set(err, STATUS_NOMEM, "could not start a thread (error %d)", rc);
+    s->started = true;
+    return STATUS_OK;
+}
+
+static void stage_join(struct stage *s)
+{
+    if (s->started)
+        pthread_join(s->thread, NULL);
+    s->started = false;
+}
+
+/* ---- starting ---- */
+
+/* "inproc" and "ipc" get a name of this process; anything else is a prefix the worker number ends.
+ */
+static void link_url(const struct run *r, uint32_t worker, char *out, size_t size)
+{
+    const char *url = r->cfg->link_url;
+    const char *colon = strrchr(url, ':');
+    if (strcmp(url, "inproc") == 0)
+        snprintf(out, size, "inproc://warmpath-%d-%u", (int)getpid(), worker);
+    else if (strcmp(url, "ipc") == 0)
+        snprintf(out, size, "ipc://%s/link-%u.ipc", r->cfg->state_dir, worker);
+    else if (strncmp(url, "tcp://", 6) == 0 && colon > url + 4)
+        snprintf(out, size, "%.*s:%lu", (int)(colon - url), url,
+                 strtoul(colon + 1, NULL, 10) + worker);
+    else
+        snprintf(out, size, "%s-%u", url, worker);
+}
+
+static size_t port_room(void *ctx)
+{
+    return sink_room(ctx);
+}
+
+static enum status port_submit(void *ctx, struct sink_item *items, size_t n)
+{
+    return sink_submit(ctx, items, n);
+}
+
+static size_t port_poll(void *ctx, uint32_t worker, struct sink_result *out, size_t max)
+{
+    return sink_poll(ctx, worker, out, max);
+}
+
+static void worker_acked(void *ctx)
+{
+    struct run *r = ctx;
+    replication_wake(r->replication);
+}
+
+static enum status start_workers(struct run *r, struct error *err)
+{
+    for (uint32_t i = 0; i < r->start.workers; i++) {
+        char url[512];
+        link_url(r, i, url, sizeof(url));
+        struct worker_config wc = {
+            .partition =
+                {
+                    .worker = i,
+                    .workers = r->start.workers,
+                    .store = r->start.stores[i],
+                    .sink = {port_room, port_submit, port_poll, r->sink},
+                    .policy = startup_policy,
+                    .policy_ctx = (void *)(uintptr_t)r->cfg, /* only read */
+                    .memory_max = (size_t)r->cfg->memory_bytes / r->start.workers,
+                    .catch_up_lag_us = r->cfg->catch_up_lag_us,
+                    .epoch = lease_epoch(r->start.lease),
+                },
+            .url = url,
+            .clock = &clock_real,
+            .acked = worker_acked,
+            .acked_ctx = r,
+        };
+        enum status st = worker_start(&wc, &r->workers[i], err);
+        if (st)
+            return st;
+        r->n_workers++;
+    }
+    return STATUS_OK;
+}
+
+static enum status start_router(struct run *r, struct error *err)
+{
+    for (uint32_t i = 0; i < r->start.workers; i++) {
+        char url[512];
+        link_url(r, i, url, sizeof(url));
+        enum status st = link_listen(url, &r->links[i], err);
+        if (st)
+            return st;
+    }
+    struct router_config rc = {
+        .workers = r->start.workers,
+        .links = r->links,
+        .clock = &clock_real,
+        .source = SOURCE_POSTGRES,
+    };
+    enum status st = router_new(&rc, &r->router, err);
+    if (st)
+        return st;
+    struct receiver_ops receiver = router_receiver(r->router);
+    struct replication_config pc = {
+        .conninfo = r->cfg->source_conninfo,
+        .slot = r->cfg->slot,
+        .publication = r->cfg->publication,
+        .mappings = &r->cfg->mappings,
+        .clock = &clock_real,
+        .status_interval_us = US_PER_SECOND,
+        .backoff_min_us = 100 * 1000,
+        .backoff_max_us = 10 * US_PER_SECOND,
+    };
+    return replication_new(&pc, &receiver, &r->replication, err);
+}
+
+static enum status run_start(struct run *r, struct error *err)
+{
+    enum status st = startup_run(r->cfg, &r->start, err);
+    if (st)
+        return st;
+    struct sink_config sc = {
+        .conninfo = r->cfg->sink_conninfo,
+        .pipeline = r->cfg->pipeline,
+        .epoch = lease_epoch(r->start.lease),
+        .tables = tables,
+        .n_tables = TABLE_COUNT,
+        .ttl_us = r->cfg->ttl_us,
+        .queue_rows_max = SINK_QUEUE_ROWS,
+        .clock = &clock_real,
+    };
+    st = sink_start(&sc, &r->sink, err);
+    if (!st)
+        st = start_router(r, err);
+    if (!st)
+        st = start_workers(r, err);
+    if (!st)
+        st = stage_start(&r->reader, reader_main, r, err);
+    if (!st)
+        st = stage_start(&r->lease, lease_main, r, err);
+    return st;
+}
+
+/* ---- watching ---- */
+
+/* OK while everything runs; else what ended, and why. */
+static enum status run_health(struct run *r, struct error *err)
+{
+    enum status st = sink_health(r->sink, err);
+    for (uint32_t i = 0; i < r->n_workers && !st; i++)
+        st = worker_health(r->workers[i], err);
+    struct stage *stages[] = {&r->reader, &r->lease};
+    for (size_t i = 0; i < 2 && !st; i++) {
+        if (!atomic_load(&stages[i]->ended))
+            continue;
+        st = stages[i]->status;
+        *err = stages[i]->error;
+        if (!st)
+            st = error_set(err, STATUS_IO, "a stage ended early");
+    }
+    return st;
+}
+
+static void report_progress(struct run *r)
+{
+    int64_t caught_up[LIMIT_PARTITIONS];
+    struct partition_view views[LIMIT_WORKERS];
+    lsn_t covered = UINT64_MAX;
+    for (uint32_t i = 0; i < r->n_workers; i++) {
+        views[i] = worker_view(r->workers[i]);
+        if (views[i].covered_durable < covered)
+            covered = views[i].covered_durable;
+    }
+    for (uint32_t p = 0; p < LIMIT_PARTITIONS; p++)
+        caught_up[p] = views[route_worker(p, r->n_workers)].caught_up_us;
+    sink_progress(r->sink, caught_up, covered, COUNTER_GET(events_applied));
+    log_write(LOG_DEBUG, "run",
+              "msg=progress events=%" PRIu64 " rows=%" PRIu64 " covered=" LSN_FMT " keys=%zu",
+              COUNTER_GET(events_applied), COUNTER_GET(rows_upserted), LSN_ARGS(covered),
+              views[0].keys);
+}
+
+/* Until a signal asks to stop (OK) or something fails for good. */
+static enum status run_watch(struct run *r, const sigset_t *signals, struct error *err)
+{
+    int64_t reported = 0;
+    for (;;) {
+        struct timespec tick = {0, TICK_US * 1000};
+        int sig = sigtimedwait(signals, NULL, &tick);
+        if (sig == SIGTERM || sig == SIGINT) {
+            log_write(LOG_INFO, "run", "msg=stopping signal=%d", sig);
+            return STATUS_OK;
+        }
+        if (sig == SIGHUP)
+            log_write(LOG_WARN, "run",
+                      "msg=\"reload is not part of this version: restart to apply "
+                      "a changed configuration\"");
+        enum status st = run_health(r, err);
+        if (st)
+            return st;
+        int64_t now = clock_mono_us(&clock_real);
+        if (now - reported >= US_PER_SECOND) {
+            reported = now;
+            report_progress(r);
+        }
+    }
+}
+
+/* ---- stopping ---- */
+
+static bool all_drained(struct run *r)
+{
+    for (uint32_t i = 0; i < r->n_workers; i++)
+        if (!worker_drained(r->workers[i]))
+            return false;
+    return true;
+}
+
+/* graceful: flush what is dirty and wait for the sink, for as long as the deadline allows. Whatever
+ * is left stays in the outbox and goes out after the next start. */
+static enum status run_stop(struct run *r, bool graceful, struct error *err)
+{
+    atomic_store(&r->stop_reader, true);
+    if (r->reader.started)
+        replication_wake(r->replication);
+    stage_join(&r->reader);
+    int64_t until = clock_mono_us(&clock_real) + DRAIN_US;
+    for (uint32_t i = 0; i < r->n_workers && graceful; i++)
+        worker_drain(r->workers[i]);
+    while (graceful && !all_drained(r) && clock_mono_us(&clock_real) < until)
+        nap(2000);
+    if (graceful && r->n_workers > 0)
+        report_progress(r);
+    enum status st = STATUS_OK;
+    for (uint32_t i = 0; i < r->n_workers; i++) {
+        enum status one = worker_stop(r->workers[i], st ? NULL : err);
+        st = st ? st : one;
+    }
+    sink_stop(r->sink, graceful ? SINK_STOP_US : 0);
+    atomic_store(&r->stop_lease, true);
+    stage_join(&r->lease);
+    replication_free(r->replication);
+    router_free(r->router);
+    for (uint32_t i = 0; i < LIMIT_WORKERS; i++)
+        link_close(r->links[i]);
+    startup_release(&r->start);
+    return st;
+}
+
+static void log_summary(void)
+{
+    log_write(LOG_INFO, "run",
+              "msg=stopped events=%" PRIu64 " rows=%" PRIu64 " touched=%" PRIu64
+              " dead_letters=%" PRIu64 " commits=%" PRIu64,
+              COUNTER_GET(events_applied), COUNTER_GET(rows_upserted), COUNTER_GET(rows_touched),
+              COUNTER_GET(dead_letters), COUNTER_GET(commits));
+}
+
+int cmd_run(struct cli *cli)
+{
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL); /* inherited by every thread */
+    signal(SIGPIPE, SIG_IGN);
+
+    struct run r = {.cfg = cli->config};
+    struct error err = {0};
+    enum status st = run_start(&r, &err);
+    if (!st) {
+        log_write(LOG_INFO, "run", "msg=running pipeline=\"%s\" pid=%d", r.cfg->pipeline,
+                  (int)getpid());
+        st = run_watch(&r, &signals, &err);
+    }
+    bool failed = st != STATUS_OK;
+    struct error stop_err = {0};
+    enum status stopped = run_stop(&r, !failed, &stop_err);
+    if (!failed && stopped) {
+        failed = true;
+        err = stop_err;
+    }
+    log_summary();
+    if (failed)
+        return cli_fail(cli, CLI_FAILED, "%s", err.text);
+    return CLI_OK;
+}

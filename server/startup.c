@@ -1,0 +1,372 @@
+#include "server/startup.h"
+
+#include <inttypes.h>
+#include <libpq-fe.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/clock.h"
+#include "core/log.h"
+#include "ingest/preflight.h"
+#include "pipeline/partition.h"
+
+#define SLOT_TIMEOUT_US (60 * US_PER_SECOND)
+
+/* ---- do state and slot fit ---- */
+
+static enum status check_fresh(const struct gap_input *in, struct error *err)
+{
+    if (!in->slot_exists && !in->create)
+        return error_set(err, STATUS_REFUSED,
+                         "replication slot \"%s\" does not exist and source.create is off: set "
+                         "it, or run SELECT pg_create_logical_replication_slot('%s', 'pgoutput')",
+                         in->slot, in->slot);
+    if (in->slot_exists && in->sink_has_progress)
+        return error_set(err, STATUS_REFUSED,
+                         "\"%s\" holds no state, but pipeline \"%s\" has already worked with slot "
+                         "\"%s\" up to " LSN_FMT ": what came before is no longer in the slot. "
+                         "Restore the state, or begin anew: SELECT pg_drop_replication_slot('%s'); "
+                         "DELETE FROM strategic_progress WHERE pipeline = '%s'",
+                         in->state_dir, in->pipeline, in->slot, LSN_ARGS(in->sink_covered),
+                         in->slot, in->pipeline);
+    return STATUS_OK;
+}
+
+enum status startup_check_gap(const struct gap_input *in, struct error *err)
+{
+    if (in->state_fresh)
+        return check_fresh(in, err);
+    if (strcmp(in->state.pipeline, in->pipeline) != 0)
+        return error_set(err, STATUS_REFUSED,
+                         "\"%s\" holds the state of pipeline \"%s\", not \"%s\"", in->state_dir,
+                         in->state.pipeline, in->pipeline);
+    if (strcmp(in->state.system_identifier, in->system_identifier) != 0)
+        return error_set(err, STATUS_REFUSED,
+                         "\"%s\" belongs to the cluster with system identifier %s, but the source "
+                         "is %s: positions of one mean nothing in the other. Point source.conninfo "
+                         "at the right server, or use another state.dir",
+                         in->state_dir, in->state.system_identifier, in->system_identifier);
+    if (strcmp(in->state.slot, in->slot) != 0)
+        return error_set(err, STATUS_REFUSED,
+                         "\"%s\" was built from slot \"%s\", but source.slot is \"%s\"",
+                         in->state_dir, in->state.slot, in->slot);
+    if (!in->slot_exists)
+        return error_set(err, STATUS_REFUSED,
+                         "slot \"%s\" is gone: changes after " LSN_FMT " may be lost. Create it "
+                         "anew and begin with an empty \"%s\", so that nothing is counted wrong",
+                         in->slot, LSN_ARGS(in->state_covered), in->state_dir);
+    if (in->server_flush < in->state_covered)
+        return error_set(
+            err, STATUS_REFUSED,
+            "the server ends at " LSN_FMT ", but the state already contains changes up "
+            "to " LSN_FMT ": the server was restored from a backup or failed over to an "
+            "older copy. Begin with an empty \"%s\" and a new slot",
+            LSN_ARGS(in->server_flush), LSN_ARGS(in->state_covered), in->state_dir);
+    if (in->slot_confirmed > in->state_covered)
+        return error_set(
+            err, STATUS_REFUSED,
+            "slot \"%s\" was confirmed up to " LSN_FMT ", but the state in \"%s\" ends at " LSN_FMT
+            ": an older copy of the state was restored, or the slot was created "
+            "anew. The changes in between would be skipped silently. Restore the newest "
+            "state, or begin with an empty directory and a new slot",
+            in->slot, LSN_ARGS(in->slot_confirmed), in->state_dir, LSN_ARGS(in->state_covered));
+    return STATUS_OK;
+}
+
+/* ---- the pieces ---- */
+
+struct trigger_policy startup_policy(void *ctx, enum table_id table, struct str bot_name)
+{
+    const struct config *cfg = ctx;
+    for (size_t i = 0; engine_at(i); i++)
+        if (engine_at(i)->table == table)
+            return config_trigger(cfg, engine_at(i), bot_name);
+    return (struct trigger_policy){0};
+}
+
+static enum status acquire_lease(const struct config *cfg, struct lease **ret, struct error *err)
+{
+    char host[64] = "localhost";
+    (void)gethostname(host, sizeof(host) - 1);
+    char holder[128];
+    snprintf(holder, sizeof(holder), "%s:%d:%08x", host, (int)getpid(),
+             (unsigned)(clock_wall_us(&clock_real) * 2654435761U));
+    return lease_acquire(cfg->sink_conninfo, cfg->pipeline, holder, ret, err);
+}
+
+/* A sink that nothing is ever sent to, while a state is only folded. */
+static size_t no_room(void *ctx)
+{
+    (void)ctx;
+    return 0;
+}
+
+static enum status no_submit(void *ctx, struct sink_item *items, size_t n)
+{
+    (void)ctx;
+    (void)items;
+    (void)n;
+    return STATUS_AGAIN;
+}
+
+static size_t no_results(void *ctx, uint32_t worker, struct sink_result *out, size_t max)
+{
+    (void)ctx;
+    (void)worker;
+    (void)out;
+    (void)max;
+    return 0;
+}
+
+static enum status fold_one(const struct config *cfg, struct store *store, uint32_t worker,
+                            uint32_t workers, uint64_t epoch, struct error *err)
+{
+    struct partition_config pc = {
+        .worker = worker,
+        .workers = workers,
+        .store = store,
+        .sink = {no_room, no_submit, no_results, NULL},
+        .policy = startup_policy,
+        .policy_ctx = (void *)(uintptr_t)cfg, /* only read */
+        .memory_max = SIZE_MAX / 2,
+        .catch_up_lag_us = cfg->catch_up_lag_us,
+        .epoch = epoch,
+    };
+    int64_t now = clock_wall_us(&clock_real);
+    CLEANUP(partition_closep) struct partition *p = NULL;
+    enum status st = partition_open(&pc, now, &p, err);
+    return st ? st : partition_fold_all(p, now, err);
+}
+
+/* The state was spread over another number of workers: fold every journal, then copy by partition.
+ */
+static enum status respread(const struct config *cfg, uint32_t from, uint32_t to, uint64_t epoch,
+                            struct error *err)
+{
+    log_write(LOG_INFO, "run", "msg=\"spreading the state anew\" workers_before=%u workers=%u",
+              from, to);
+    struct store_identity identity = {0};
+    struct store *stores[LIMIT_WORKERS] = {0};
+    bool fresh = false;
+    enum status st = store_set_open(cfg->state_dir, from, epoch, &identity, &fresh, stores, err);
+    for (uint32_t i = 0; i < from && !st; i++)
+        st = fold_one(cfg, stores[i], i, from, epoch, err);
+    for (uint32_t i = 0; i < from; i++)
+        store_close(stores[i]);
+    return st ? st : store_set_respread(cfg->state_dir, to, err);
+}
+
+static enum status open_state(const struct config *cfg, struct startup *s, bool *ret_fresh,
+                              struct error *err)
+{
+    uint64_t epoch = lease_epoch(s->lease);
+    s->workers = config_workers(cfg);
+    uint32_t before = store_set_workers(cfg->state_dir);
+    if (before != 0 && before != s->workers) {
+        enum status st = respread(cfg, before, s->workers, epoch, err);
+        if (st)
+            return st;
+    }
+    snprintf(s->identity.pipeline, sizeof(s->identity.pipeline), "%s", cfg->pipeline);
+    s->identity.partitions = LIMIT_PARTITIONS;
+    return store_set_open(cfg->state_dir, s->workers, epoch, &s->identity, ret_fresh, s->stores,
+                          err);
+}
+
+/* What the sink has been told by an earlier run of this pipeline. */
+static enum status read_progress(const struct config *cfg, struct gap_input *in, struct error *err)
+{
+    PGconn *conn = NULL;
+    enum status st = preflight_connect(cfg->sink_conninfo, &conn, err);
+    if (st)
+        return st;
+    const char *values[] = {cfg->pipeline};
+    PGresult *res = PQexecParams(
+        conn,
+        "SELECT covered_lsn FROM strategic_progress WHERE pipeline = $1 AND covered_lsn > '0/0'", 1,
+        NULL, values, NULL, NULL, 0);
+    if (PQresultStatus(res) != PGRES_TUPLES_OK)
+        st = error_set(err, STATUS_REFUSED,
+                       "could not read strategic_progress: %s(run \"warmpath migrate up\")",
+                       PQerrorMessage(conn));
+    else if (PQntuples(res) == 1)
+        in->sink_has_progress = lsn_parse(PQgetvalue(res, 0, 0), &in->sink_covered);
+    PQclear(res);
+    PQfinish(conn);
+    return st;
+}
+
+/* Fails on the first check that fails, with what was found and what mends it. */
+static enum status check_source(const struct config *cfg, struct error *err)
+{
+    static struct preflight_report report; /* large, and `run` starts once */
+    struct preflight_config pc = {
+        .conninfo = cfg->source_conninfo,
+        .slot = cfg->slot,
+        .publication = cfg->publication,
+        .mappings = &cfg->mappings,
+        .create = cfg->create,
+        .sink_conninfo = cfg->sink_conninfo,
+    };
+    enum status st = preflight_run(&pc, &report, err);
+    if (st)
+        return st;
+    for (size_t i = 0; i < report.n; i++) {
+        const struct check *c = &report.checks[i];
+        if (c->result == CHECK_FAIL)
+            return error_set(err, STATUS_REFUSED, "%s: %s. To mend it: %.380s", c->name, c->found,
+                             c->fix);
+        if (c->result == CHECK_WARN)
+            log_write(LOG_WARN, "run", "msg=\"%s: %s\" fix=\"%s\"", c->name, c->found, c->fix);
+    }
+    return STATUS_OK;
+}
+
+static lsn_t least_covered(const struct startup *s)
+{
+    lsn_t covered = UINT64_MAX;
+    for (uint32_t i = 0; i < s->workers; i++)
+        if (store_covered(s->stores[i]) < covered)
+            covered = store_covered(s->stores[i]);
+    return covered > s->identity.slot_birth ? covered : s->identity.slot_birth;
+}
+
+/* Makes the slot if need be and writes down whose state this is. */
+static enum status begin_state(const struct config *cfg, struct startup *s, PGconn *conn,
+                               const struct gap_input *in, struct error *err)
+{
+    enum status st = STATUS_OK;
+    s->identity.slot_birth = in->slot_confirmed;
+    if (!in->slot_exists) {
+        st = preflight_slot_create(conn, cfg->slot, SLOT_TIMEOUT_US, &s->identity.slot_birth, err);
+        if (!st)
+            log_write(LOG_INFO, "run", "msg=\"created slot\" slot=\"%s\" lsn=" LSN_FMT, cfg->slot,
+                      LSN_ARGS(s->identity.slot_birth));
+    }
+    snprintf(s->identity.system_identifier, sizeof(s->identity.system_identifier), "%s",
+             in->system_identifier);
+    snprintf(s->identity.slot, sizeof(s->identity.slot), "%s", cfg->slot);
+    for (uint32_t i = 0; i < s->workers && !st; i++)
+        st = store_identity_write(s->stores[i], &s->identity, err);
+    return st;
+}
+
+/* A slot that somebody reads is not ours, unless the lease says that the reader has lost it. */
+static enum status check_reader(const struct config *cfg, PGconn *conn,
+                                const struct slot_info *slot, struct error *err)
+{
+    if (!slot->active)
+        return STATUS_OK;
+    char ours[128];
+    snprintf(ours, sizeof(ours), "warmpath %s", cfg->pipeline);
+    if (!strstr(slot->holder, ours))
+        return error_set(err, STATUS_REFUSED, "slot \"%s\" is being read by %s (server process %d)",
+                         cfg->slot, slot->holder, slot->active_pid);
+    log_write(LOG_WARN, "run",
+              "msg=\"ending the connection of an instance that has lost its lease\" pid=%d",
+              slot->active_pid);
+    char pid[16];
+    snprintf(pid, sizeof(pid), "%d", slot->active_pid);
+    const char *values[] = {pid};
+    PGresult *res =
+        PQexecParams(conn, "SELECT pg_terminate_backend($1::int)", 1, NULL, values, NULL, NULL, 0);
+    PQclear(res); /* if it could not be ended, the reader waits for the slot */
+    return STATUS_OK;
+}
+
+static enum status settle_slot(const struct config *cfg, struct startup *s, bool fresh,
+                               PGconn *conn, struct error *err)
+{
+    struct gap_input in = {
+        .state_fresh = fresh || s->identity.slot[0] == '\0',
+        .state = s->identity,
+        .slot = cfg->slot,
+        .state_dir = cfg->state_dir,
+        .pipeline = cfg->pipeline,
+        .create = cfg->create,
+    };
+    struct server_identity server = {0};
+    enum status st = preflight_identify(cfg->source_conninfo, &server, err);
+    if (!st)
+        st = read_progress(cfg, &in, err);
+    struct slot_info slot = {0};
+    if (!st)
+        st = preflight_slot_read(conn, cfg->slot, &slot, err);
+    if (!st)
+        st = check_reader(cfg, conn, &slot, err);
+    if (st)
+        return st;
+    snprintf(in.system_identifier, sizeof(in.system_identifier), "%" PRIu64,
+             server.system_identifier);
+    in.server_flush = server.flush_lsn;
+    in.slot_exists = slot.exists;
+    in.slot_confirmed = slot.confirmed_flush;
+    in.state_covered = least_covered(s);
+    st = startup_check_gap(&in, err);
+    if (!st && in.state_fresh)
+        st = begin_state(cfg, s, conn, &in, err);
+    if (st)
+        return st;
+    s->start = least_covered(s);
+    log_write(LOG_INFO, "run",
+              "msg=\"%s\" state=" LSN_FMT " slot=" LSN_FMT " server=" LSN_FMT " workers=%u",
+              in.state_fresh ? "starting" : "resuming", LSN_ARGS(s->start),
+              LSN_ARGS(slot.confirmed_flush), LSN_ARGS(server.flush_lsn), s->workers);
+    return STATUS_OK;
+}
+
+static enum status start_with(const struct config *cfg, struct startup *s, PGconn *conn,
+                              struct error *err)
+{
+    struct preflight_config pc = {
+        .conninfo = cfg->source_conninfo,
+        .slot = cfg->slot,
+        .publication = cfg->publication,
+        .mappings = &cfg->mappings,
+        .create = cfg->create,
+        .sink_conninfo = cfg->sink_conninfo,
+    };
+    bool created = false;
+    enum status st = STATUS_OK;
+    if (cfg->create)
+        st = preflight_publication_create(conn, &pc, &created, err);
+    if (created)
+        log_write(LOG_INFO, "run", "msg=\"created publication\" publication=\"%s\"",
+                  cfg->publication);
+    bool fresh = false;
+    if (!st)
+        st = open_state(cfg, s, &fresh, err);
+    return st ? st : settle_slot(cfg, s, fresh, conn, err);
+}
+
+enum status startup_run(const struct config *cfg, struct startup *ret, struct error *err)
+{
+    struct startup s = {0};
+    enum status st = check_source(cfg, err);
+    if (!st)
+        st = acquire_lease(cfg, &s.lease, err);
+    PGconn *conn = NULL;
+    if (!st)
+        st = preflight_connect(cfg->source_conninfo, &conn, err);
+    if (!st)
+        st = start_with(cfg, &s, conn, err);
+    PQfinish(conn);
+    if (st) {
+        startup_release(&s);
+        return st;
+    }
+    *ret = s;
+    return STATUS_OK;
+}
+
+void startup_release(struct startup *s)
+{
+    for (uint32_t i = 0; i < s->workers; i++) {
+        store_close(s->stores[i]);
+        s->stores[i] = NULL;
+    }
+    lease_release(s->lease);
+    s->lease = NULL;
+}

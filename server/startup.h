@@ -1,0 +1,48 @@
+/*
+ * server/startup.h - what `run` must settle before the first event: who may write (lease), what is
+ * durable here (state), where the source stands (slot), and that the three fit together.
+ *
+ * The rule of DESIGN.md section 5: confirmed_flush_lsn <= what the state covers, same system
+ * identifier, same slot; else REFUSED with what happened and what to do. Nothing is guessed.
+ */
+#pragma once
+
+#include "core/cleanup.h"
+#include "server/config.h"
+#include "state/lease.h"
+#include "state/store.h"
+
+struct startup {
+    struct lease *lease;
+    uint32_t workers;
+    struct store *stores[LIMIT_WORKERS];
+    struct store_identity identity;
+    lsn_t start; /* every event up to here is in the state */
+};
+
+MUST_CHECK enum status startup_run(const struct config *cfg, struct startup *ret,
+                                   struct error *err);
+/* Closes the stores and gives the lease back. */
+void startup_release(struct startup *s);
+
+/* The policy of one table for one bot: that of the first engine that fills it. ctx: struct config.
+ */
+struct trigger_policy startup_policy(void *ctx, enum table_id table, struct str bot_name);
+
+/* Pure: may a state like this read a slot like that? OK or REFUSED. */
+struct gap_input {
+    bool state_fresh;
+    struct store_identity state; /* undefined when fresh */
+    lsn_t state_covered;         /* the larger of covered and slot birth */
+    char system_identifier[24];  /* of the server */
+    lsn_t server_flush;
+    const char *slot;
+    bool slot_exists;
+    lsn_t slot_confirmed;
+    bool sink_has_progress; /* strategic_progress knows this pipeline ... */
+    lsn_t sink_covered;     /* ... up to here */
+    const char *state_dir;
+    const char *pipeline;
+    bool create;
+};
+MUST_CHECK enum status startup_check_gap(const struct gap_input *in, struct error *err);
