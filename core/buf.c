@@ -220,7 +220,10 @@ uint8_t reader_u8(struct reader *r)
 uint16_t reader_be16(struct reader *r)
 {
     const uint8_t *p = reader_take(r, 2);
-    return p ? (uint16_t)(p[0] << 8 | p[1]) : 0;
+    uint16_t be = 0;
+    if (p)
+        memcpy(&be, p, sizeof(be));
+    return be16toh(be);
 }
 
 uint32_t reader_be32(struct reader *r)
