@@ -100,8 +100,9 @@ MUST_CHECK enum status preflight_slot_create(PGconn *conn, const char *slot, int
 
 /*
  * The publication must exist before the slot: history decides what a slot can see of it. Missing:
- * created for exactly the mapped tables, with their updates and deletes only if that cannot make
- * the application's own statements fail, else REFUSED with the SQL to choose from. Present: REFUSED
+ * created for exactly the mapped tables; REFUSED with the SQL to choose from when a table lacks a
+ * mapped column or a replica identity: publishing its updates and deletes would make the
+ * application's own statements fail. Present: REFUSED
  * unless it has every mapped table and no cache table.
  */
 MUST_CHECK enum status preflight_publication_create(PGconn *conn,

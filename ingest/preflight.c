@@ -1,0 +1,239 @@
+#include "ingest/preflight.h"
+
+#include "ingest/preflight_internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CONNECT_TIMEOUT_US (10 * US_PER_SECOND)
+#define STATEMENT_TIMEOUT  "SET statement_timeout = '30s'"
+
+const char *check_result_name(enum check_result r)
+{
+    switch (r) {
+    case CHECK_OK:
+        return "ok";
+    case CHECK_WARN:
+        return "warn";
+    case CHECK_FAIL:
+        return "fail";
+    }
+    return "unknown";
+}
+
+enum check_result preflight_worst(const struct preflight_report *r)
+{
+    enum check_result worst = CHECK_OK;
+    for (size_t i = 0; i < r->n; i++)
+        if (r->checks[i].result > worst)
+            worst = r->checks[i].result;
+    return worst;
+}
+
+struct check *preflight_add(struct preflight *p, const char *name, enum check_result result,
+                            const char *fmt, ...)
+{
+    struct preflight_report *r = p->report;
+    if (r->n == CHECKS_MAX)
+        r->n--;
+    struct check *c = &r->checks[r->n++];
+    *c = (struct check){.name = name, .result = result};
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(c->found, sizeof(c->found), fmt, args);
+    va_end(args);
+    return c;
+}
+
+void preflight_fix(struct check *c, const char *fmt, ...)
+{
+    size_t len = strlen(c->fix);
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(c->fix + len, sizeof(c->fix) - len, fmt, args);
+    va_end(args);
+}
+
+enum status preflight_query(PGconn *conn, const char *sql, int n_params, const char *const *params,
+                            PGresult **ret, struct error *err)
+{
+    CLEANUP(pg_clearp)
+    PGresult *res = PQexecParams(conn, sql, n_params, NULL, params, NULL, NULL, 0);
+    ExecStatusType status = PQresultStatus(res);
+    if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK)
+        return pg_result_error(res, "could not query PostgreSQL", err);
+    *ret = TAKE(res);
+    return STATUS_OK;
+}
+
+const char *preflight_text(const PGresult *res, int row, const char *column)
+{
+    int i = PQfnumber(res, column);
+    assert(i >= 0);
+    return row < PQntuples(res) ? PQgetvalue(res, row, i) : "";
+}
+
+bool preflight_bool(const PGresult *res, int row, const char *column)
+{
+    return preflight_text(res, row, column)[0] == 't';
+}
+
+int64_t preflight_int(const PGresult *res, int row, const char *column, int64_t if_null)
+{
+    const char *text = preflight_text(res, row, column);
+    char *end = NULL;
+    errno = 0;
+    long long value = strtoll(text, &end, 10);
+    return end == text || errno ? if_null : value;
+}
+
+enum status preflight_array(const char *const *items, size_t n, struct buf *out)
+{
+    enum status st = buf_append_str(out, STR("{"));
+    for (size_t i = 0; i < n && !st; i++) {
+        st = buf_append_str(out, i ? STR(",\"") : STR("\""));
+        for (const char *c = items[i]; *c && !st; c++) {
+            if (*c == '"' || *c == '\\')
+                st = buf_append_str(out, STR("\\"));
+            if (!st)
+                st = buf_append(out, c, 1);
+        }
+        if (!st)
+            st = buf_append_str(out, STR("\""));
+    }
+    if (!st)
+        st = buf_append_str(out, STR("}"));
+    return st ? st : buf_append(out, "", 1);
+}
+
+static size_t quote_into(const char *ident, char *out)
+{
+    size_t n = 0;
+    out[n++] = '"';
+    for (const char *c = ident; *c; c++) {
+        if (*c == '"')
+            out[n++] = '"';
+        out[n++] = *c;
+    }
+    out[n++] = '"';
+    out[n] = '\0';
+    return n;
+}
+
+struct preflight_name preflight_quote(const char *ident)
+{
+    struct preflight_name name;
+    assert(strlen(ident) < 64); /* NAMEDATALEN, checked by the configuration */
+    quote_into(ident, name.text);
+    return name;
+}
+
+struct preflight_name preflight_quote_table(const char *schema, const char *table)
+{
+    struct preflight_name name;
+    assert(strlen(schema) < 64 && strlen(table) < 64);
+    size_t n = quote_into(schema, name.text);
+    name.text[n++] = '.';
+    quote_into(table, name.text + n);
+    return name;
+}
+
+static enum status open_connection(const char *conninfo, enum pg_mode mode, PGconn **ret,
+                                   struct error *err)
+{
+    const struct pg_connect what = {
+        .conninfo = conninfo, .mode = mode, .timeout_us = CONNECT_TIMEOUT_US};
+    const struct pg_wait wait = {.clock = &clock_real, .wake_fd = -1};
+    return pg_open(&what, &wait, ret, err);
+}
+
+enum status preflight_connect(const char *conninfo, PGconn **ret, struct error *err)
+{
+    CLEANUP(pg_finishp) PGconn *conn = NULL;
+    CLEANUP(pg_clearp) PGresult *res = NULL;
+    enum status st = open_connection(conninfo, PG_ORDINARY, &conn, err);
+    /* A check that hangs behind a lock would say nothing at all. */
+    if (!st)
+        st = preflight_query(conn, STATEMENT_TIMEOUT, 0, NULL, &res, err);
+    if (!st)
+        *ret = TAKE(conn);
+    return st;
+}
+
+enum status preflight_identify(const char *conninfo, struct server_identity *ret, struct error *err)
+{
+    const struct pg_wait wait = {.clock = &clock_real, .wake_fd = -1};
+    CLEANUP(pg_finishp) PGconn *conn = NULL;
+    CLEANUP(pg_clearp) PGresult *res = NULL;
+    enum status st = open_connection(conninfo, PG_REPLICATION, &conn, err);
+    if (!st)
+        st = pg_command(conn, "IDENTIFY_SYSTEM", CONNECT_TIMEOUT_US, &wait, &res, err);
+    if (st)
+        return st;
+    if (PQresultStatus(res) != PGRES_TUPLES_OK)
+        return pg_result_error(res, "could not identify the server", err);
+
+    struct server_identity id = {0};
+    char *end = NULL;
+    errno = 0;
+    const char *system = preflight_text(res, 0, "systemid");
+    id.system_identifier = strtoull(system, &end, 10);
+    id.timeline = (uint32_t)preflight_int(res, 0, "timeline", 0);
+    snprintf(id.database, sizeof(id.database), "%s", preflight_text(res, 0, "dbname"));
+    if (end == system || *end || errno || id.system_identifier == 0 || id.timeline == 0 ||
+        !lsn_parse(preflight_text(res, 0, "xlogpos"), &id.flush_lsn))
+        return error_set(err, STATUS_PROTOCOL, "malformed answer to IDENTIFY_SYSTEM");
+    *ret = id;
+    return STATUS_OK;
+}
+
+enum status preflight_system_identifier(const char *conninfo, uint64_t *ret, struct error *err)
+{
+    struct server_identity id;
+    enum status st = preflight_identify(conninfo, &id, err);
+    if (!st)
+        *ret = id.system_identifier;
+    return st;
+}
+
+static const struct {
+    const char *name; /* in the report when the group itself cannot be asked */
+    preflight_fn *fn;
+} groups[] = {
+    {"server", preflight_check_server},           {"tables", preflight_check_tables},
+    {"publication", preflight_check_publication}, {"slot", preflight_check_slot},
+    {"cache_tables", preflight_check_sink},
+};
+
+enum status preflight_run(const struct preflight_config *cfg, struct preflight_report *ret,
+                          struct error *err)
+{
+    CLEANUP(pg_finishp) PGconn *conn = NULL;
+    struct error why = {.code = STATUS_OK};
+    struct preflight p = {.cfg = cfg, .report = ret};
+    ret->n = 0;
+    if (preflight_connect(cfg->conninfo, &conn, &why)) {
+        struct check *c = preflight_add(&p, "connection", CHECK_FAIL, "%.500s", why.text);
+        preflight_fix(c, "correct source.conninfo, or start the server");
+        return STATUS_OK;
+    }
+    p.conn = conn;
+    p.version = PQserverVersion(conn);
+    preflight_add(&p, "connection", CHECK_OK, "database \"%s\" as role \"%s\"", PQdb(conn),
+                  PQuser(conn));
+    for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]); i++) {
+        if (groups[i].fn(&p, &why) == STATUS_OK)
+            continue;
+        if (PQstatus(conn) != CONNECTION_OK)
+            return error_set(err, STATUS_IO, "%s", why.text);
+        /* One check that cannot be asked (a right is missing) must not hide the others. */
+        struct check *c = preflight_add(&p, groups[i].name, CHECK_FAIL, "%.500s", why.text);
+        preflight_fix(c, "give the role the right to read the system catalogues");
+    }
+    return STATUS_OK;
+}

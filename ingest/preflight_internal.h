@@ -1,0 +1,63 @@
+/*
+ * ingest/preflight_internal.h - what the files of the start-up checks share; for them alone.
+ */
+#pragma once
+
+#include "ingest/pgconn.h"
+#include "ingest/preflight.h"
+
+struct preflight {
+    const struct preflight_config *cfg;
+    PGconn *conn; /* to the source */
+    int version;  /* PQserverVersion(): 150020 is 15.20 */
+    struct preflight_report *report;
+};
+
+/* One group of checks; returns IO only when the connection is lost. */
+typedef enum status preflight_fn(struct preflight *p, struct error *err);
+
+preflight_fn preflight_check_server;
+preflight_fn preflight_check_tables;
+preflight_fn preflight_check_publication;
+preflight_fn preflight_check_slot;
+preflight_fn preflight_check_sink;
+
+/* Adds one result; beyond CHECKS_MAX it replaces the last one. The fix is set afterwards. */
+struct check *preflight_add(struct preflight *p, const char *name, enum check_result result,
+                            const char *fmt, ...) PRINTF_LIKE(4, 5);
+/* Appends to the fix; what does not fit is cut. */
+void preflight_fix(struct check *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+/* Text parameters, text results. An error of the server is REFUSED or IO, by its class. */
+MUST_CHECK enum status preflight_query(PGconn *conn, const char *sql, int n_params,
+                                       const char *const *params, PGresult **ret,
+                                       struct error *err);
+/* "" for NULL. */
+const char *preflight_text(const PGresult *res, int row, const char *column);
+bool preflight_bool(const PGresult *res, int row, const char *column);
+int64_t preflight_int(const PGresult *res, int row, const char *column, int64_t if_null);
+
+/* {"a","b"}: a text[] literal, NUL-terminated. */
+MUST_CHECK enum status preflight_array(const char *const *items, size_t n, struct buf *out);
+/* "schema"."table", quoted, NUL-terminated, in a buffer that cuts nothing we can be given. */
+struct preflight_name {
+    char text[264];
+};
+struct preflight_name preflight_quote_table(const char *schema, const char *table);
+struct preflight_name preflight_quote(const char *ident);
+
+/* The columns without which a DELETE of this table cannot be understood; returns how many. */
+size_t preflight_key_columns(const struct mapping *m, const char *out[MAPPING_FIELD_COUNT]);
+
+/* What the publication sends; all true while there is none (that is what would be created). */
+struct publication_info {
+    bool exists;
+    bool all_tables;
+    bool insert;
+    bool update;
+    bool delete;
+    bool truncate;
+    bool via_root;
+};
+MUST_CHECK enum status preflight_publication_read(PGconn *conn, const char *publication,
+                                                  struct publication_info *ret, struct error *err);

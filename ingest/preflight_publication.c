@@ -1,0 +1,253 @@
+/* The publication: what it must contain, what it must not, and creating it. */
+#include "ingest/preflight_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void preflight_report_freep(struct preflight_report **report)
+{
+    free(*report);
+}
+
+enum status preflight_publication_read(PGconn *conn, const char *publication,
+                                       struct publication_info *ret, struct error *err)
+{
+    const char *params[] = {publication};
+    CLEANUP(pg_clearp) PGresult *res = NULL;
+    enum status st =
+        preflight_query(conn,
+                        "SELECT puballtables, pubinsert, pubupdate, pubdelete, pubtruncate,"
+                        " pubviaroot FROM pg_catalog.pg_publication WHERE pubname = $1",
+                        1, params, &res, err);
+    if (st)
+        return st;
+    if (PQntuples(res) == 0) {
+        *ret = (struct publication_info){false, false, true, true, true, true, true};
+        return STATUS_OK;
+    }
+    *ret = (struct publication_info){
+        .exists = true,
+        .all_tables = preflight_bool(res, 0, "puballtables"),
+        .insert = preflight_bool(res, 0, "pubinsert"),
+        .update = preflight_bool(res, 0, "pubupdate"),
+        .delete = preflight_bool(res, 0, "pubdelete"),
+        .truncate = preflight_bool(res, 0, "pubtruncate"),
+        .via_root = preflight_bool(res, 0, "pubviaroot"),
+    };
+    return STATUS_OK;
+}
+
+/* "s"."a", "s"."b" */
+static enum status table_list(const struct mapping_set *set, struct buf *out)
+{
+    enum status st = STATUS_OK;
+    for (size_t i = 0; i < set->n && !st; i++) {
+        struct preflight_name name =
+            preflight_quote_table(set->tables[i].schema, set->tables[i].table);
+        st = buf_printf(out, "%s%s", i ? ", " : "", name.text);
+    }
+    return st;
+}
+
+static enum status create_sql(const struct preflight_config *cfg, struct buf *sql)
+{
+    enum status st =
+        buf_printf(sql, "CREATE PUBLICATION %s FOR TABLE ", preflight_quote(cfg->publication).text);
+    if (!st)
+        st = table_list(cfg->mappings, sql);
+    if (!st)
+        st = buf_append_str(sql, STR(" WITH (publish = 'insert, update, delete, truncate', "
+                                     "publish_via_partition_root = true);"));
+    return st ? st : buf_append(sql, "", 1);
+}
+
+static void fix_set_table(struct preflight *p, struct check *c)
+{
+    CLEANUP(buf_deinit) struct buf list;
+    buf_init(&list, 8192);
+    if (table_list(p->cfg->mappings, &list) == STATUS_OK)
+        preflight_fix(c, "ALTER PUBLICATION %s SET TABLE %.*s;",
+                      preflight_quote(p->cfg->publication).text, (int)list.len, list.data);
+}
+
+/* One mapped table in the publication. Column lists and row filters exist from PostgreSQL 15. */
+static enum status check_published(struct preflight *p, const struct mapping *m,
+                                   const struct publication_info *pub, struct error *err)
+{
+    static const char plain[] = "SELECT NULL::text AS not_listed, false AS filtered"
+                                " FROM pg_catalog.pg_publication_tables"
+                                " WHERE pubname = $1 AND schemaname = $2 AND tablename = $3"
+                                " AND $4::text[] IS NOT NULL";
+    static const char with_lists[] =
+        "SELECT (SELECT pg_catalog.string_agg(c, ', ') FROM pg_catalog.unnest($4::text[]) c"
+        "  WHERE NOT c = ANY (attnames::text[])) AS not_listed, rowfilter IS NOT NULL AS filtered"
+        " FROM pg_catalog.pg_publication_tables"
+        " WHERE pubname = $1 AND schemaname = $2 AND tablename = $3";
+    const char *names[MAPPING_FIELD_COUNT];
+    size_t n = mapping_columns(m, names);
+    CLEANUP(buf_deinit) struct buf columns;
+    buf_init(&columns, 8192);
+    enum status st = preflight_array(names, n, &columns);
+    if (st)
+        return error_set(err, st, "too many mapped columns");
+    const char *params[] = {p->cfg->publication, m->schema, m->table, columns.data};
+    CLEANUP(pg_clearp) PGresult *res = NULL;
+    st = preflight_query(p->conn, p->version >= 150000 ? with_lists : plain, 4, params, &res, err);
+    if (st)
+        return st;
+
+    struct preflight_name name = preflight_quote_table(m->schema, m->table);
+    struct preflight_name publication = preflight_quote(p->cfg->publication);
+    if (PQntuples(res) == 0) {
+        struct check *c =
+            preflight_add(p, "publication_tables", CHECK_FAIL,
+                          "publication \"%s\" does not send table %s%s", p->cfg->publication,
+                          name.text, pub->via_root ? "" : " (or only under its partitions' names)");
+        if (!pub->via_root)
+            preflight_fix(c, "ALTER PUBLICATION %s SET (publish_via_partition_root = true); ",
+                          publication.text);
+        preflight_fix(c, "ALTER PUBLICATION %s ADD TABLE %s;", publication.text, name.text);
+        return STATUS_OK;
+    }
+    const char *not_listed = preflight_text(res, 0, "not_listed");
+    if (*not_listed) {
+        struct check *c =
+            preflight_add(p, "publication_tables", CHECK_FAIL,
+                          "the column list of table %s leaves out %.200s", name.text, not_listed);
+        fix_set_table(p, c);
+    }
+    if (preflight_bool(res, 0, "filtered"))
+        preflight_add(p, "publication_tables", CHECK_WARN,
+                      "table %s is sent with a row filter: rows it leaves out are not counted",
+                      name.text);
+    return STATUS_OK;
+}
+
+/* Tables that are sent but not mapped: the cache's own would feed its output back into its input.
+ */
+static enum status check_others(struct preflight *p, struct error *err)
+{
+    const char *params[] = {p->cfg->publication};
+    CLEANUP(pg_clearp) PGresult *res = NULL;
+    enum status st = preflight_query(p->conn,
+                                     "SELECT schemaname, tablename,"
+                                     " tablename LIKE 'strategic\\_%' AS ours"
+                                     " FROM pg_catalog.pg_publication_tables WHERE pubname = $1"
+                                     " ORDER BY 3 DESC, 1, 2",
+                                     1, params, &res, err);
+    if (st)
+        return st;
+    for (int i = 0; i < PQntuples(res); i++) {
+        const char *schema = preflight_text(res, i, "schemaname");
+        const char *table = preflight_text(res, i, "tablename");
+        bool ours = preflight_bool(res, i, "ours");
+        if (!ours && mapping_find(p->cfg->mappings, str_from(schema), str_from(table)))
+            continue;
+        struct check *c = preflight_add(
+            p, ours ? "publication_cache_tables" : "publication_tables",
+            ours ? CHECK_FAIL : CHECK_WARN, "publication \"%s\" sends table \"%s.%s\", %s",
+            p->cfg->publication, schema, table,
+            ours ? "which this program writes: its output would become its input"
+                 : "which is not mapped: it costs decoding and is ignored");
+        fix_set_table(p, c);
+        return STATUS_OK; /* one is enough to say what to do */
+    }
+    return STATUS_OK;
+}
+
+static void check_kinds(struct preflight *p, const struct publication_info *pub)
+{
+    const char *publication = p->cfg->publication;
+    struct check *c = NULL;
+    if (pub->all_tables) {
+        c = preflight_add(p, "publication", CHECK_FAIL,
+                          "publication \"%s\" is FOR ALL TABLES: the cache's own tables are in it",
+                          publication);
+        preflight_fix(c, "DROP PUBLICATION %s; ", preflight_quote(publication).text);
+        CLEANUP(buf_deinit) struct buf sql;
+        buf_init(&sql, 8192);
+        if (create_sql(p->cfg, &sql) == STATUS_OK)
+            preflight_fix(c, "%s -- a slot made before it must be made again", sql.data);
+        return;
+    }
+    if (!pub->insert) {
+        c = preflight_add(p, "publication", CHECK_FAIL, "publication \"%s\" sends no inserts",
+                          publication);
+        preflight_fix(c, "ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate');",
+                      preflight_quote(publication).text);
+        return;
+    }
+    preflight_add(p, "publication", CHECK_OK, "publication \"%s\" sends inserts%s%s%s", publication,
+                  pub->update ? ", updates" : "", pub->delete ? ", deletes" : "",
+                  pub->truncate ? ", truncates" : "");
+}
+
+enum status preflight_check_publication(struct preflight *p, struct error *err)
+{
+    struct publication_info pub;
+    enum status st = preflight_publication_read(p->conn, p->cfg->publication, &pub, err);
+    if (st)
+        return st;
+    if (!pub.exists) {
+        CLEANUP(buf_deinit) struct buf sql;
+        buf_init(&sql, 8192);
+        struct check *c = preflight_add(p, "publication", p->cfg->create ? CHECK_OK : CHECK_FAIL,
+                                        "publication \"%s\" does not exist%s", p->cfg->publication,
+                                        p->cfg->create ? " yet; `warmpath run` creates it" : "");
+        if (!p->cfg->create && create_sql(p->cfg, &sql) == STATUS_OK)
+            preflight_fix(c, "%s", sql.data);
+        return STATUS_OK;
+    }
+    check_kinds(p, &pub);
+    if (pub.all_tables)
+        return STATUS_OK;
+    for (size_t i = 0; i < p->cfg->mappings->n && !st; i++)
+        st = check_published(p, &p->cfg->mappings->tables[i], &pub, err);
+    return st ? st : check_others(p, err);
+}
+
+/* The first failure of a report becomes the refusal. */
+static enum status refuse(const struct preflight_report *report, struct error *err)
+{
+    for (size_t i = 0; i < report->n; i++)
+        if (report->checks[i].result == CHECK_FAIL)
+            return error_set(err, STATUS_REFUSED, "%.350s; run: %.400s", report->checks[i].found,
+                             report->checks[i].fix);
+    return STATUS_OK;
+}
+
+enum status preflight_publication_create(PGconn *conn, const struct preflight_config *cfg,
+                                         bool *ret_created, struct error *err)
+{
+    CLEANUP(preflight_report_freep)
+    struct preflight_report *report = calloc(1, sizeof(*report));
+    CLEANUP(buf_deinit) struct buf sql;
+    buf_init(&sql, 8192);
+    if (!report)
+        return error_set(err, STATUS_NOMEM, "could not allocate a report");
+    struct preflight p = {
+        .cfg = cfg, .conn = conn, .version = PQserverVersion(conn), .report = report};
+    struct publication_info pub;
+    enum status st = preflight_publication_read(conn, cfg->publication, &pub, err);
+    if (st)
+        return st;
+    if (pub.exists) {
+        st = preflight_check_publication(&p, err);
+        *ret_created = false;
+        return st ? st : refuse(report, err);
+    }
+
+    /* Publishing updates of a table without an identity would break the application. */
+    st = preflight_check_tables(&p, err);
+    if (!st)
+        st = refuse(report, err);
+    if (!st && create_sql(cfg, &sql))
+        st = error_set(err, STATUS_LIMIT, "too many mapped tables for one publication");
+    if (st)
+        return st;
+    CLEANUP(pg_clearp) PGresult *res = PQexec(conn, sql.data);
+    if (PQresultStatus(res) != PGRES_COMMAND_OK)
+        return pg_result_error(res, "could not create the publication", err);
+    *ret_created = true;
+    return STATUS_OK;
+}

@@ -1,0 +1,348 @@
+/* Checks of each mapped table: its columns and their types, rights, and the replica identity. */
+#include "ingest/preflight_internal.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+/* One mapped table, found in the catalogue. */
+struct table {
+    const struct mapping *mapping;
+    const char *oid; /* text; borrowed from a result */
+    struct preflight_name name;
+};
+
+static const char table_sql[] =
+    "SELECT c.oid, c.relkind, pg_catalog.has_table_privilege(c.oid, 'SELECT') AS may_select,"
+    " pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS may_use, current_user AS role"
+    " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE n.nspname = $1 AND c.relname = $2";
+
+static const char columns_sql[] =
+    "SELECT a.attname, t.typname, t.typcategory"
+    " FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid"
+    " WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped";
+
+static bool one_of(const char *word, const char *const list[])
+{
+    for (size_t i = 0; list[i]; i++)
+        if (strcmp(word, list[i]) == 0)
+            return true;
+    return false;
+}
+
+static bool is_json(const char *type)
+{
+    static const char *const types[] = {"json", "jsonb", NULL};
+    return one_of(type, types);
+}
+
+static bool is_text(const char *type)
+{
+    static const char *const types[] = {"text", "varchar", "bpchar", "name", NULL};
+    return one_of(type, types);
+}
+
+static bool is_number(const char *type)
+{
+    static const char *const types[] = {"int2",   "int4",   "int8", "numeric",
+                                        "float4", "float8", NULL};
+    return one_of(type, types);
+}
+
+/* Why a column of this type cannot hold the times its unit promises; NULL = it can. Text is taken
+ * on trust: its rows are checked one by one. */
+static const char *time_mismatch(enum time_unit unit, const char *type)
+{
+    if (is_text(type))
+        return NULL;
+    switch (unit) {
+    case TIME_TIMESTAMP:
+        return strcmp(type, "timestamptz") == 0 ? NULL : "timestamptz, or a unit in the mapping";
+    case TIME_NAIVE_UTC:
+        return strncmp(type, "timestamp", 9) == 0 || strcmp(type, "date") == 0
+                   ? NULL
+                   : "timestamp, for the unit naive_utc";
+    case TIME_EPOCH_S:
+    case TIME_EPOCH_MS:
+    case TIME_EPOCH_US:
+        return is_number(type) ? NULL : "a number, for an epoch unit";
+    }
+    return NULL;
+}
+
+/* What type the field needs, when this one cannot do; NULL = it can. */
+static const char *type_mismatch(const struct mapping_source *s, enum mapping_field f,
+                                 const char *type)
+{
+    static const char *const embeddings[] = {"_float4", "_float8", "_numeric",
+                                             "vector",  "halfvec", NULL};
+    if (*s->path)
+        return is_json(type) || is_text(type) ? NULL : "json or jsonb, for a path";
+    if (f == FIELD_AT)
+        return time_mismatch(s->time_unit, type);
+    if (f == FIELD_TRAITS)
+        return is_json(type) || is_text(type) ? NULL : "json or jsonb";
+    if (f == FIELD_EMBEDDING)
+        return is_json(type) || is_text(type) || one_of(type, embeddings)
+                   ? NULL
+                   : "real[], vector or a JSON list";
+    if (f == FIELD_SCORE || f == FIELD_IMPORTANCE || f == FIELD_EMOTION_CONFIDENCE ||
+        f == FIELD_GRADE)
+        return s->n_enum > 0 || is_number(type) || is_text(type) ? NULL : "a number";
+    return is_json(type) || strcmp(type, "bytea") == 0 ? "text (or a path into the JSON)" : NULL;
+}
+
+static int find_column(const PGresult *columns, const char *name)
+{
+    for (int i = 0; i < PQntuples(columns); i++)
+        if (strcmp(preflight_text(columns, i, "attname"), name) == 0)
+            return i;
+    return -1;
+}
+
+static void check_columns(struct preflight *p, const struct table *t, const PGresult *columns)
+{
+    bool ok = true;
+    for (int i = 0; i < MAPPING_FIELD_COUNT; i++) {
+        enum mapping_field f = (enum mapping_field)i;
+        const struct mapping_source *s = &t->mapping->fields[f];
+        if (!s->set || !*s->column)
+            continue;
+        int row = find_column(columns, s->column);
+        if (row < 0) {
+            struct check *c =
+                preflight_add(p, "columns", CHECK_FAIL, "table %s has no column \"%s\" (field %s)",
+                              t->name.text, s->column, mapping_field_name(f));
+            preflight_fix(c,
+                          "correct fields.%s of the mapping, or ALTER TABLE %s ADD COLUMN %s ...;",
+                          mapping_field_name(f), t->name.text, preflight_quote(s->column).text);
+            ok = false;
+            continue;
+        }
+        const char *type = preflight_text(columns, row, "typname");
+        const char *needed = type_mismatch(s, f, type);
+        if (!needed)
+            continue;
+        struct check *c = preflight_add(
+            p, "columns", CHECK_FAIL, "table %s, column \"%s\" (field %s) is of type %s, not %s",
+            t->name.text, s->column, mapping_field_name(f), type, needed);
+        if (f == FIELD_AT && strcmp(type, "timestamp") == 0)
+            preflight_fix(c,
+                          "set fields.at.unit: naive_utc in the mapping if the times are UTC, or "
+                          "ALTER TABLE %s ALTER COLUMN %s TYPE timestamptz USING %s AT TIME ZONE "
+                          "'UTC';",
+                          t->name.text, preflight_quote(s->column).text,
+                          preflight_quote(s->column).text);
+        else
+            preflight_fix(c, "map another column, or a path into this one");
+        ok = false;
+    }
+    if (ok)
+        preflight_add(p, "columns", CHECK_OK, "table %s has every mapped column", t->name.text);
+}
+
+size_t preflight_key_columns(const struct mapping *m, const char *out[MAPPING_FIELD_COUNT])
+{
+    static const enum mapping_field fields[] = {FIELD_ID, FIELD_USER_ID, FIELD_BOT_NAME,
+                                                FIELD_MEMORY_ID};
+    size_t n = 0;
+    /* Deletes from a log of memory events are no events (ingest/mapping.h). */
+    if (m->type == EVENT_MEMORY && strcmp(m->fields[FIELD_OP].constant, "create") != 0)
+        return 0;
+    for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
+        const struct mapping_source *s = &m->fields[fields[i]];
+        size_t k = 0;
+        if (!s->set || !*s->column)
+            continue;
+        while (k < n && strcmp(out[k], s->column) != 0)
+            k++;
+        if (k == n)
+            out[n++] = s->column;
+    }
+    return n;
+}
+
+/* The table itself, or every partition that holds rows: identity is a property of each. */
+static const char identity_sql[] =
+    "WITH leaf AS (SELECT relid::oid AS oid FROM pg_catalog.pg_partition_tree($1::oid::regclass)"
+    "              WHERE isleaf UNION SELECT $1::oid)"
+    " SELECT n.nspname, c.relname, c.relreplident,"
+    " c.relreplident = 'f' OR (c.relreplident <> 'n' AND EXISTS (SELECT FROM pg_catalog.pg_index i"
+    "   WHERE i.indrelid = c.oid AND CASE c.relreplident WHEN 'd' THEN i.indisprimary"
+    "   ELSE i.indisreplident END)) AS has_identity,"
+    " c.relreplident = 'f' OR (c.relreplident <> 'n' AND EXISTS (SELECT FROM pg_catalog.pg_index i"
+    "   WHERE i.indrelid = c.oid AND CASE c.relreplident WHEN 'd' THEN i.indisprimary"
+    "   ELSE i.indisreplident END AND $2::text[] <@ ARRAY(SELECT a.attname::text"
+    "     FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = ANY"
+    "     ((i.indkey::int2[])[0:i.indnkeyatts - 1])))) AS covers,"
+    " (SELECT x.relname FROM pg_catalog.pg_index i"
+    "   JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid"
+    "   WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid"
+    "   AND i.indpred IS NULL AND i.indexprs IS NULL"
+    "   AND $2::text[] <@ ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a"
+    "     WHERE a.attrelid = c.oid AND a.attnum = ANY"
+    "     ((i.indkey::int2[])[0:i.indnkeyatts - 1]))"
+    "   AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid"
+    "     AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]) AND NOT a.attnotnull)"
+    "   ORDER BY i.indnkeyatts, x.relname LIMIT 1) AS candidate"
+    " FROM leaf JOIN pg_catalog.pg_class c ON c.oid = leaf.oid"
+    " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE c.relkind = 'r' ORDER BY 1, 2";
+
+static enum status read_identity(struct preflight *p, const struct table *t, PGresult **ret,
+                                 struct error *err)
+{
+    const char *columns[MAPPING_FIELD_COUNT];
+    size_t n = preflight_key_columns(t->mapping, columns);
+    CLEANUP(buf_deinit) struct buf needed;
+    buf_init(&needed, 4096);
+    enum status st = preflight_array(columns, n, &needed);
+    if (st)
+        return error_set(err, st, "too many key columns");
+    const char *params[] = {t->oid, needed.data};
+    return preflight_query(p->conn, identity_sql, 2, params, ret, err);
+}
+
+/* One bad table or partition. The SQL is safe to run at once: it takes a short lock. */
+static void report_identity(struct preflight *p, const PGresult *res, int row)
+{
+    struct preflight_name name = preflight_quote_table(preflight_text(res, row, "nspname"),
+                                                       preflight_text(res, row, "relname"));
+    const char *candidate = preflight_text(res, row, "candidate");
+    bool has = preflight_bool(res, row, "has_identity");
+    struct check *c = preflight_add(
+        p, "replica_identity", CHECK_FAIL,
+        has ? "table %s: its replica identity does not bring id, user_id and bot_name with an "
+              "UPDATE or DELETE; deletes could not be applied"
+            : "table %s has no replica identity: the application's own UPDATE and DELETE fail "
+              "while it is published",
+        name.text);
+    if (*candidate)
+        preflight_fix(c, "ALTER TABLE %s REPLICA IDENTITY USING INDEX %s; -- or: ", name.text,
+                      preflight_quote(candidate).text);
+    preflight_fix(c,
+                  "ALTER TABLE %s REPLICA IDENTITY FULL; -- or, when rows are never changed: ALTER "
+                  "PUBLICATION %s SET (publish = 'insert');",
+                  name.text, preflight_quote(p->cfg->publication).text);
+}
+
+/*
+ * An UPDATE that leaves a long value alone does not send it. Of content the state remembers what it
+ * had; other columns of types that grow long would have to come with the old row.
+ */
+static void check_toast(struct preflight *p, const struct table *t, const PGresult *columns,
+                        const PGresult *identity)
+{
+    bool full = true;
+    for (int i = 0; i < PQntuples(identity); i++)
+        full &= preflight_text(identity, i, "relreplident")[0] == 'f';
+    for (int f = 0; f < MAPPING_FIELD_COUNT && !full; f++) {
+        const struct mapping_source *s = &t->mapping->fields[f];
+        int row = s->set && *s->column ? find_column(columns, s->column) : -1;
+        if (row < 0 || f == FIELD_CONTENT)
+            continue;
+        const char *type = preflight_text(columns, row, "typname");
+        if (!is_json(type) && strcmp(type, "vector") != 0 &&
+            preflight_text(columns, row, "typcategory")[0] != 'A')
+            continue;
+        struct check *c = preflight_add(
+            p, "replica_identity", CHECK_WARN,
+            "table %s: an UPDATE that leaves a long \"%s\" unchanged does not send it and becomes "
+            "a dead letter",
+            t->name.text, s->column);
+        preflight_fix(c, "ALTER TABLE %s REPLICA IDENTITY FULL;", t->name.text);
+        return;
+    }
+}
+
+static enum status check_identity(struct preflight *p, const struct table *t,
+                                  const PGresult *columns, struct error *err)
+{
+    struct publication_info pub;
+    CLEANUP(pg_clearp) PGresult *res = NULL;
+    enum status st = preflight_publication_read(p->conn, p->cfg->publication, &pub, err);
+    if (!st)
+        st = read_identity(p, t, &res, err);
+    if (st)
+        return st;
+    if (!pub.update && !pub.delete) {
+        preflight_add(p, "replica_identity", CHECK_OK,
+                      "table %s: not needed, the publication sends no updates and no deletes",
+                      t->name.text);
+        return STATUS_OK;
+    }
+    int bad = 0;
+    for (int i = 0; i < PQntuples(res); i++) {
+        if (preflight_bool(res, i, "covers"))
+            continue;
+        /* Partitions are many: the first few tell the story. */
+        if (bad++ < 4)
+            report_identity(p, res, i);
+    }
+    if (bad == 0) {
+        preflight_add(p, "replica_identity", CHECK_OK,
+                      "table %s: updates and deletes bring id, user_id and bot_name", t->name.text);
+        check_toast(p, t, columns, res);
+    }
+    return STATUS_OK;
+}
+
+static void check_select(struct preflight *p, const struct table *t, const PGresult *res)
+{
+    bool may_use = preflight_bool(res, 0, "may_use");
+    bool may_select = preflight_bool(res, 0, "may_select");
+    struct preflight_name role = preflight_quote(preflight_text(res, 0, "role"));
+    /* Streaming needs no SELECT; verify and rebuild read the table. */
+    struct check *c = preflight_add(p, "select", may_use && may_select ? CHECK_OK : CHECK_WARN,
+                                    "table %s %s", t->name.text,
+                                    may_use && may_select ? "can be read"
+                                                          : "cannot be read by this role: "
+                                                            "streaming works, verify does not");
+    if (!may_use)
+        preflight_fix(c, "GRANT USAGE ON SCHEMA %s TO %s; ",
+                      preflight_quote(t->mapping->schema).text, role.text);
+    if (!may_select)
+        preflight_fix(c, "GRANT SELECT ON %s TO %s;", t->name.text, role.text);
+}
+
+static enum status check_table(struct preflight *p, const struct mapping *m, struct error *err)
+{
+    const char *params[] = {m->schema, m->table};
+    CLEANUP(pg_clearp) PGresult *res = NULL;
+    enum status st = preflight_query(p->conn, table_sql, 2, params, &res, err);
+    if (st)
+        return st;
+    struct table t = {.mapping = m, .name = preflight_quote_table(m->schema, m->table)};
+    char kind = PQntuples(res) > 0 ? preflight_text(res, 0, "relkind")[0] : '\0';
+    if (kind != 'r' && kind != 'p') {
+        struct check *c =
+            preflight_add(p, "table", CHECK_FAIL, "table %s %s", t.name.text,
+                          kind ? "is not a table: views and foreign tables cannot be replicated"
+                               : "does not exist");
+        preflight_fix(c, "correct the mapping's table, or create it");
+        return STATUS_OK;
+    }
+    t.oid = preflight_text(res, 0, "oid");
+    check_select(p, &t, res);
+
+    CLEANUP(pg_clearp) PGresult *columns = NULL;
+    const char *oid[] = {t.oid};
+    st = preflight_query(p->conn, columns_sql, 1, oid, &columns, err);
+    if (st)
+        return st;
+    check_columns(p, &t, columns);
+    return check_identity(p, &t, columns, err);
+}
+
+enum status preflight_check_tables(struct preflight *p, struct error *err)
+{
+    enum status st = STATUS_OK;
+    if (p->cfg->mappings->n == 0) {
+        struct check *c = preflight_add(p, "table", CHECK_FAIL, "no table is mapped");
+        preflight_fix(c, "add a table to source.tables");
+    }
+    for (size_t i = 0; i < p->cfg->mappings->n && !st; i++)
+        st = check_table(p, &p->cfg->mappings->tables[i], err);
+    return st;
+}
