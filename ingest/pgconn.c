@@ -221,7 +221,7 @@ static PGconn *start_connecting(const struct pg_connect *what, const char *optio
     return PQconnectStartParams(keywords, values, 1);
 }
 
-enum status pg_open(const struct pg_connect *what, const struct pg_wait *wait, PGconn **ret,
+enum status pgconn_open(const struct pg_connect *what, const struct pg_wait *wait, PGconn **ret,
                     struct error *err)
 {
     CLEANUP(buf_deinit) struct buf options;

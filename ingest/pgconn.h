@@ -60,7 +60,7 @@ struct pg_connect {
     int64_t sender_timeout_us;
     int64_t timeout_us;
 };
-MUST_CHECK enum status pg_open(const struct pg_connect *what, const struct pg_wait *wait,
+MUST_CHECK enum status pgconn_open(const struct pg_connect *what, const struct pg_wait *wait,
                                PGconn **ret, struct error *err);
 
 /*

@@ -149,7 +149,7 @@ static enum status open_connection(const char *conninfo, enum pg_mode mode, PGco
     const struct pg_connect what = {
         .conninfo = conninfo, .mode = mode, .timeout_us = CONNECT_TIMEOUT_US};
     const struct pg_wait wait = {.clock = &clock_real, .wake_fd = -1};
-    return pg_open(&what, &wait, ret, err);
+    return pgconn_open(&what, &wait, ret, err);
 }
 
 enum status preflight_connect(const char *conninfo, PGconn **ret, struct error *err)

@@ -168,7 +168,7 @@ static enum status session_open(struct replication *r, lsn_t start, struct error
         .sender_timeout_us = r->cfg.sender_timeout_us,
         .timeout_us = CONNECT_TIMEOUT_US,
     };
-    enum status st = pg_open(&what, &r->wait, &r->conn, err);
+    enum status st = pgconn_open(&what, &r->wait, &r->conn, err);
     if (st)
         return st;
     *r->notice = '\0';
