@@ -15,6 +15,9 @@
  * adds without making any commit wait for 64 MB at once. */
 #define DELETE_BLOCKS "64"
 
+/* Often enough for the WAL to stay small, seldom enough to write hot pages once: 8 MB. */
+#define CHECKPOINT_PAGES 2048
+
 const char *const store_sql[SQL_COUNT] = {
     [SQL_BEGIN] = "BEGIN IMMEDIATE",
     [SQL_COMMIT] = "COMMIT",
@@ -545,10 +548,26 @@ enum status store_begin(struct store *s, struct error *err)
     return st;
 }
 
+/* A checkpoint that failed once must not be tried again on this handle: after a failed fsync the
+ * kernel may report success for pages it has dropped, and SQLite would reuse the WAL that still has
+ * them. The next open writes the whole WAL anew. */
+static enum status checkpoint(struct store *s, struct error *err)
+{
+    if (s->wal_pages < CHECKPOINT_PAGES)
+        return STATUS_OK;
+    /* PASSIVE waits for nobody; BUSY: a reader holds some pages back until the next time. */
+    int rc = sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+    if (rc != SQLITE_OK && rc != SQLITE_BUSY)
+        return store_error(s, "checkpoint", err);
+    return STATUS_OK;
+}
+
 enum status store_end(struct store *s, enum status st, struct error *err)
 {
     if (!st)
         st = store_run(s, SQL_COMMIT, "commit to", err);
+    if (!st)
+        st = checkpoint(s, err);
     if (!st)
         return STATUS_OK;
     s->broken = st == STATUS_FENCED ? STATUS_FENCED : STATUS_IO;

@@ -16,15 +16,15 @@
 extern const struct embedded_file store_migrations[];
 extern const int n_store_migrations;
 
-/* 4 kB pages and no memory map, so that an I/O error is an error code and not SIGBUS. Checkpoints
- * every 8 MB of WAL: often enough to stay small, seldom enough to write hot pages once. */
+/* 4 kB pages and no memory map, so that an I/O error is an error code and not SIGBUS. SQLite's own
+ * checkpoints are off because it ignores their failures and tries again (store_checkpoint). */
 static const char setup_sql[] = "PRAGMA page_size=4096;"
                                 "PRAGMA journal_mode=WAL;"
                                 "PRAGMA synchronous=FULL;"
                                 "PRAGMA mmap_size=0;"
                                 "PRAGMA cache_size=-4096;"
                                 "PRAGMA temp_store=MEMORY;"
-                                "PRAGMA wal_autocheckpoint=2048;"
+                                "PRAGMA wal_autocheckpoint=0;"
                                 "PRAGMA journal_size_limit=33554432;"
                                 "PRAGMA cell_size_check=ON;"
                                 "PRAGMA trusted_schema=OFF;";
@@ -306,13 +306,24 @@ static enum status prepare_all(struct store *s, struct error *err)
     return STATUS_OK;
 }
 
+static int note_wal_size(void *ctx, sqlite3 *db, const char *schema, int pages)
+{
+    (void)db;
+    (void)schema;
+    struct store *s = ctx;
+    s->wal_pages = pages;
+    return SQLITE_OK;
+}
+
 static enum status connect(struct store *s, bool create, struct error *err)
 {
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | (create ? SQLITE_OPEN_CREATE : 0);
     if (sqlite3_open_v2(s->path, &s->db, flags, NULL) != SQLITE_OK)
         return store_db_error(s->db, s->path, "open", err);
     sqlite3_busy_timeout(s->db, BUSY_TIMEOUT_MS);
-    return run_script(s->db, s->path, setup_sql, "open", err);
+    enum status st = run_script(s->db, s->path, setup_sql, "open", err);
+    sqlite3_wal_hook(s->db, note_wal_size, s);
+    return st;
 }
 
 enum status store_file_open(const char *path, const struct store_meta *create, uint64_t epoch,

@@ -54,6 +54,7 @@ struct store {
     enum status broken; /* not OK: a write failed with this; what is on disk is unknown until the
                            next open, or (FENCED) no longer ours */
     struct store_meta meta;
+    int wal_pages;          /* in the WAL after the last commit */
     uint64_t journal_bytes; /* of blocks above meta.folded */
     uint64_t dead_letters;
     struct store_applied applied[SOURCE_COUNT][LIMIT_PARTITIONS];

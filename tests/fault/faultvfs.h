@@ -1,0 +1,27 @@
+/*
+ * tests/fault/faultvfs.h - a SQLite VFS in front of the default one that makes the n-th operation
+ * fail, and every later one too if asked (a disk that is gone).
+ *
+ * Operations counted: open, write, truncate, sync, delete. A failing write may first write half of
+ * its bytes, as a full disk does.
+ */
+#pragma once
+
+#include <stdbool.h>
+
+enum faultvfs_op { FAULTVFS_OPEN = 1, FAULTVFS_WRITE = 2, FAULTVFS_SYNC = 4, FAULTVFS_DELETE = 8 };
+#define FAULTVFS_ANY 15
+
+struct faultvfs_plan {
+    int ops;     /* which operations count: enum faultvfs_op, or-ed */
+    int n;       /* the n-th of them fails, from 1 */
+    int code;    /* SQLITE_IOERR_WRITE, SQLITE_FULL, ... */
+    bool sticky; /* so do all that follow */
+    bool torn;   /* a failing write writes its first half */
+};
+
+/* Makes it the default VFS of this process. */
+void faultvfs_install(void);
+void faultvfs_arm(const struct faultvfs_plan *plan);
+/* Disarms; whether the fault happened. */
+bool faultvfs_disarm(void);
