@@ -4,9 +4,9 @@
  * The write path is a journal. Every group commit appends ONE block (all entries since the last
  * commit, as opaque bytes) together with the applied positions, the covered LSN, key pages that are
  * folded on the way, and dead letters, in ONE transaction. Entries have a dense sequence number
- * `jseq` (1, 2, ...); a key page says up to which jseq it contains. Opening a store hands back every
- * unfolded entry in order; the caller re-applies those whose jseq is above the key's page. Blocks
- * whose entries are all contained in pages are deleted.
+ * `jseq` (1, 2, ...); a key page says up to which jseq it contains. Opening a store hands back
+ * every unfolded entry in order; the caller re-applies those whose jseq is above the key's page.
+ * Blocks whose entries are all contained in pages are deleted.
  *
  * Files: DIR/CURRENT names a set directory (set-000001); the set holds worker-N.db for N < W. A
  * change of W writes a new set and then renames CURRENT, so a crash leaves one whole set or the
@@ -15,8 +15,8 @@
  * Fencing: meta.epoch. A commit by a holder whose epoch is no longer the stored one fails with
  * STATUS_FENCED and changes nothing.
  *
- * Threads: one handle, one thread. Errors: IO (SQLite or disk; after a failed fsync the process must
- * stop, never retry), CORRUPT (checksum, format), FENCED, REFUSED (another pipeline's state).
+ * Threads: one handle, one thread. Errors: IO (SQLite or disk; after a failed fsync the process
+ * must stop, never retry), CORRUPT (checksum, format), FENCED, REFUSED (another pipeline's state).
  */
 #pragma once
 
@@ -35,8 +35,8 @@ struct store_identity {
     char pipeline[64];
     char system_identifier[24]; /* of the PostgreSQL cluster, decimal; "" for replay */
     char slot[64];
-    lsn_t slot_birth;           /* consistent point at which the slot was created or adopted */
-    uint32_t partitions;        /* P */
+    lsn_t slot_birth;    /* consistent point at which the slot was created or adopted */
+    uint32_t partitions; /* P */
 };
 
 struct store_applied {
@@ -54,11 +54,12 @@ struct store;
  * store_set_respread() and opens the new set.
  */
 uint32_t store_set_workers(const char *dir);
-/* Opens or creates (0700) the set for `workers` files. With a fresh directory *ret_fresh is true and
- * identity is written; otherwise *identity is filled from the state and the caller decides whether
- * it fits. Key k belongs to worker (partition mod workers). Fills stores[0..workers), each to be
- * closed. epoch: this process's fencing epoch, written to every file; REFUSED when a file already
- * holds a larger one, or when the state is spread over another number of workers. dir may be
+/* Opens or creates (0700) the set for `workers` files. With a fresh directory *ret_fresh is true
+ * and identity is written; otherwise *identity is filled from the state and the caller decides
+ * whether it fits. Key k belongs to worker (partition mod workers). Fills stores[0..workers), each
+ * to be closed. epoch: this process's fencing epoch, written to every file; REFUSED when a file
+ * already holds a larger one, or when the state is spread over another number of workers. dir may
+ * be
  * ":memory:" (replay): nothing is durable. */
 MUST_CHECK enum status store_set_open(const char *dir, uint32_t workers, uint64_t epoch,
                                       struct store_identity *identity, bool *ret_fresh,
@@ -86,8 +87,8 @@ lsn_t store_covered(const struct store *s); /* every event up to this LSN of thi
 int64_t store_as_of(const struct store *s); /* T of the last commit, 0 when none */
 uint64_t store_jseq(const struct store *s); /* newest entry */
 /* Calls fn for every unfolded entry in order, and for folded ones that share a block with them.
- * fn's failure stops and is returned. In this and the other walks fn may find and load keys, but not
- * commit. CORRUPT: a block is missing or fails its checksum. */
+ * fn's failure stops and is returned. In this and the other walks fn may find and load keys, but
+ * not commit. CORRUPT: a block is missing or fails its checksum. */
 MUST_CHECK enum status store_replay(struct store *s,
                                     enum status (*fn)(void *ctx, uint64_t jseq, struct str entry,
                                                       struct error *err),
@@ -108,8 +109,8 @@ MUST_CHECK enum status store_find_key(struct store *s, struct str user_id, struc
 struct store_page {
     uint64_t key_id;
     uint32_t partition;
-    uint64_t jseq;   /* last entry contained */
-    int64_t due_us;  /* next timer, or INT64_MAX */
+    uint64_t jseq;  /* last entry contained */
+    int64_t due_us; /* next timer, or INT64_MAX */
     struct str user_id;
     struct str bot_name;
     struct str bytes;
@@ -132,18 +133,18 @@ struct store_dead_letter {
     struct str bytes;
 };
 
-/* covered, as_of_us, fold_below and next_key_id only ever grow: a smaller value leaves the stored one
- * as it is, so that 0 means "no change". */
+/* covered, as_of_us, fold_below and next_key_id only ever grow: a smaller value leaves the stored
+ * one as it is, so that 0 means "no change". */
 struct store_commit {
-    struct str entries;      /* concatenated: varint length + bytes, n_entries times */
+    struct str entries; /* concatenated: varint length + bytes, n_entries times */
     uint64_t n_entries;
-    uint64_t fold_below;     /* blocks whose last jseq is <= this may go: they are not replayed any
-                                more, and deleted a few per commit */
-    uint64_t next_key_id;    /* above every id in entries and pages */
+    uint64_t fold_below;  /* blocks whose last jseq is <= this may go: they are not replayed any
+                             more, and deleted a few per commit */
+    uint64_t next_key_id; /* above every id in entries and pages */
     int64_t as_of_us;
     lsn_t covered;
-    const struct store_applied (*applied)[LIMIT_PARTITIONS]; /* [SOURCE_COUNT], changed ones written;
-                                                                NULL = none */
+    const struct store_applied (*applied)[LIMIT_PARTITIONS]; /* [SOURCE_COUNT], changed ones
+                                                                written; NULL = none */
     const struct store_page *pages; /* folded in this commit, jseq may be that of this very block */
     size_t n_pages;
     const struct store_dead_letter *dead_letters;
@@ -160,6 +161,8 @@ size_t store_journal_bytes(const struct store *s); /* of unfolded blocks */
 uint64_t store_dead_letter_count(const struct store *s);
 /* Newest first, over all worker files of DIR, without disturbing a running process. fn's failure
  * stops and is returned. */
-MUST_CHECK enum status store_dead_letters_read(
-    const char *dir, enum status (*fn)(void *ctx, const struct store_dead_letter *d, struct error *err),
-    void *ctx, struct error *err);
+MUST_CHECK enum status store_dead_letters_read(const char *dir,
+                                               enum status (*fn)(void *ctx,
+                                                                 const struct store_dead_letter *d,
+                                                                 struct error *err),
+                                               void *ctx, struct error *err);

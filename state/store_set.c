@@ -259,19 +259,18 @@ static enum status create_stores(const char *dir, const char *set, uint32_t work
         return no_memory(err);
     if (durable && mkdir(set_path, 0700) != 0)
         return io_error("create", set_path, err);
-    for (uint32_t i = 0; i < workers; i++) {
+    enum status st = STATUS_OK;
+    for (uint32_t i = 0; !st && i < workers; i++) {
         struct store_meta m = *meta;
         m.worker = i;
         m.workers = workers;
-        CLEANUP(freep) char *path = durable ? store_worker_path(dir, set, i) : strdup(":memory:");
-        enum status st =
-            path ? store_file_open(path, &m, m.epoch, &stores[i], err) : no_memory(err);
-        if (st) {
-            close_all(stores, i);
-            return st;
-        }
+        char *path = durable ? store_worker_path(dir, set, i) : strdup(":memory:");
+        st = path ? store_file_open(path, &m, m.epoch, &stores[i], err) : no_memory(err);
+        free(path);
     }
-    return STATUS_OK;
+    if (st)
+        close_all(stores, workers);
+    return st;
 }
 
 static enum status create_fresh(const char *dir, uint32_t workers, uint64_t epoch,
@@ -304,6 +303,7 @@ static enum status open_stores(const char *dir, const char *set, uint32_t n, uin
             path ? store_file_open(path, NULL, epoch, &stores[i], err) : no_memory(err);
         if (st)
             return st;
+        assert(stores[i]);
         const struct store_meta *m = &stores[i]->meta;
         if (m->worker != i || m->workers != n)
             return error_set(err, STATUS_CORRUPT,
@@ -426,6 +426,7 @@ static enum status copy_rows(struct spread *s, struct error *err)
 
 static enum status copy_positions(struct spread *s, struct error *err)
 {
+    assert(s->n_from >= 1);
     enum status st = STATUS_OK;
     for (uint32_t w = 0; !st && w < s->n_to; w++) {
         struct store_applied applied[SOURCE_COUNT][LIMIT_PARTITIONS] = {0};

@@ -5,8 +5,8 @@
 
 /* A new empty directory's path, with a name in it that does not exist yet: "…/state". */
 struct scratch {
-    char dir[64];
-    char state[80];
+    char dir[96];
+    char state[112];
 };
 void scratch_make(struct scratch *s);
 void scratch_remove(struct scratch *s); /* with everything in it */

@@ -50,7 +50,7 @@ static void assert_dump(struct store *s, const char *dir, const char *expected)
 /* Runs SQL on worker 0's file behind the store's back. */
 static void meddle(const char *dir, const char *sql)
 {
-    char path[128];
+    char path[160];
     snprintf(path, sizeof(path), "%s/set-000001/worker-0.db", dir);
     sqlite3 *db = NULL;
     assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
@@ -256,7 +256,7 @@ static void test_a_block_that_is_folded_at_once_never_enters_the_journal(void **
 
 static int64_t count_rows(const char *dir, const char *table)
 {
-    char path[128];
+    char path[160];
     char sql[64];
     snprintf(path, sizeof(path), "%s/set-000001/worker-0.db", dir);
     snprintf(sql, sizeof(sql), "SELECT count(*) FROM %s", table);
@@ -477,13 +477,13 @@ static void commit_much_and_die(const char *dir)
 /* Turns the pages of table journal in the file into noise. */
 static void damage_file(const char *dir)
 {
-    char path[128];
+    char path[160];
     snprintf(path, sizeof(path), "%s/set-000001/worker-0.db", dir);
     FILE *f = fopen(path, "r+b");
     assert_non_null(f);
     assert_int_equal(fseek(f, 0, SEEK_END), 0);
     long size = ftell(f);
-    assert_true(size > 16 * 4096);
+    assert_true(size > 16 * 4096L);
     for (long at = 10 * 4096L; at < size; at += 4096) {
         assert_int_equal(fseek(f, at, SEEK_SET), 0);
         assert_int_equal(fwrite("\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF", 1, 8, f), 8);
