@@ -1,4 +1,8 @@
+#include "ingest/preflight.h"
 #include "server/cli.h"
+
+#include <stdlib.h>
+#include <string.h>
 
 static int print(struct cli *cli, enum status st, const struct buf *text, const struct error *err)
 {
@@ -6,6 +10,44 @@ static int print(struct cli *cli, enum status st, const struct buf *text, const 
         return cli_fail(cli, CLI_FAILED, "%s", err->text);
     fwrite(text->data, 1, text->len, cli->out);
     return CLI_OK;
+}
+
+/* What the file says about the database: mapped tables and columns, publication, slot. Warnings are
+ * doctor's matter. */
+static int check_database(struct cli *cli)
+{
+    const struct config *cfg = cli->config;
+    bool same = strcmp(cfg->source_conninfo, cfg->sink_conninfo) == 0;
+    struct preflight_config pre = {
+        .conninfo = cfg->source_conninfo,
+        .slot = cfg->slot,
+        .publication = cfg->publication,
+        .mappings = &cfg->mappings,
+        .create = cfg->create,
+        .sink_conninfo = same ? NULL : cfg->sink_conninfo,
+    };
+    struct error err;
+    PGconn *conn = NULL;
+    if (preflight_connect(cfg->source_conninfo, &conn, &err) != STATUS_OK) {
+        fprintf(cli->err, "note: tables and columns were not checked: %s\n", err.text);
+        return CLI_OK;
+    }
+    PQfinish(conn);
+    struct preflight_report *r = calloc(1, sizeof(*r));
+    if (!r)
+        return cli_fail(cli, CLI_FAILED, "out of memory");
+    int code = CLI_OK;
+    if (preflight_run(&pre, r, &err) != STATUS_OK)
+        code = cli_fail(cli, CLI_FAILED, "%s", err.text);
+    for (size_t i = 0; i < r->n; i++) {
+        if (r->checks[i].result != CHECK_FAIL)
+            continue;
+        code = CLI_CONFIG;
+        fprintf(cli->err, "%s: %s: %s\n  mend with: %s\n", cfg->file[0] ? cfg->file : "database",
+                r->checks[i].name, r->checks[i].found, r->checks[i].fix);
+    }
+    free(r);
+    return code;
 }
 
 int cmd_check_config(struct cli *cli)
@@ -18,10 +60,13 @@ int cmd_check_config(struct cli *cli)
         code = print(cli, config_print_schema(&text, &err), &text, &err);
     } else {
         code = cli_load_config(cli, NEED_SOURCE | NEED_TABLES);
-        if (code == CLI_OK && cli_has(cli, "print-config"))
+        if (code == CLI_OK && cli_has(cli, "print-config")) {
             code = print(cli, config_print(cli->config, &text, &err), &text, &err);
-        else if (code == CLI_OK)
-            fprintf(cli->out, "ok\n");
+        } else if (code == CLI_OK) {
+            code = cli_has(cli, "offline") ? CLI_OK : check_database(cli);
+            if (code == CLI_OK)
+                fprintf(cli->out, "ok\n");
+        }
     }
     buf_deinit(&text);
     return code;

@@ -1,6 +1,5 @@
-#include "server/cli.h"
+#include "server/output.h"
 
-#include <jansson.h>
 #include <libpq-fe.h>
 #include <sqlite3.h>
 #include <yaml.h>
@@ -18,14 +17,9 @@ int cmd_version(struct cli *cli)
     json_t *engines = json_object();
     for (size_t i = 0; engine_at(i); i++)
         json_object_set_new(engines, engine_at(i)->name, json_integer(engine_at(i)->version));
-    json_t *root = json_pack("{s:s, s:o, s:{s:i, s:s, s:s}}", "version", WARMPATH_VERSION,
-                             "engines", engines, "libraries", "libpq", PQlibVersion(), "sqlite",
-                             sqlite3_libversion(), "libyaml", yaml_get_version_string());
-    if (!root || json_dumpf(root, cli->out, JSON_INDENT(2)) != 0) {
-        json_decref(root);
-        return cli_fail(cli, CLI_FAILED, "could not print");
-    }
-    fputc('\n', cli->out);
-    json_decref(root);
-    return CLI_OK;
+    return output_json(cli,
+                       json_pack("{s:s, s:o, s:{s:i, s:s, s:s}}", "version", WARMPATH_VERSION,
+                                 "engines", engines, "libraries", "libpq", PQlibVersion(), "sqlite",
+                                 sqlite3_libversion(), "libyaml", yaml_get_version_string()),
+                       CLI_OK);
 }

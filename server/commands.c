@@ -2,6 +2,7 @@
 
 static const struct cli_option check_config_options[] = {
     {"print-config", NULL, "print every value and where it came from; passwords are masked"},
+    {"offline", NULL, "look at the file only, do not connect to the database"},
     {"print-schema", NULL, "print what can be configured, as docs/CONFIG.md; reads no file"},
     {NULL, NULL, NULL},
 };
@@ -14,15 +15,27 @@ static const struct cli_option json_options[] = {
     {NULL, NULL, NULL},
 };
 
+static const struct cli_option migrate_options[] = {
+    {"steps", "N", "down: revert the newest N migrations; default 1"},
+    {"all", NULL, "down: revert all of them"},
+    {"json", NULL, "status: one JSON document for scripts"},
+    {NULL, NULL, NULL},
+};
 static const struct cli_option replay_options[] = {
     {"emit", "final|each",
-     "final: one row per key and table at the end (default); each: every row "
-     "when its trigger fires"},
+     "final: one row per key and table at the end (default); each: every row when it is due"},
     {"engine", "NAME", "only the rows of this engine's table"},
     {"partitions", "N", "spread the keys over N partitions (default 1); the output is the same"},
     {"state", "DIR", "keep the state in DIR, and resume from it"},
     {"stop-after", "N", "stop after N lines without printing, to be resumed with --state"},
     {"until", "TIME", "ignore events later than this time"},
+    {NULL, NULL, NULL},
+};
+static const struct cli_option verify_options[] = {
+    {"all", NULL, "every row, and every key that should have one; the default"},
+    {"sample", "N", "only N rows of each table, taken at random"},
+    {"wait", "DURATION", "try again until all agree or the time is up, for a pipeline at work"},
+    {"json", NULL, "one JSON document for scripts"},
     {NULL, NULL, NULL},
 };
 
@@ -33,29 +46,83 @@ const struct command commands[] = {
         .name = "check-config",
         .args = "",
         .summary = "say whether the configuration can be used",
-        .details = "Reports every problem as file:line:column: path: message.",
+        .details =
+            "Reports every problem as file:line:column: path: message. When the database can be\n"
+            "reached, mapped tables and columns, publication and slot are checked too.",
         .options = check_config_options,
         .run = cmd_check_config,
+    },
+    {
+        .name = "migrate",
+        .args = "up|down|status",
+        .summary = "make, remove or show the cache tables in PostgreSQL",
+        .details = "up applies what is missing and does nothing the second time; down reverts the\n"
+                   "newest migration; status lists all of them.",
+        .options = migrate_options,
+        .need = NEED_SINK,
+        .min_args = 1,
+        .max_args = 1,
+        .run = cmd_migrate,
+    },
+    {
+        .name = "doctor",
+        .args = "",
+        .summary = "check every prerequisite and say what mends it",
+        .details = "Exits with 1 when a check fails. Changes nothing.",
+        .options = json_options,
+        .need = NEED_SOURCE | NEED_SINK | NEED_TABLES,
+        .run = cmd_doctor,
     },
     {
         .name = "run",
         .args = "",
         .summary = "keep the cache rows fresh, until SIGTERM",
         .details =
-            "Reads the slot, keeps the engines' state in state.dir and writes the cache rows. "
-            "SIGTERM flushes, checkpoints and ends with exit code 0. Refuses to start where "
+            "Reads the slot, keeps the engines' state in state.dir and writes the cache rows.\n"
+            "SIGTERM flushes, checkpoints and ends with exit code 0. Refuses to start where\n"
             "changes could be lost or counted twice, and says what to do.",
         .need = NEED_SOURCE | NEED_SINK | NEED_TABLES,
         .run = cmd_run,
     },
     {
+        .name = "status",
+        .args = "",
+        .summary = "show lease, slot, progress, cache rows and state",
+        .details = "Works whether or not `warmpath run` is up.",
+        .options = json_options,
+        .need = NEED_SOURCE | NEED_SINK,
+        .run = cmd_status,
+    },
+    {
+        .name = "verify",
+        .args = "",
+        .summary = "compute cache rows again from the source tables and compare",
+        .details =
+            "Reads the mapped tables, computes every row at its own as_of with the naive second\n"
+            "implementation of the engines, and lists each column that differs.",
+        .options = verify_options,
+        .need = NEED_SOURCE | NEED_SINK | NEED_TABLES,
+        .run = cmd_verify,
+    },
+    {
+        .name = "dlq",
+        .args = "list|show [ID]",
+        .summary = "list inputs that could not be used, or show one with its bytes",
+        .options = json_options,
+        .need = NEED_CONFIG,
+        .min_args = 1,
+        .max_args = 2,
+        .run = cmd_dlq,
+    },
+    {
         .name = "replay",
         .args = "FILE",
         .summary = "run the engines on a file of events and print the rows",
-        .details = "Needs no PostgreSQL. FILE holds one JSON event per line, - is standard input. "
-                   "Time is the newest event time so far. The output depends on the events alone: "
-                   "not on their order of arrival, on duplicates, on --partitions, or on being "
-                   "stopped and resumed.",
+        .details =
+            "Needs no PostgreSQL. FILE holds one JSON event per line, - is standard input. Time\n"
+            "is the newest event time so far. The output depends on the events alone: not on\n"
+            "their order of arrival, on duplicates, on --partitions, or on being stopped and\n"
+            "resumed.",
         .options = replay_options,
         .min_args = 1,
         .max_args = 1,

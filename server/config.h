@@ -111,5 +111,8 @@ MUST_CHECK enum status config_print(const struct config *c, struct buf *out, str
 /* docs/CONFIG.md: every path of the schema. */
 MUST_CHECK enum status config_print_schema(struct buf *out, struct error *err);
 
+/* "200ms", "1m30s": a duration as in the file, for options that take one. */
+MUST_CHECK enum status config_duration_parse(struct str text, int64_t *ret_us, struct error *err);
+
 /* A conninfo or URI that may be shown: passwords replaced by ****. */
 MUST_CHECK enum status config_mask_conninfo(const char *conninfo, struct buf *out);

@@ -219,6 +219,11 @@ static enum status parse_with_units(struct str text, const struct unit *units, c
     return STATUS_OK;
 }
 
+enum status config_duration_parse(struct str text, int64_t *ret_us, struct error *err)
+{
+    return parse_with_units(text, duration_units, "200ms, 5s, 10m, 1h30m, 7d", ret_us, err);
+}
+
 static enum status parse_bool(struct str text, int64_t *ret, struct error *err)
 {
     static const struct config_choice words[] = {{"true", 1}, {"yes", 1}, {"on", 1}, {"false", 0},
@@ -270,7 +275,7 @@ static enum status parse_number(const struct config_row *row, struct str text, i
                                 struct error *err)
 {
     if (row->type == CONFIG_DURATION)
-        return parse_with_units(text, duration_units, "200ms, 5s, 10m, 1h30m, 7d", ret, err);
+        return config_duration_parse(text, ret, err);
     if (row->type == CONFIG_SIZE)
         return parse_with_units(text, size_units, "64KiB, 128MiB, 2GiB", ret, err);
     size_t at = 0;

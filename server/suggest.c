@@ -2,26 +2,28 @@
 
 #define WORD_MAX 63
 
-/* Edit distance with insert, delete, replace; both words are at most WORD_MAX bytes. */
+static uint8_t smaller(uint8_t a, uint8_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Edit distance with insert, delete, replace and swap of neighbours; words of at most WORD_MAX. */
 static size_t distance(struct str a, struct str b)
 {
-    size_t row[WORD_MAX + 1];
+    uint8_t d[WORD_MAX + 1][WORD_MAX + 1];
+    for (size_t i = 0; i <= a.len; i++)
+        d[i][0] = (uint8_t)i;
     for (size_t j = 0; j <= b.len; j++)
-        row[j] = j;
-    for (size_t i = 1; i <= a.len; i++) {
-        size_t diagonal = row[0];
-        row[0] = i;
+        d[0][j] = (uint8_t)j;
+    for (size_t i = 1; i <= a.len; i++)
         for (size_t j = 1; j <= b.len; j++) {
-            size_t best = diagonal + (a.ptr[i - 1] != b.ptr[j - 1]);
-            if (row[j] + 1 < best)
-                best = row[j] + 1;
-            if (row[j - 1] + 1 < best)
-                best = row[j - 1] + 1;
-            diagonal = row[j];
-            row[j] = best;
+            uint8_t replaced = (uint8_t)(d[i - 1][j - 1] + (a.ptr[i - 1] != b.ptr[j - 1]));
+            uint8_t moved = (uint8_t)(smaller(d[i - 1][j], d[i][j - 1]) + 1);
+            d[i][j] = smaller(replaced, moved);
+            if (i > 1 && j > 1 && a.ptr[i - 1] == b.ptr[j - 2] && a.ptr[i - 2] == b.ptr[j - 1])
+                d[i][j] = smaller(d[i][j], (uint8_t)(d[i - 2][j - 2] + 1));
         }
-    }
-    return row[b.len];
+    return d[a.len][b.len];
 }
 
 struct suggest suggest_for(struct str given)

@@ -1,0 +1,76 @@
+#include "server/output.h"
+#include "state/migrate.h"
+
+#include <errno.h>
+#include <string.h>
+
+static void print_line(void *ctx, const char *line)
+{
+    const struct cli *cli = ctx;
+    fprintf(cli->out, "%s\n", line);
+    fflush(cli->out); /* each step as it is done: one may take long */
+}
+
+static void collect_line(void *ctx, const char *line)
+{
+    json_array_append_new(ctx, json_string(line));
+}
+
+static int steps_of(struct cli *cli, int *ret)
+{
+    const char *given = cli_value(cli, "steps");
+    if (cli_has(cli, "all") && given)
+        return cli_fail(cli, CLI_USAGE, "--steps and --all exclude each other");
+    if (cli_has(cli, "all")) {
+        *ret = 0;
+        return CLI_OK;
+    }
+    char *end = NULL;
+    errno = 0;
+    long n = given ? strtol(given, &end, 10) : 1;
+    if (given && (errno || end == given || *end || n < 1 || n > 10000))
+        return cli_fail(cli, CLI_USAGE, "--steps \"%s\" is not a number from 1 to 10000", given);
+    *ret = (int)n;
+    return CLI_OK;
+}
+
+static int status(struct cli *cli)
+{
+    struct error err;
+    bool pending = false;
+    if (!cli_has(cli, "json")) {
+        if (migrate_status(cli->config->sink_conninfo, print_line, cli, &pending, &err) !=
+            STATUS_OK)
+            return cli_fail(cli, CLI_FAILED, "%s", err.text);
+        return CLI_OK;
+    }
+    json_t *lines = json_array();
+    if (migrate_status(cli->config->sink_conninfo, collect_line, lines, &pending, &err) !=
+        STATUS_OK) {
+        json_decref(lines);
+        return cli_fail(cli, CLI_FAILED, "%s", err.text);
+    }
+    return output_json(cli, json_pack("{s:b, s:o}", "pending", pending, "migrations", lines),
+                       CLI_OK);
+}
+
+int cmd_migrate(struct cli *cli)
+{
+    struct error err;
+    enum status st;
+    const char *what = cli->args[0];
+    if (strcmp(what, "status") == 0)
+        return status(cli);
+    if (strcmp(what, "up") == 0) {
+        st = migrate_up(cli->config->sink_conninfo, print_line, cli, &err);
+    } else if (strcmp(what, "down") == 0) {
+        int steps = 1;
+        int code = steps_of(cli, &steps);
+        if (code != CLI_OK)
+            return code;
+        st = migrate_down(cli->config->sink_conninfo, steps, print_line, cli, &err);
+    } else {
+        return cli_fail(cli, CLI_USAGE, "\"%s\" is none of up, down, status", what);
+    }
+    return st == STATUS_OK ? CLI_OK : cli_fail(cli, CLI_FAILED, "%s", err.text);
+}

@@ -1,0 +1,329 @@
+/*
+ * server/cmd_verify.c - are the cache rows what the source tables say they must be?
+ *
+ * Source rows and cache rows are read in one snapshot when they share a database. Every mapped row
+ * becomes an event and goes to the oracle, the second, naive implementation of the engines. Each
+ * cache row is then computed again at its own as_of and compared column by column; every key that
+ * should have a row must have one. While messages keep coming, a row may lag behind the snapshot by
+ * what its triggers allow: --wait tries again until all agree or the time is up.
+ */
+#include "core/clock.h"
+#include "core/hash.h"
+#include "engines/oracle/oracle.h"
+#include "server/output.h"
+#include "server/row_compare.h"
+#include "server/source_rows.h"
+#include "state/pg.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <string.h>
+
+#define FETCH_ROWS        500
+#define DIFFERENCES_SHOWN 200
+
+struct verify {
+    struct cli *cli;
+    int64_t sample; /* rows per table; 0 = all */
+    struct source_rows *source;
+    PGconn *sink; /* the source's connection when both are one database */
+    bool own_sink;
+    struct oracle *oracle;
+    uint64_t n_events;
+    int64_t newest_us; /* of all events and rows */
+    uint64_t equal, differ, missing;
+    uint64_t *seen; /* keys with a row, per table number; sorted before it is searched */
+    size_t n_seen, seen_cap;
+    json_t *differences;
+    const char *table; /* of the row being compared */
+    struct str user, bot;
+};
+
+static void add_difference(struct verify *v, const char *column, const char *expected,
+                           const char *got)
+{
+    if (json_array_size(v->differences) >= DIFFERENCES_SHOWN)
+        return;
+    json_array_append_new(v->differences, json_pack("{s:s, s:o, s:o, s:s, s:s?, s:s?}", "table",
+                                                    v->table, "user_id", output_text(v->user),
+                                                    "bot_name", output_text(v->bot), "column",
+                                                    column, "expected", expected, "got", got));
+}
+
+static void on_difference(void *ctx, const char *column, const char *expected, const char *got)
+{
+    add_difference(ctx, column, expected, got);
+}
+
+static uint64_t key_hash(enum table_id table, struct str user, struct str bot)
+{
+    return hash64_mix(hash64(user) ^ hash64_mix(hash64(bot) + (uint64_t)table));
+}
+
+static enum status remember_key(struct verify *v, uint64_t hash, struct error *err)
+{
+    if (v->n_seen == v->seen_cap) {
+        size_t cap = v->seen_cap ? 2 * v->seen_cap : 1024;
+        uint64_t *grown = reallocarray(v->seen, cap, sizeof(*grown));
+        if (!grown)
+            return error_set(err, STATUS_NOMEM, "could not allocate %zu keys", cap);
+        v->seen = grown;
+        v->seen_cap = cap;
+    }
+    v->seen[v->n_seen++] = hash;
+    return STATUS_OK;
+}
+
+static int compare_hashes(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Whatever the order of arrival was, nothing is late on its way in: the window at the row's own T
+ * decides what counts. */
+static enum status feed_oracle(struct verify *v, struct error *err)
+{
+    struct event e;
+    enum status st;
+    while ((st = source_rows_next(v->source, &e, err)) == STATUS_OK) {
+        st = oracle_add(v->oracle, &e, SOURCE_POSTGRES, ++v->n_events, INT64_MIN, err);
+        if (st != STATUS_OK)
+            return st;
+        if (e.at_us > v->newest_us)
+            v->newest_us = e.at_us;
+    }
+    return st == STATUS_END ? STATUS_OK : st;
+}
+
+static enum status check_row(struct verify *v, enum table_id table, const PGresult *res, int tuple,
+                             struct error *err)
+{
+    v->table = tables[table].name;
+    v->user = (struct str){PQgetvalue(res, tuple, RR_USER_ID),
+                           (size_t)PQgetlength(res, tuple, RR_USER_ID)};
+    v->bot = (struct str){PQgetvalue(res, tuple, RR_BOT_NAME),
+                          (size_t)PQgetlength(res, tuple, RR_BOT_NAME)};
+    enum status st = remember_key(v, key_hash(table, v->user, v->bot), err);
+    if (st != STATUS_OK)
+        return st;
+    if (PQgetisnull(res, tuple, RR_AS_OF_US)) {
+        add_difference(v, "as_of", "a time", NULL);
+        v->differ++;
+        return STATUS_OK;
+    }
+    int64_t as_of_us = strtoll(PQgetvalue(res, tuple, RR_AS_OF_US), NULL, 10);
+    if (as_of_us > v->newest_us)
+        v->newest_us = as_of_us;
+    struct row row;
+    row_init(&row, &tables[table]);
+    st = oracle_row(v->oracle, table, v->user, v->bot, as_of_us, &row, err);
+    if (st == STATUS_END) {
+        add_difference(v, "(row)", "no row", "a row");
+        v->differ++;
+        st = STATUS_OK;
+    } else if (st == STATUS_OK) {
+        if (row_compare(&row, res, tuple, on_difference, v) > 0)
+            v->differ++;
+        else
+            v->equal++;
+    }
+    row_deinit(&row);
+    return st;
+}
+
+static enum status declare_cursor(struct verify *v, enum table_id table, struct error *err)
+{
+    struct buf sql;
+    buf_init(&sql, 8192);
+    enum status st =
+        buf_append_str(&sql, STR("DECLARE warmpath_rows NO SCROLL CURSOR FOR SELECT "));
+    if (st == STATUS_OK)
+        st = row_select_list(&tables[table], &sql);
+    if (st == STATUS_OK)
+        st = buf_printf(&sql, " FROM %s", tables[table].name);
+    if (st == STATUS_OK)
+        st = v->sample ? buf_printf(&sql, " ORDER BY random() LIMIT %" PRId64, v->sample)
+                       : buf_append_str(&sql, STR(" ORDER BY bot_name, user_id"));
+    if (st == STATUS_OK)
+        st = buf_append(&sql, "", 1);
+    st = st == STATUS_OK ? pg_exec(v->sink, sql.data, "could not read the cache rows", err)
+                         : error_set(err, st, "could not write the SELECT");
+    buf_deinit(&sql);
+    return st;
+}
+
+static enum status check_table(struct verify *v, enum table_id table, struct error *err)
+{
+    char fetch[48];
+    snprintf(fetch, sizeof(fetch), "FETCH %d FROM warmpath_rows", FETCH_ROWS);
+    enum status st = declare_cursor(v, table, err);
+    int n = 1;
+    while (st == STATUS_OK && n > 0) {
+        CLEANUP(PQclearp) PGresult *res = NULL;
+        st = pg_query(v->sink, fetch, 0, NULL, "could not read the cache rows", &res, err);
+        n = st == STATUS_OK ? PQntuples(res) : 0;
+        for (int i = 0; i < n && st == STATUS_OK; i++)
+            st = check_row(v, table, res, i, err);
+    }
+    if (st == STATUS_OK)
+        st = pg_exec(v->sink, "CLOSE warmpath_rows", "could not read the cache rows", err);
+    return st;
+}
+
+/* Keys that have events but no row, at the newest time known. */
+static enum status check_missing(struct verify *v, struct error *err)
+{
+    qsort(v->seen, v->n_seen, sizeof(*v->seen), compare_hashes);
+    for (size_t k = 0; k < oracle_key_count(v->oracle); k++) {
+        oracle_key_at(v->oracle, k, &v->user, &v->bot);
+        for (int t = 0; t < TABLE_COUNT; t++) {
+            uint64_t hash = key_hash((enum table_id)t, v->user, v->bot);
+            if (v->n_seen && bsearch(&hash, v->seen, v->n_seen, sizeof(*v->seen), compare_hashes))
+                continue;
+            struct row row;
+            row_init(&row, &tables[t]);
+            enum status st =
+                oracle_row(v->oracle, (enum table_id)t, v->user, v->bot, v->newest_us, &row, err);
+            row_deinit(&row);
+            if (st == STATUS_END)
+                continue;
+            if (st != STATUS_OK)
+                return st;
+            v->table = tables[t].name;
+            v->missing++;
+            add_difference(v, "(row)", "a row", "no row");
+        }
+    }
+    return STATUS_OK;
+}
+
+static enum status open_sink(struct verify *v, struct error *err)
+{
+    const struct config *c = v->cli->config;
+    if (strcmp(c->sink_conninfo, c->source_conninfo) == 0) {
+        v->sink = source_rows_connection(v->source);
+        return STATUS_OK;
+    }
+    v->own_sink = true;
+    struct pg_options options = {.conninfo = c->sink_conninfo,
+                                 .application_name = "warmpath verify",
+                                 .setup = "SET extra_float_digits = 3; SET statement_timeout = 0; "
+                                          "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
+                                 .cancel_fd = -1};
+    return pg_open(&options, &v->sink, err);
+}
+
+static void verify_deinit(struct verify *v)
+{
+    if (v->own_sink)
+        PQfinish(v->sink);
+    source_rows_close(v->source);
+    oracle_free(v->oracle);
+    free(v->seen);
+    json_decref(v->differences);
+}
+
+/* Everything once. The caller deinitialises v in any case. */
+static enum status verify_once(struct verify *v, struct error *err)
+{
+    const struct config *c = v->cli->config;
+    v->newest_us = INT64_MIN;
+    v->differences = json_array();
+    enum status st = oracle_new(&v->oracle, err);
+    if (st == STATUS_OK)
+        st = source_rows_open(c->source_conninfo, &c->mappings, &v->source, err);
+    if (st == STATUS_OK)
+        st = open_sink(v, err);
+    if (st == STATUS_OK)
+        st = feed_oracle(v, err);
+    for (int t = 0; t < TABLE_COUNT && st == STATUS_OK; t++)
+        st = check_table(v, (enum table_id)t, err);
+    if (st == STATUS_OK && !v->sample)
+        st = check_missing(v, err);
+    return st;
+}
+
+static void print_text(struct cli *cli, const struct verify *v)
+{
+    size_t i;
+    json_t *d;
+    json_array_foreach(v->differences, i, d)
+    {
+        const char *expected = json_string_value(json_object_get(d, "expected"));
+        const char *got = json_string_value(json_object_get(d, "got"));
+        fprintf(cli->out, "%s user=\"%s\" bot=\"%s\" %s: expected %s, got %s\n",
+                json_string_value(json_object_get(d, "table")),
+                json_string_value(json_object_get(d, "user_id")),
+                json_string_value(json_object_get(d, "bot_name")),
+                json_string_value(json_object_get(d, "column")), expected ? expected : "NULL",
+                got ? got : "NULL");
+    }
+    if (json_array_size(v->differences) >= DIFFERENCES_SHOWN)
+        fprintf(cli->out, "(only the first %d differences are listed)\n", DIFFERENCES_SHOWN);
+    if (source_rows_unusable(v->source))
+        fprintf(cli->out, "%" PRIu64 " source rows cannot be used, the first because %s\n",
+                source_rows_unusable(v->source), source_rows_unusable_reason(v->source));
+    fprintf(cli->out,
+            "%" PRIu64 " rows equal, %" PRIu64 " differ, %" PRIu64 " missing (from %" PRIu64
+            " events)\n",
+            v->equal, v->differ, v->missing, v->n_events);
+}
+
+static int print_result(struct cli *cli, struct verify *v)
+{
+    int code = v->differ || v->missing ? CLI_FAILED : CLI_OK;
+    if (!cli_has(cli, "json")) {
+        print_text(cli, v);
+        return code;
+    }
+    json_t *root =
+        json_pack("{s:b, s:I, s:I, s:I, s:I, s:I, s:O}", "ok", code == CLI_OK, "equal",
+                  (json_int_t)v->equal, "differ", (json_int_t)v->differ, "missing",
+                  (json_int_t)v->missing, "events", (json_int_t)v->n_events, "unusable_source_rows",
+                  (json_int_t)source_rows_unusable(v->source), "differences", v->differences);
+    return output_json(cli, root, code);
+}
+
+static int parse_sample(struct cli *cli, int64_t *ret)
+{
+    const char *given = cli_value(cli, "sample");
+    *ret = 0;
+    if (!given)
+        return CLI_OK;
+    if (cli_has(cli, "all"))
+        return cli_fail(cli, CLI_USAGE, "--all and --sample exclude each other");
+    char *end = NULL;
+    errno = 0;
+    *ret = strtoll(given, &end, 10);
+    if (errno || end == given || *end || *ret < 1)
+        return cli_fail(cli, CLI_USAGE, "--sample \"%s\" is not a number above 0", given);
+    return CLI_OK;
+}
+
+int cmd_verify(struct cli *cli)
+{
+    int64_t sample, wait_us = 0;
+    struct error err;
+    int code = parse_sample(cli, &sample);
+    if (code != CLI_OK)
+        return code;
+    const char *wait = cli_value(cli, "wait");
+    if (wait && config_duration_parse(str_from(wait), &wait_us, &err) != STATUS_OK)
+        return cli_fail(cli, CLI_USAGE, "--wait %s", err.text);
+    int64_t deadline_us = clock_mono_us(&clock_real) + wait_us;
+    for (;;) {
+        struct verify v = {.cli = cli, .sample = sample};
+        enum status st = verify_once(&v, &err);
+        bool agree = st == STATUS_OK && v.differ == 0 && v.missing == 0;
+        bool last = agree || clock_mono_us(&clock_real) >= deadline_us;
+        if (last)
+            code =
+                st == STATUS_OK ? print_result(cli, &v) : cli_fail(cli, CLI_FAILED, "%s", err.text);
+        verify_deinit(&v);
+        if (last)
+            return code;
+        poll(NULL, 0, 200);
+    }
+}
