@@ -196,7 +196,7 @@ int time_parse(const char *text, unsigned long len, int64_t *ret_us)
     if (has_zone && (!scan_zone(&s, &zone_s) || s.at != s.end))
         return -1;
     int64_t t_us = days * US_PER_DAY +
-                   (hour * INT64_C(3600) + minute * 60 + second - zone_s) * US_PER_SECOND +
+                   (hour * INT64_C(3600) + minute * INT64_C(60) + second - zone_s) * US_PER_SECOND +
                    fraction_us;
     if (t_us < TIME_MIN_US || t_us > TIME_MAX_US)
         return -1;

@@ -1,7 +1,6 @@
 #include "core/event.h"
 
 #include "core/clock.h"
-#include "core/event_arena.h"
 
 #include <assert.h>
 #include <math.h>
@@ -12,7 +11,6 @@
  */
 #define ARENA_BYTES       (64u << 10)
 #define ARENA_TOTAL_BYTES (4 * (size_t)LIMIT_EVENT_BYTES)
-#define ZONE_BYTES        8192
 
 struct block {
     struct block *next;
@@ -23,17 +21,14 @@ struct event_arena {
     struct block *blocks;
     size_t used;
     size_t total;
-    msgpack_zone zone;
     max_align_t data[ARENA_BYTES / sizeof(max_align_t)];
 };
 
 enum status event_arena_new(struct event_arena **ret, struct error *err)
 {
     struct event_arena *arena = malloc(sizeof(*arena));
-    if (!arena || !msgpack_zone_init(&arena->zone, ZONE_BYTES)) {
-        free(arena);
+    if (!arena)
         return error_set(err, STATUS_NOMEM, "could not allocate an event arena");
-    }
     arena->blocks = NULL;
     arena->used = 0;
     arena->total = 0;
@@ -50,7 +45,6 @@ void event_arena_reset(struct event_arena *arena)
     }
     arena->used = 0;
     arena->total = 0;
-    msgpack_zone_clear(&arena->zone);
 }
 
 void event_arena_free(struct event_arena *arena)
@@ -58,7 +52,6 @@ void event_arena_free(struct event_arena *arena)
     if (!arena)
         return;
     event_arena_reset(arena);
-    msgpack_zone_destroy(&arena->zone);
     free(arena);
 }
 
@@ -79,11 +72,6 @@ void *event_arena_alloc(struct event_arena *arena, size_t size)
     arena->blocks = block;
     arena->total += size;
     return block->data;
-}
-
-msgpack_zone *event_arena_zone(struct event_arena *arena)
-{
-    return &arena->zone;
 }
 
 static enum status check_string(const char *path, struct str s, size_t max, struct error *err)
@@ -132,6 +120,19 @@ static enum status check_traits(const struct event_trait *traits, size_t n, stru
     return STATUS_OK;
 }
 
+static enum status check_embedding(const struct event_message *m, struct error *err)
+{
+    if (m->embedding_dims > LIMIT_EMBEDDING_DIMS)
+        return error_set(err, STATUS_INVALID, "embedding: %u numbers, at most %d are taken",
+                         (unsigned)m->embedding_dims, LIMIT_EMBEDDING_DIMS);
+    if ((m->embedding_dims > 0) != (m->embedding != NULL))
+        return error_set(err, STATUS_INVALID, "embedding: a count without numbers");
+    for (size_t i = 0; m->embedding && i < m->embedding_dims; i++)
+        if (!isfinite(m->embedding[i]))
+            return error_set(err, STATUS_INVALID, "embedding[%zu]: not a finite 32-bit number", i);
+    return STATUS_OK;
+}
+
 static enum status check_message(const struct event_message *m, struct error *err)
 {
     enum status st = check_enum("role", m->role, ROLE_USER, ROLE_BOT, err);
@@ -149,14 +150,8 @@ static enum status check_message(const struct event_message *m, struct error *er
         st = check_string("embedding_model", m->embedding_model, LIMIT_ID_BYTES, err);
     if (!st)
         st = check_string("channel_id", m->channel_id, LIMIT_ID_BYTES, err);
-    if (!st && m->embedding_dims > LIMIT_EMBEDDING_DIMS)
-        st = error_set(err, STATUS_INVALID, "embedding: %u numbers, at most %d are taken",
-                       (unsigned)m->embedding_dims, LIMIT_EMBEDDING_DIMS);
-    if (!st && (m->embedding_dims > 0) != (m->embedding != NULL))
-        st = error_set(err, STATUS_INVALID, "embedding: a count without numbers");
-    for (size_t i = 0; !st && i < m->embedding_dims; i++)
-        if (!isfinite(m->embedding[i]))
-            st = error_set(err, STATUS_INVALID, "embedding[%zu]: not a finite 32-bit number", i);
+    if (!st)
+        st = check_embedding(m, err);
     if (st)
         return st;
     return check_traits(m->traits, m->n_traits < LIMIT_TRAITS ? m->n_traits : LIMIT_TRAITS, err);

@@ -1,4 +1,9 @@
 /*
+ * Written with msgpack-c. Read by a cursor of our own: the event is a flat array in a fixed order,
+ * so nothing needs to be built, allocated or walked twice, and a length is only ever compared with
+ * the bytes that are left. (msgpack-c's unpacker allocates what the head of an array declares
+ * before it has seen an element, and takes twice as long.)
+ *
  * The msgpack form of an event (core/event.h). After [type, id, user, bot, at] follow:
  *   message    role op content emotion emotion_confidence embedding_model embedding n_traits
  *              [name, weight, ...] channel_id
@@ -10,15 +15,16 @@
  *   dead letter  where reason bytes
  */
 #include "core/event.h"
-#include "core/event_arena.h"
 
 #include <assert.h>
 #include <endian.h>
 #include <math.h>
+#include <msgpack.h>
 #include <string.h>
 
 #define HEAD_FIELDS 5
-#define FIELD_BYTES 9 /* the largest head of any msgpack value, or a whole number */
+#define FIELD_BYTES ((size_t)9) /* the largest head of any msgpack value, or a whole number */
+#define PAIR_BYTES  (2 * FIELD_BYTES)
 
 /* How many elements follow the head, by type. */
 static const uint8_t body_fields[] = {
@@ -35,7 +41,7 @@ static size_t traits_bound(const struct event_trait *traits, uint32_t n)
 {
     size_t bytes = 0;
     for (uint32_t i = 0; i < n; i++)
-        bytes += traits[i].name.len + 2 * FIELD_BYTES;
+        bytes += traits[i].name.len + PAIR_BYTES;
     return bytes;
 }
 
@@ -43,9 +49,9 @@ static size_t metric_bound(const struct event_metric *m)
 {
     size_t bytes = m->measurement.len;
     for (uint32_t i = 0; i < m->n_fields; i++)
-        bytes += m->fields[i].name.len + 2 * FIELD_BYTES;
+        bytes += m->fields[i].name.len + PAIR_BYTES;
     for (uint32_t i = 0; i < m->n_tags; i++)
-        bytes += m->tags[i].key.len + m->tags[i].value.len + 2 * FIELD_BYTES;
+        bytes += m->tags[i].key.len + m->tags[i].value.len + PAIR_BYTES;
     return bytes;
 }
 
@@ -242,7 +248,148 @@ enum status event_encode(const struct event *e, struct buf *out, struct error *e
     return STATUS_OK;
 }
 
-/* The shapes of msgpack values that start with 0xC0..0xDF (msgpack specification, "Formats"). */
+/*
+ * Takes values in order; the first that is missing or of a wrong type or range sticks, and every
+ * later one is nil. Formats: msgpack specification, "Formats".
+ */
+struct in {
+    const uint8_t *at;
+    const uint8_t *end;
+    uint64_t left;   /* values of arrays begun so far that are still to come */
+    const char *bad; /* what was missing or malformed, or NULL */
+    bool nomem;
+};
+
+#define NIL 0xC0
+
+static void refuse(struct in *in, const char *name)
+{
+    if (!in->bad)
+        in->bad = name;
+}
+
+/* The first byte of the next value; NIL when there is none. */
+static uint8_t take_tag(struct in *in, const char *name)
+{
+    if (in->bad)
+        return NIL;
+    if (in->left == 0 || in->at == in->end) {
+        in->bad = name;
+        return NIL;
+    }
+    in->left--;
+    return *in->at++;
+}
+
+/* A big-endian number of 1, 2, 4 or 8 bytes. */
+static uint64_t take_be(struct in *in, const char *name, size_t width)
+{
+    if ((size_t)(in->end - in->at) < width) {
+        refuse(in, name);
+        return 0;
+    }
+    uint64_t v = 0;
+    for (; width > 0; width--)
+        v = v << 8 | *in->at++;
+    return v;
+}
+
+static struct str take_bytes(struct in *in, const char *name, uint64_t len)
+{
+    if (in->bad || (uint64_t)(in->end - in->at) < len) {
+        refuse(in, name);
+        return STR_NULL;
+    }
+    struct str s = {(const char *)in->at, (size_t)len};
+    in->at += len;
+    return s;
+}
+
+static struct str take_str(struct in *in, const char *name)
+{
+    uint8_t tag = take_tag(in, name);
+    if (tag >= 0xA0 && tag <= 0xBF)
+        return take_bytes(in, name, tag & 31u);
+    if (tag >= 0xD9 && tag <= 0xDB)
+        return take_bytes(in, name, take_be(in, name, (size_t)1 << (tag - 0xD9)));
+    if (tag != NIL)
+        refuse(in, name);
+    return STR_NULL;
+}
+
+static struct str take_bin(struct in *in, const char *name)
+{
+    uint8_t tag = take_tag(in, name);
+    if (tag >= 0xC4 && tag <= 0xC6)
+        return take_bytes(in, name, take_be(in, name, (size_t)1 << (tag - 0xC4)));
+    if (tag != NIL)
+        refuse(in, name);
+    return STR_NULL;
+}
+
+static int64_t take_int(struct in *in, const char *name, int64_t low, int64_t high)
+{
+    uint8_t tag = take_tag(in, name);
+    int64_t v = 0;
+    if (tag < 0x80) {
+        v = tag;
+    } else if (tag >= 0xE0) {
+        v = (int64_t)tag - 256;
+    } else if (tag >= 0xCC && tag <= 0xCF) {
+        uint64_t u = take_be(in, name, (size_t)1 << (tag - 0xCC));
+        if (u > INT64_MAX)
+            refuse(in, name);
+        v = (int64_t)(u & INT64_MAX);
+    } else if (tag >= 0xD0 && tag <= 0xD3) {
+        unsigned bits = 8u << (tag - 0xD0);
+        /* Shifting up and back down copies the sign bit. */
+        v = (int64_t)(take_be(in, name, bits / 8) << (64 - bits)) >> (64 - bits);
+    } else {
+        refuse(in, name);
+    }
+    if (v < low || v > high)
+        refuse(in, name);
+    return v;
+}
+
+static double take_number(struct in *in, const char *name)
+{
+    uint8_t tag = take_tag(in, name);
+    if (tag == 0xCB) {
+        uint64_t bits = take_be(in, name, 8);
+        double v = 0;
+        memcpy(&v, &bits, sizeof(v));
+        return v;
+    }
+    if (tag != NIL)
+        refuse(in, name);
+    return NAN;
+}
+
+static uint32_t take_array(struct in *in, const char *name)
+{
+    uint8_t tag = take_tag(in, name);
+    uint32_t n = 0;
+    if (tag >= 0x90 && tag <= 0x9F)
+        n = tag & 15u;
+    else if (tag == 0xDC || tag == 0xDD)
+        n = (uint32_t)take_be(in, name, tag == 0xDC ? 2 : 4);
+    else
+        refuse(in, name);
+    in->left += n;
+    return n;
+}
+
+/* A nested array of at most max pairs: the pairs are to be taken next. */
+static uint32_t take_pairs(struct in *in, const char *name, uint32_t max)
+{
+    uint32_t n = take_array(in, name);
+    if (n % 2 || n / 2 > max)
+        refuse(in, name);
+    return in->bad ? 0 : n / 2;
+}
+
+/* The shapes of the values that start with 0xC0..0xDF. */
 enum shape { SHAPE_FIXED, SHAPE_SIZED, SHAPE_ARRAY, SHAPE_MAP, SHAPE_BAD };
 
 static const struct {
@@ -260,163 +407,72 @@ static const struct {
     {SHAPE_ARRAY, 2, 0},  {SHAPE_ARRAY, 4, 0}, {SHAPE_MAP, 2, 0},   {SHAPE_MAP, 4, 0},
 };
 
-/*
- * True when the bytes are one whole value. msgpack-c allocates what the heads of arrays and maps
- * declare before it has seen a single element; here each declared element must have at least one
- * byte left, so that no peer can make it allocate more than a multiple of what was sent.
- */
-static bool is_one_value(struct str bytes)
+static void skip_shaped(struct in *in, const char *name, uint8_t tag)
 {
-    const uint8_t *p = (const uint8_t *)bytes.ptr;
-    size_t left = bytes.len;
-    uint64_t pending = 1;
-    while (pending > 0) {
-        if (pending > left)
-            return false;
-        uint8_t tag = *p++;
-        left--;
-        pending--;
-        size_t skip = 0;
-        if (tag < 0x80 || tag >= 0xE0)
+    size_t bytes = shapes[tag & 31].bytes;
+    uint64_t extra = shapes[tag & 31].extra;
+    switch ((enum shape)shapes[tag & 31].shape) {
+    case SHAPE_FIXED:
+        (void)take_bytes(in, name, bytes);
+        break;
+    case SHAPE_SIZED:
+        (void)take_bytes(in, name, take_be(in, name, bytes) + extra);
+        break;
+    case SHAPE_ARRAY:
+        in->left += take_be(in, name, bytes);
+        break;
+    case SHAPE_MAP:
+        in->left += 2 * take_be(in, name, bytes);
+        break;
+    case SHAPE_BAD:
+        refuse(in, name);
+        break;
+    }
+}
+
+/* Passes over what a newer writer has appended, of whatever type. A container only adds to what is
+ * left to skip: no recursion, and each value costs at least a byte. */
+static void skip_rest(struct in *in)
+{
+    static const char name[] = "what follows the last known field";
+    while (in->left > 0 && !in->bad) {
+        uint8_t tag = take_tag(in, name);
+        if (in->bad || tag < 0x80 || tag >= 0xE0)
             continue;
-        if (tag < 0xA0) {
-            pending += tag < 0x90 ? 2u * (tag & 15u) : (tag & 15u);
-        } else if (tag < 0xC0) {
-            skip = tag & 31;
-        } else {
-            size_t n = shapes[tag & 31].bytes;
-            uint64_t value = n;
-            if (shapes[tag & 31].shape != SHAPE_FIXED) {
-                if (n > left || shapes[tag & 31].shape == SHAPE_BAD)
-                    return false;
-                for (value = 0; n > 0; n--, left--)
-                    value = value << 8 | *p++;
-            }
-            if (shapes[tag & 31].shape == SHAPE_ARRAY)
-                pending += value;
-            else if (shapes[tag & 31].shape == SHAPE_MAP)
-                pending += 2 * value;
-            else
-                skip = (size_t)value + shapes[tag & 31].extra;
-        }
-        if (skip > left)
-            return false;
-        p += skip;
-        left -= skip;
+        if (tag < 0xA0)
+            in->left += (uint64_t)(tag & 15u) << (tag < 0x90);
+        else if (tag < 0xC0)
+            (void)take_bytes(in, name, tag & 31u);
+        else
+            skip_shaped(in, name, tag);
     }
-    return left == 0;
 }
 
-/* Takes the elements of an array in order; the first one of a wrong type or range sticks. */
-struct fields {
-    const msgpack_object *at;
-    const msgpack_object *end;
-    const char *bad; /* name of the field, or NULL */
-    bool nomem;
-};
-
-static const msgpack_object *take(struct fields *f, const char *name)
+static uint32_t take_traits(struct in *in, struct event_trait *traits, uint32_t max)
 {
-    static const msgpack_object nil = {.type = MSGPACK_OBJECT_NIL};
-    if (f->at < f->end)
-        return f->at++;
-    if (!f->bad)
-        f->bad = name;
-    return &nil;
-}
-
-static void refuse(struct fields *f, const char *name)
-{
-    if (!f->bad)
-        f->bad = name;
-}
-
-static struct str take_str(struct fields *f, const char *name)
-{
-    const msgpack_object *o = take(f, name);
-    if (o->type == MSGPACK_OBJECT_STR)
-        return o->via.str.size ? (struct str){o->via.str.ptr, o->via.str.size} : STR("");
-    if (o->type != MSGPACK_OBJECT_NIL)
-        refuse(f, name);
-    return STR_NULL;
-}
-
-static struct str take_bin(struct fields *f, const char *name)
-{
-    const msgpack_object *o = take(f, name);
-    if (o->type == MSGPACK_OBJECT_BIN)
-        return o->via.bin.size ? (struct str){o->via.bin.ptr, o->via.bin.size} : STR("");
-    if (o->type != MSGPACK_OBJECT_NIL)
-        refuse(f, name);
-    return STR_NULL;
-}
-
-static int64_t take_int(struct fields *f, const char *name, int64_t low, int64_t high)
-{
-    const msgpack_object *o = take(f, name);
-    int64_t v = 0;
-    if (o->type == MSGPACK_OBJECT_POSITIVE_INTEGER && o->via.u64 <= INT64_MAX)
-        v = (int64_t)o->via.u64;
-    else if (o->type == MSGPACK_OBJECT_NEGATIVE_INTEGER)
-        v = o->via.i64;
-    else
-        refuse(f, name);
-    if (v < low || v > high)
-        refuse(f, name);
-    return v;
-}
-
-static double take_number(struct fields *f, const char *name)
-{
-    const msgpack_object *o = take(f, name);
-    if (o->type == MSGPACK_OBJECT_FLOAT64 || o->type == MSGPACK_OBJECT_FLOAT32)
-        return o->via.f64;
-    if (o->type != MSGPACK_OBJECT_NIL)
-        refuse(f, name);
-    return NAN;
-}
-
-/* The elements of a nested array of pairs, at most max of them. */
-static struct fields take_pairs(struct fields *f, const char *name, uint32_t max, uint32_t *ret_n)
-{
-    const msgpack_object *o = take(f, name);
-    *ret_n = 0;
-    if (o->type != MSGPACK_OBJECT_ARRAY || o->via.array.size % 2 || o->via.array.size / 2 > max) {
-        refuse(f, name);
-        return (struct fields){0};
-    }
-    *ret_n = o->via.array.size / 2;
-    return (struct fields){.at = o->via.array.ptr, .end = o->via.array.ptr + o->via.array.size};
-}
-
-static uint32_t take_traits(struct fields *f, struct event_trait *traits, uint32_t max)
-{
-    uint32_t n = 0;
-    struct fields pairs = take_pairs(f, "traits", max, &n);
+    uint32_t n = take_pairs(in, "traits", max);
     for (uint32_t i = 0; i < n; i++) {
-        traits[i].name = take_str(&pairs, "trait name");
-        traits[i].weight = take_number(&pairs, "trait weight");
+        traits[i].name = take_str(in, "trait name");
+        traits[i].weight = take_number(in, "trait weight");
     }
-    if (pairs.bad)
-        refuse(f, pairs.bad);
     return n;
 }
 
-static void take_embedding(struct fields *f, struct event_arena *arena, struct event_message *m)
+static void take_embedding(struct in *in, struct event_arena *arena, struct event_message *m)
 {
-    struct str s = take_bin(f, "embedding");
+    struct str s = take_bin(in, "embedding");
     m->embedding = NULL;
     m->embedding_dims = 0;
     if (!s.ptr)
         return;
     if (s.len == 0 || s.len % sizeof(float) || s.len / sizeof(float) > LIMIT_EMBEDDING_DIMS) {
-        refuse(f, "embedding");
+        refuse(in, "embedding");
         return;
     }
     /* Copied for alignment: the bytes lie anywhere in a frame. */
     float *values = event_arena_alloc(arena, s.len);
     if (!values) {
-        f->nomem = true;
+        in->nomem = true;
         return;
     }
     memcpy(values, s.ptr, s.len);
@@ -432,85 +488,80 @@ static void take_embedding(struct fields *f, struct event_arena *arena, struct e
     m->embedding = values;
 }
 
-static void take_message(struct fields *f, struct event_arena *arena, struct event_message *m)
+static void take_message(struct in *in, struct event_arena *arena, struct event_message *m)
 {
-    m->role = (enum message_role)take_int(f, "role", ROLE_USER, ROLE_BOT);
-    m->op = (enum message_op)take_int(f, "op", MESSAGE_INSERT, MESSAGE_UPDATE);
-    m->content = take_str(f, "content");
-    m->emotion = take_str(f, "emotion");
-    m->emotion_confidence = take_number(f, "emotion_confidence");
-    m->embedding_model = take_str(f, "embedding_model");
-    take_embedding(f, arena, m);
-    m->n_traits = (uint32_t)take_int(f, "n_traits", 0, UINT32_MAX);
-    if (take_traits(f, m->traits, LIMIT_TRAITS) != kept_traits(m->n_traits))
-        refuse(f, "traits");
-    m->channel_id = take_str(f, "channel_id");
+    m->role = (enum message_role)take_int(in, "role", ROLE_USER, ROLE_BOT);
+    m->op = (enum message_op)take_int(in, "op", MESSAGE_INSERT, MESSAGE_UPDATE);
+    m->content = take_str(in, "content");
+    m->emotion = take_str(in, "emotion");
+    m->emotion_confidence = take_number(in, "emotion_confidence");
+    m->embedding_model = take_str(in, "embedding_model");
+    take_embedding(in, arena, m);
+    m->n_traits = (uint32_t)take_int(in, "n_traits", 0, UINT32_MAX);
+    if (take_traits(in, m->traits, LIMIT_TRAITS) != kept_traits(m->n_traits))
+        refuse(in, "traits");
+    m->channel_id = take_str(in, "channel_id");
 }
 
-static void take_memory(struct fields *f, struct event_memory *m)
+static void take_memory(struct in *in, struct event_memory *m)
 {
-    m->op = (enum memory_op)take_int(f, "op", MEMORY_CREATE, MEMORY_PIN);
-    m->memory_id = take_str(f, "memory_id");
-    m->score = take_number(f, "score");
-    m->grade = (int)take_int(f, "grade", 0, 4);
-    m->outcome = (enum memory_outcome)take_int(f, "outcome", OUTCOME_NONE, OUTCOME_MISS);
-    m->importance = take_number(f, "importance");
-    m->memory_type = take_str(f, "memory_type");
-    m->content = take_str(f, "content");
+    m->op = (enum memory_op)take_int(in, "op", MEMORY_CREATE, MEMORY_PIN);
+    m->memory_id = take_str(in, "memory_id");
+    m->score = take_number(in, "score");
+    m->grade = (int)take_int(in, "grade", 0, 4);
+    m->outcome = (enum memory_outcome)take_int(in, "outcome", OUTCOME_NONE, OUTCOME_MISS);
+    m->importance = take_number(in, "importance");
+    m->memory_type = take_str(in, "memory_type");
+    m->content = take_str(in, "content");
 }
 
-static void take_metric(struct fields *f, struct event_metric *m)
+static void take_metric(struct in *in, struct event_metric *m)
 {
-    m->measurement = take_str(f, "measurement");
-    struct fields pairs =
-        take_pairs(f, "fields", sizeof(m->fields) / sizeof(m->fields[0]), &m->n_fields);
+    m->measurement = take_str(in, "measurement");
+    m->n_fields = take_pairs(in, "fields", sizeof(m->fields) / sizeof(m->fields[0]));
     for (uint32_t i = 0; i < m->n_fields; i++) {
-        m->fields[i].name = take_str(&pairs, "field name");
-        m->fields[i].value = take_number(&pairs, "field value");
+        m->fields[i].name = take_str(in, "field name");
+        m->fields[i].value = take_number(in, "field value");
     }
-    if (pairs.bad)
-        refuse(f, pairs.bad);
-    pairs = take_pairs(f, "tags", sizeof(m->tags) / sizeof(m->tags[0]), &m->n_tags);
+    m->n_tags = take_pairs(in, "tags", sizeof(m->tags) / sizeof(m->tags[0]));
     for (uint32_t i = 0; i < m->n_tags; i++) {
-        m->tags[i].key = take_str(&pairs, "tag name");
-        m->tags[i].value = take_str(&pairs, "tag value");
+        m->tags[i].key = take_str(in, "tag name");
+        m->tags[i].value = take_str(in, "tag value");
     }
-    if (pairs.bad)
-        refuse(f, pairs.bad);
 }
 
-static void take_body(struct fields *f, struct event_arena *arena, struct event *e)
+static void take_body(struct in *in, struct event_arena *arena, struct event *e)
 {
     switch (e->type) {
     case EVENT_MESSAGE:
-        take_message(f, arena, &e->u.message);
+        take_message(in, arena, &e->u.message);
         break;
     case EVENT_MESSAGE_DELETED:
         break;
     case EVENT_MEMORY:
-        take_memory(f, &e->u.memory);
+        take_memory(in, &e->u.memory);
         break;
     case EVENT_METRIC:
-        take_metric(f, &e->u.metric);
+        take_metric(in, &e->u.metric);
         break;
     case EVENT_OUTREACH:
-        e->u.outreach.op = (enum outreach_op)take_int(f, "op", OUTREACH_SENT, OUTREACH_OPTED_OUT);
-        e->u.outreach.topic = take_str(f, "topic");
+        e->u.outreach.op = (enum outreach_op)take_int(in, "op", OUTREACH_SENT, OUTREACH_OPTED_OUT);
+        e->u.outreach.topic = take_str(in, "topic");
         break;
     case EVENT_CHARACTER:
-        e->u.character.version = take_int(f, "version", INT64_MIN, INT64_MAX);
+        e->u.character.version = take_int(in, "version", INT64_MIN, INT64_MAX);
         e->u.character.n_traits =
-            take_traits(f, e->u.character.traits,
+            take_traits(in, e->u.character.traits,
                         sizeof(e->u.character.traits) / sizeof(e->u.character.traits[0]));
         break;
     case EVENT_PRIVACY:
-        e->u.privacy.op = (enum privacy_op)take_int(f, "op", PRIVACY_ERASE, PRIVACY_OPTIN);
-        e->u.privacy.scope = take_str(f, "scope");
+        e->u.privacy.op = (enum privacy_op)take_int(in, "op", PRIVACY_ERASE, PRIVACY_OPTIN);
+        e->u.privacy.scope = take_str(in, "scope");
         break;
     case EVENT_DEAD_LETTER:
-        e->u.dead_letter.where = take_str(f, "where");
-        e->u.dead_letter.reason = take_str(f, "reason");
-        e->u.dead_letter.bytes = take_bin(f, "bytes");
+        e->u.dead_letter.where = take_str(in, "where");
+        e->u.dead_letter.reason = take_str(in, "reason");
+        e->u.dead_letter.bytes = take_bin(in, "bytes");
         break;
     }
 }
@@ -518,34 +569,25 @@ static void take_body(struct fields *f, struct event_arena *arena, struct event 
 enum status event_decode(struct str bytes, struct event_arena *arena, struct event *ret,
                          struct error *err)
 {
-    msgpack_object root;
-    size_t used = 0;
-    if (!is_one_value(bytes))
-        return error_set(err, STATUS_PROTOCOL, "an event of %zu bytes is cut or has a tail",
+    const uint8_t *at = (const uint8_t *)bytes.ptr;
+    struct in in = {.at = at, .end = at ? at + bytes.len : at, .left = 1};
+    (void)take_array(&in, "array");
+    ret->type = (enum event_type)take_int(&in, "type", EVENT_MESSAGE, EVENT_DEAD_LETTER);
+    if (in.bad)
+        return error_set(err, STATUS_PROTOCOL, "%zu bytes are not an event of a known type",
                          bytes.len);
-    /* msgpack_unpack_next() would free and allocate its zone for every event. */
-    msgpack_unpack_return got =
-        msgpack_unpack(bytes.ptr, bytes.len, &used, event_arena_zone(arena), &root);
-    if (got == MSGPACK_UNPACK_NOMEM_ERROR)
-        return error_set(err, STATUS_NOMEM, "could not allocate the parts of an event");
-    if ((got != MSGPACK_UNPACK_SUCCESS && got != MSGPACK_UNPACK_EXTRA_BYTES) ||
-        root.type != MSGPACK_OBJECT_ARRAY)
-        return error_set(err, STATUS_PROTOCOL, "an event of %zu bytes is not a msgpack array",
-                         bytes.len);
-
-    struct fields f = {.at = root.via.array.ptr, .end = root.via.array.ptr + root.via.array.size};
-    ret->type = (enum event_type)take_int(&f, "type", EVENT_MESSAGE, EVENT_DEAD_LETTER);
-    if (f.bad)
-        return error_set(err, STATUS_PROTOCOL, "an event of %zu bytes is of no known type",
-                         bytes.len);
-    ret->id = take_str(&f, "id");
-    ret->user_id = take_str(&f, "user_id");
-    ret->bot_name = take_str(&f, "bot_name");
-    ret->at_us = take_int(&f, "at", INT64_MIN, INT64_MAX);
-    take_body(&f, arena, ret);
-    if (f.nomem)
+    ret->id = take_str(&in, "id");
+    ret->user_id = take_str(&in, "user_id");
+    ret->bot_name = take_str(&in, "bot_name");
+    ret->at_us = take_int(&in, "at", INT64_MIN, INT64_MAX);
+    take_body(&in, arena, ret);
+    skip_rest(&in);
+    if (in.nomem)
         return error_set(err, STATUS_NOMEM, "could not allocate an embedding");
-    if (f.bad)
-        return error_set(err, STATUS_PROTOCOL, "event field \"%s\" is missing or malformed", f.bad);
+    if (in.bad)
+        return error_set(err, STATUS_PROTOCOL, "event: %s is missing or malformed", in.bad);
+    if (in.at != in.end)
+        return error_set(err, STATUS_PROTOCOL, "event: %zu bytes follow its end",
+                         (size_t)(in.end - in.at));
     return STATUS_OK;
 }

@@ -52,8 +52,8 @@ void base64_encode(const unsigned char *bytes, size_t len, char *out)
             group |= bytes[i + 2];
         *out++ = alphabet[group >> 18];
         *out++ = alphabet[group >> 12 & 63];
-        *out++ = n > 1 ? alphabet[group >> 6 & 63] : '=';
-        *out++ = n > 2 ? alphabet[group & 63] : '=';
+        *out++ = (char)(n > 1 ? alphabet[group >> 6 & 63] : '=');
+        *out++ = (char)(n > 2 ? alphabet[group & 63] : '=');
     }
 }
 
@@ -66,8 +66,8 @@ long base64_decode(const char *text, size_t len, unsigned char *out)
         padding++;
     unsigned group = 0;
     for (size_t i = 0; i < len; i++) {
-        const char *c = i < len - padding ? memchr(alphabet, text[i], 64) : alphabet;
-        if (!c)
+        const char *c = i < len - padding ? strchr(alphabet, text[i]) : alphabet;
+        if (!c || !*c)
             return -1;
         group = group << 6 | (unsigned)(c - alphabet);
         if (i % 4 != 3)

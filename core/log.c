@@ -28,7 +28,7 @@ struct record {
 static void put(struct record *r, char c)
 {
     if (r->len < sizeof(r->bytes) - 1)
-        r->bytes[r->len++] = (unsigned char)c < 0x20 ? ' ' : c;
+        r->bytes[r->len++] = (char)((unsigned char)c < 0x20 ? ' ' : c);
 }
 
 static void put_escaped(struct record *r, char c)

@@ -196,6 +196,18 @@ static void encode(const struct event *e)
         fail_msg("%s", err.text);
 }
 
+/* What we write is msgpack to msgpack-c's own unpacker too: one array, nothing behind it. */
+static void check_msgpack(void)
+{
+    msgpack_unpacked got;
+    size_t used = 0;
+    msgpack_unpacked_init(&got);
+    assert_int_equal(msgpack_unpack_next(&got, out.data, out.len, &used), MSGPACK_UNPACK_SUCCESS);
+    assert_int_equal(got.data.type, MSGPACK_OBJECT_ARRAY);
+    assert_int_equal(used, out.len);
+    msgpack_unpacked_destroy(&got);
+}
+
 /* Any event, through msgpack and through JSON, is the event again. */
 static void test_random_events_survive_both_forms(void **state)
 {
@@ -213,6 +225,7 @@ static void test_random_events_survive_both_forms(void **state)
             fail_msg("event %d: %s", i, err.text);
 
         encode(&e);
+        check_msgpack();
         event_arena_reset(arena);
         if (event_decode(written(), arena, &back, &err))
             fail_msg("event %d: %s", i, err.text);
@@ -324,24 +337,60 @@ static int append_bytes(void *data, const char *bytes, size_t len)
 static void test_unknown_trailing_elements_are_ignored(void **state)
 {
     (void)state;
+    static const char zeros[300];
     struct event back;
     msgpack_packer pk;
     buf_reset(&out);
     msgpack_packer_init(&pk, &out, append_bytes);
-    msgpack_pack_array(&pk, 7);
+    msgpack_pack_array(&pk, 15);
     msgpack_pack_int(&pk, EVENT_MESSAGE_DELETED);
     for (int i = 0; i < 3; i++) {
         msgpack_pack_str(&pk, 1);
         msgpack_pack_str_body(&pk, "x", 1);
     }
     msgpack_pack_int64(&pk, -5);
-    msgpack_pack_map(&pk, 1);
-    msgpack_pack_int(&pk, 1);
-    msgpack_pack_nil(&pk);
+    msgpack_pack_map(&pk, 1); /* one of each shape, nested where it can be */
+    msgpack_pack_str(&pk, 300);
+    msgpack_pack_str_body(&pk, zeros, 300);
+    msgpack_pack_array(&pk, 20);
+    for (int i = 0; i < 20; i++)
+        msgpack_pack_float(&pk, 0.5F);
     msgpack_pack_true(&pk);
+    msgpack_pack_nil(&pk);
+    msgpack_pack_uint64(&pk, UINT64_MAX);
+    msgpack_pack_int64(&pk, INT64_MIN);
+    msgpack_pack_double(&pk, 0.5);
+    msgpack_pack_bin(&pk, 300);
+    msgpack_pack_bin_body(&pk, zeros, 300);
+    msgpack_pack_ext(&pk, 16, 1);
+    msgpack_pack_ext_body(&pk, zeros, 16);
+    msgpack_pack_ext(&pk, 300, 1);
+    msgpack_pack_ext_body(&pk, zeros, 300);
+    msgpack_pack_int(&pk, -200);
     assert_int_equal(event_decode(written(), arena, &back, &err), STATUS_OK);
     assert_int_equal(back.type, EVENT_MESSAGE_DELETED);
     assert_true(back.at_us == -5);
+    check_msgpack();
+}
+
+/* The borders of msgpack's integer formats. */
+static void test_integers_of_every_width_are_read(void **state)
+{
+    (void)state;
+    static const int64_t values[] = {
+        0,         127,      128, 255,  256,  65535,  65536,  UINT32_MAX, INT64_C(4294967296),
+        -1,        -32,      -33, -128, -129, -32768, -32769, INT32_MIN,  INT64_C(-2147483649),
+        INT64_MAX, INT64_MIN};
+    for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
+        struct event e;
+        struct event back;
+        small_event(&e);
+        e.type = EVENT_CHARACTER;
+        e.u.character = (struct event_character){.version = values[i]};
+        encode(&e);
+        assert_int_equal(event_decode(written(), arena, &back, &err), STATUS_OK);
+        assert_true(back.u.character.version == values[i]);
+    }
 }
 
 static void test_an_event_that_does_not_fit_leaves_the_buffer_alone(void **state)
@@ -501,6 +550,7 @@ int main(void)
         cmocka_unit_test(test_damaged_bytes_are_refused_or_stay_in_range),
         cmocka_unit_test(test_a_lying_length_is_refused_before_it_allocates),
         cmocka_unit_test(test_unknown_trailing_elements_are_ignored),
+        cmocka_unit_test(test_integers_of_every_width_are_read),
         cmocka_unit_test(test_an_event_that_does_not_fit_leaves_the_buffer_alone),
         cmocka_unit_test(test_the_check_names_what_is_wrong),
         cmocka_unit_test(test_bot_names_become_normal),
