@@ -178,7 +178,6 @@ static enum status build(struct world *w)
     size_t first = 0;
     for (size_t i = 0; i < w->n; i++)
         w->notes[i].segment = NONE;
-    number_sessions(w);
     for (size_t i = 1; i <= w->n; i++) {
         if (i < w->n && w->notes[i].session == w->notes[first].session)
             continue;
@@ -553,6 +552,7 @@ static void find_moments(const struct world *w)
 
 static enum status fill(struct world *w)
 {
+    number_sessions(w);
     count_messages(w);
     count_tops(w);
     count_lengths(w);
