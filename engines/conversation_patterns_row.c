@@ -59,10 +59,12 @@ static double share(uint64_t k, uint64_t n)
 
 /*
  * The fingerprint (ENGINES.md A4): 24 style values and 232 character-trigram buckets, one signed
- * byte each. Rates are shown as square roots, which spreads the small ones that tell people apart.
+ * byte each. Rates are shown as square roots, which spreads the small ones that tell people apart;
+ * trigram frequencies as logarithms.
  */
 #define STYLE_BYTES       24
 #define TRIGRAM_BYTES     232
+#define TRIGRAM_PRIOR     15.0 /* per bucket */
 #define FINGERPRINT_BYTES (STYLE_BYTES + TRIGRAM_BYTES)
 
 static int8_t to_byte(double v)
@@ -106,9 +108,10 @@ static void fingerprint(const struct cp_counts *c, int8_t out[FINGERPRINT_BYTES]
         folded[i % TRIGRAM_BYTES] += c->trigrams[i];
         total += c->trigrams[i];
     }
-    /* 1 = as frequent as the average bucket. */
+    /* 0 = as frequent as the average bucket; pseudo-counts keep rare buckets from shouting. */
+    double all = (double)total + TRIGRAM_PRIOR * TRIGRAM_BYTES;
     for (size_t i = 0; i < TRIGRAM_BYTES; i++)
-        out[n++] = to_byte(64.0 * (sqrt(share(folded[i], total) * TRIGRAM_BYTES) - 1.0));
+        out[n++] = to_byte(64.0 * log2(((double)folded[i] + TRIGRAM_PRIOR) * TRIGRAM_BYTES / all));
 }
 
 static void write_base64(struct jsonw *w, const int8_t bytes[FINGERPRINT_BYTES])

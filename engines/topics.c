@@ -1,83 +1,122 @@
 #include "engines/topics.h"
 
+#include "core/hash.h"
+
 #include <stdlib.h>
 #include <string.h>
 
 struct token {
-    label_ref ref;
+    label_ref ref; /* 0 = free */
     uint32_t weight;
-    struct str text;
 };
 
-static int compare_refs(const void *a, const void *b)
+/* Open addressing by reference; a key has few distinct tokens for many occurrences. */
+struct bag {
+    struct token *slots;
+    size_t n;
+    size_t cap; /* a power of two, at least twice n */
+};
+
+static struct token *bag_slot(const struct bag *b, label_ref ref)
 {
-    label_ref x = ((const struct token *)a)->ref, y = ((const struct token *)b)->ref;
-    return (x > y) - (x < y);
+    size_t i = hash64_mix(ref) & (b->cap - 1);
+    while (b->slots[i].ref && b->slots[i].ref != ref)
+        i = (i + 1) & (b->cap - 1);
+    return &b->slots[i];
+}
+
+static enum status bag_grow(struct bag *b)
+{
+    struct bag larger = {.n = b->n, .cap = b->cap ? b->cap * 2 : 256};
+    larger.slots = calloc(larger.cap, sizeof(*larger.slots));
+    if (!larger.slots)
+        return STATUS_NOMEM;
+    for (size_t i = 0; i < b->cap; i++)
+        if (b->slots[i].ref)
+            *bag_slot(&larger, b->slots[i].ref) = b->slots[i];
+    free(b->slots);
+    *b = larger;
+    return STATUS_OK;
+}
+
+static enum status bag_add(struct bag *b, label_ref ref, uint32_t weight)
+{
+    if (2 * (b->n + 1) > b->cap && bag_grow(b) != STATUS_OK)
+        return STATUS_NOMEM;
+    struct token *t = bag_slot(b, ref);
+    b->n += t->ref == 0;
+    t->ref = ref;
+    t->weight += weight;
+    return STATUS_OK;
+}
+
+static void bag_clear(struct bag *b)
+{
+    if (b->n)
+        memset(b->slots, 0, b->cap * sizeof(*b->slots));
+    b->n = 0;
 }
 
 /* True when a is to be shown before b: heavier, then by its bytes. */
-static bool token_before(const struct token *a, const struct token *b)
+static bool token_before(const struct key_log *log, const struct token *a, const struct token *b)
 {
     if (a->weight != b->weight)
         return a->weight > b->weight;
-    size_t n = a->text.len < b->text.len ? a->text.len : b->text.len;
-    int order = memcmp(a->text.ptr, b->text.ptr, n);
-    return order < 0 || (order == 0 && a->text.len < b->text.len);
+    struct str x = key_log_label(log, a->ref), y = key_log_label(log, b->ref);
+    int order = memcmp(x.ptr, y.ptr, x.len < y.len ? x.len : y.len);
+    return order < 0 || (order == 0 && x.len < y.len);
 }
 
-/* The three heaviest tokens of a cluster, user messages counting twice; returns how many. */
-static size_t top_tokens(const struct key_log *log, const struct topics *t, size_t cluster,
-                         struct token *scratch, struct token top[3])
+/* The three tokens to be shown first; returns how many there are. */
+static size_t top_tokens(const struct key_log *log, const struct bag *bag, struct token top[3])
 {
-    size_t n = 0, n_top = 0;
+    size_t n = 0;
+    for (size_t i = 0; i < bag->cap; i++) {
+        const struct token *t = &bag->slots[i];
+        size_t at = n;
+        while (t->ref && at > 0 && token_before(log, t, &top[at - 1]))
+            at--;
+        if (!t->ref || at == 3)
+            continue;
+        n += n < 3;
+        memmove(&top[at + 1], &top[at], (n - at - 1) * sizeof(*top));
+        top[at] = *t;
+    }
+    return n;
+}
+
+static enum status collect_tokens(const struct key_log *log, const struct topics *t, size_t cluster,
+                                  struct bag *bag)
+{
     for (size_t i = 0; i < t->n; i++) {
         if (t->cluster[i] != cluster)
             continue;
         for (size_t j = t->starts[i]; j < t->starts[i] + t->segments[i]->n; j++) {
             const struct msg_rec *m = &log->messages[j];
             for (size_t l = 0; l < RECORD_LABELS && m->labels[l]; l++)
-                scratch[n++] =
-                    (struct token){.ref = m->labels[l], .weight = m->flags & MSG_BOT ? 1 : 2};
+                if (bag_add(bag, m->labels[l], m->flags & MSG_BOT ? 1 : 2) != STATUS_OK)
+                    return STATUS_NOMEM;
         }
     }
-    qsort(scratch, n, sizeof(*scratch), compare_refs);
-    for (size_t i = 0; i < n;) {
-        struct token token = scratch[i++];
-        for (; i < n && scratch[i].ref == token.ref; i++)
-            token.weight += scratch[i].weight;
-        token.text = key_log_label(log, token.ref);
-        size_t at = n_top;
-        while (at > 0 && token_before(&token, &top[at - 1]))
-            at--;
-        if (at == 3)
-            continue;
-        n_top += n_top < 3;
-        memmove(&top[at + 1], &top[at], (n_top - at - 1) * sizeof(*top));
-        top[at] = token;
-    }
-    return n_top;
+    return STATUS_OK;
 }
 
 static enum status label_topic(const struct key_log *log, const struct topics *t, size_t cluster,
-                               struct cp_topic *topic)
+                               struct bag *bag, struct cp_topic *topic)
 {
-    size_t room = 0;
-    for (size_t i = 0; i < t->n; i++)
-        if (t->cluster[i] == cluster)
-            room += (size_t)t->segments[i]->n * RECORD_LABELS;
-    struct token *scratch = calloc(room, sizeof(*scratch));
-    if (!scratch)
-        return STATUS_NOMEM;
     struct token top[3];
-    size_t n = top_tokens(log, t, cluster, scratch, top);
-    free(scratch);
+    bag_clear(bag);
+    if (collect_tokens(log, t, cluster, bag) != STATUS_OK)
+        return STATUS_NOMEM;
+    size_t n = top_tokens(log, bag, top);
     char text[3 * (RECORD_LABEL_BYTES + 1)];
     size_t len = 0;
     for (size_t i = 0; i < n; i++) {
+        struct str token = key_log_label(log, top[i].ref);
         if (i > 0)
             text[len++] = ' ';
-        memcpy(&text[len], top[i].text.ptr, top[i].text.len);
-        len += top[i].text.len;
+        memcpy(&text[len], token.ptr, token.len);
+        len += token.len;
     }
     struct str label = str_cut((struct str){text, len}, sizeof(topic->label));
     memcpy(topic->label, label.ptr, label.len);
@@ -132,14 +171,16 @@ enum status topics_rank(const struct key_log *log, struct topics *t, struct cp_c
     }
     out->n_positive = rank_topics(sums, born, 1, positive);
     out->n_negative = rank_topics(sums, born, -1, negative);
+    struct bag bag = {0};
     enum status st = STATUS_OK;
     for (size_t i = 0; i < out->n_positive && st == STATUS_OK; i++) {
         out->positive[i] = sums[positive[i]];
-        st = label_topic(log, t, positive[i], &out->positive[i]);
+        st = label_topic(log, t, positive[i], &bag, &out->positive[i]);
     }
     for (size_t i = 0; i < out->n_negative && st == STATUS_OK; i++) {
         out->negative[i] = sums[negative[i]];
-        st = label_topic(log, t, negative[i], &out->negative[i]);
+        st = label_topic(log, t, negative[i], &bag, &out->negative[i]);
     }
+    free(bag.slots);
     return st;
 }

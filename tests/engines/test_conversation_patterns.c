@@ -288,6 +288,27 @@ static void test_liked_and_disliked_topics_are_named(void **state)
     rig_stop(&r);
 }
 
+static void test_equally_liked_topics_come_in_the_order_they_began(void **state)
+{
+    (void)state;
+    static const char *const topics[] = {"zebra yak wolf viper", "garden roses tulips watering"};
+    struct rig r;
+    rig_start(&r);
+    r.now_us = START_US + 20 * US_PER_DAY;
+    for (unsigned i = 0; i < 10; i++)
+        say(&r, &(struct said){.role = ROLE_USER,
+                               .t_us = START_US + i * US_PER_DAY,
+                               .id = i,
+                               .text = topics[i % 2],
+                               .emotion = "joy",
+                               .confidence = 1.0});
+    emit(&r);
+    assert_has(row_value(&r.row, CP_EMOTIONAL_ENGAGEMENT),
+               "\"topics_positive\":[{\"n\":5,\"topic\":\"viper wolf yak\",\"valence\":1},"
+               "{\"n\":5,\"topic\":\"garden roses tulips\",\"valence\":1}]");
+    rig_stop(&r);
+}
+
 static void test_growing_messages_are_a_rising_drift(void **state)
 {
     (void)state;
@@ -573,6 +594,7 @@ int main(void)
         cmocka_unit_test(test_a_bot_message_is_counted_when_its_half_hour_is_over),
         cmocka_unit_test(test_alternating_feelings_recover_and_anticorrelate),
         cmocka_unit_test(test_liked_and_disliked_topics_are_named),
+        cmocka_unit_test(test_equally_liked_topics_come_in_the_order_they_began),
         cmocka_unit_test(test_growing_messages_are_a_rising_drift),
         cmocka_unit_test(test_too_little_gives_null_and_says_why),
         cmocka_unit_test(test_a_row_holds_until_something_changes_by_itself),

@@ -151,6 +151,27 @@ static void test_the_threshold_is_exact(void **state)
     assert_int_equal(segment_session(r, 2, s), 2);
 }
 
+static void test_a_segment_keeps_its_32_largest_entries(void **state)
+{
+    (void)state;
+    struct msg_rec r[2] = {{.n_vector = RECORD_VECTOR}, {.n_vector = RECORD_VECTOR}};
+    for (size_t i = 0; i < RECORD_VECTOR; i++) {
+        /* Buckets 100..131 at 16 and 0..31 at 15, but for a negative one that is larger. */
+        r[0].vector[i] = (struct vector_entry){.bucket = (uint8_t)(100 + i), .weight = 16};
+        r[1].vector[i] = (struct vector_entry){.bucket = (uint8_t)i, .weight = 15};
+    }
+    r[1].vector[7].weight = -17;
+    struct segment s[2];
+    assert_int_equal(segment_session(r, 2, s), 1);
+    assert_int_equal(s[0].n_vector, RECORD_VECTOR);
+    assert_int_equal(s[0].bucket[0], 7);
+    assert_int_equal(s[0].weight[0], -34);
+    /* Of the equal ones the highest bucket had to go. */
+    for (size_t i = 1; i < RECORD_VECTOR; i++)
+        assert_int_equal(s[0].bucket[i], 99 + i);
+    assert_int_equal(s[0].norm2, 34 * 34 + 31 * 32 * 32);
+}
+
 static void test_a_33rd_topic_replaces_the_smallest_and_oldest(void **state)
 {
     (void)state;
@@ -193,6 +214,7 @@ int main(void)
         cmocka_unit_test(test_a_session_of_bots_has_no_topic),
         cmocka_unit_test(test_valence_is_summed_over_user_messages_with_an_emotion),
         cmocka_unit_test(test_the_threshold_is_exact),
+        cmocka_unit_test(test_a_segment_keeps_its_32_largest_entries),
         cmocka_unit_test(test_a_33rd_topic_replaces_the_smallest_and_oldest),
         cmocka_unit_test(test_a_segment_without_a_vector_has_no_topic),
     };
