@@ -7,6 +7,7 @@
 #include "core/clock.h"
 #include "engines/key.h"
 #include "engines/oracle/oracle.h"
+#include "tests/support/script.h"
 
 #include <math.h>
 #include <setjmp.h> /* cmocka needs these three */
@@ -25,6 +26,8 @@
 #define TEXT_MAX 4000
 
 struct rig {
+    struct str name;
+    struct str bot;
     struct key *key;
     struct oracle *oracle;
     int64_t now_us;
@@ -36,8 +39,8 @@ struct rig {
 static void rig_start(struct rig *r)
 {
     struct error err;
-    *r = (struct rig){.now_us = START_US};
-    if (key_new(STR("user"), STR("bot"), &r->key, &err) != STATUS_OK)
+    *r = (struct rig){.name = STR("user"), .bot = STR("bot"), .now_us = START_US};
+    if (key_new(r->name, r->bot, &r->key, &err) != STATUS_OK)
         fail_msg("%s", err.text);
     if (oracle_new(&r->oracle, &err) != STATUS_OK)
         fail_msg("%s", err.text);
@@ -56,8 +59,8 @@ static void post(struct rig *r, struct event *e)
     struct error err;
     struct feature f;
     struct key_change change;
-    e->user_id = STR("user");
-    e->bot_name = STR("bot");
+    e->user_id = r->name;
+    e->bot_name = r->bot;
     r->ver++;
     feature_extract(e, SOURCE_POSTGRES, r->ver, &f);
     if (key_apply(r->key, &f, r->now_us, &change, &err) != STATUS_OK)
@@ -443,8 +446,8 @@ static void compare(struct rig *r)
     unsigned long long seed = r->seed;
     if (key_advance(r->key, r->now_us, &err) != STATUS_OK)
         fail_msg("seed %llu: %s", seed, err.text);
-    enum status st = oracle_row(r->oracle, TABLE_CONVERSATION_PATTERNS, STR("user"), STR("bot"),
-                                r->now_us, &naive, &err);
+    enum status st = oracle_row(r->oracle, TABLE_CONVERSATION_PATTERNS, r->name, r->bot, r->now_us,
+                                &naive, &err);
     if (key_has_row(r->key, TABLE_CONVERSATION_PATTERNS) != (st == STATUS_OK))
         fail_msg("seed %llu: the oracle says %s", seed, status_name(st));
     if (st == STATUS_OK) {
@@ -568,6 +571,114 @@ static void test_long_runs_agree_with_the_oracle(void **state)
         run_script(seed, &(struct script){.events = 450, .emotions = 2, .dense = true});
 }
 
+/* Key and oracle of each user of a shared script, side by side. */
+#define USERS_MAX 3
+struct crowd {
+    struct rig rigs[USERS_MAX]; /* all share the first one's oracle */
+    size_t n;
+};
+
+static struct rig *crowd_find(struct crowd *c, const struct event *e, struct oracle *oracle)
+{
+    struct error err;
+    for (size_t i = 0; i < c->n; i++)
+        if (str_equal(c->rigs[i].name, e->user_id))
+            return &c->rigs[i];
+    assert_true(c->n < USERS_MAX);
+    struct rig *r = &c->rigs[c->n++];
+    *r = (struct rig){.oracle = oracle, .name = e->user_id, .bot = e->bot_name};
+    assert_int_equal(key_new(r->name, r->bot, &r->key, &err), STATUS_OK);
+    row_init(&r->row, &tables[TABLE_CONVERSATION_PATTERNS]);
+    return r;
+}
+
+static void play(struct crowd *c, const struct script *s, uint64_t seed, bool with_oracle)
+{
+    struct error err;
+    struct oracle *oracle = NULL;
+    *c = (struct crowd){.n = 0};
+    if (with_oracle)
+        assert_int_equal(oracle_new(&oracle, &err), STATUS_OK);
+    for (size_t i = 0; i < script_count(s); i++) {
+        const struct script_step *step = script_at(s, i);
+        struct feature f;
+        struct key_change change;
+        if (!feature_wanted(step->e.type))
+            continue;
+        feature_extract(&step->e, step->source, step->ver, &f);
+        struct rig *r = crowd_find(c, &step->e, oracle);
+        r->seed = seed;
+        r->now_us = step->as_of_us;
+        if (key_apply(r->key, &f, step->as_of_us, &change, &err) != STATUS_OK)
+            fail_msg("seed %llu: %s", (unsigned long long)seed, err.text);
+        if (oracle && oracle_add(oracle, &step->e, step->source, step->ver, step->as_of_us, &err) !=
+                          STATUS_OK)
+            fail_msg("seed %llu: %s", (unsigned long long)seed, err.text);
+        if (oracle && i % 37 == 0)
+            compare(r);
+    }
+    for (size_t i = 0; i < c->n; i++)
+        c->rigs[i].now_us = script_end_us(s);
+}
+
+static void disperse(struct crowd *c)
+{
+    if (c->n > 0)
+        oracle_free(c->rigs[0].oracle);
+    for (size_t i = 0; i < c->n; i++) {
+        key_free(c->rigs[i].key);
+        row_deinit(&c->rigs[i].row);
+    }
+}
+
+static void test_scripts_with_every_kind_of_trouble_agree_with_the_oracle(void **state)
+{
+    (void)state;
+    uint64_t first = script_seed(1);
+    for (uint64_t seed = first; seed < first + 200; seed++) {
+        struct script *s = script_new(&(struct script_options){.seed = seed,
+                                                               .features = SCRIPT_ALL,
+                                                               .n_steps = 120,
+                                                               .n_users = 2,
+                                                               .start_us = START_US,
+                                                               .span_us = 20 * US_PER_DAY});
+        struct crowd c;
+        play(&c, s, seed, true);
+        for (size_t i = 0; i < c.n; i++)
+            compare(&c.rigs[i]);
+        disperse(&c);
+        script_free(s);
+    }
+}
+
+static void test_the_order_of_arrival_does_not_matter(void **state)
+{
+    (void)state;
+    uint64_t first = script_seed(1);
+    for (uint64_t seed = first; seed < first + 100; seed++) {
+        struct script *s =
+            script_new(&(struct script_options){.seed = seed,
+                                                .features = SCRIPT_EDITS | SCRIPT_DELETES,
+                                                .n_steps = 150,
+                                                .n_users = 1,
+                                                .start_us = START_US,
+                                                .span_us = 10 * US_PER_DAY});
+        struct crowd in_order, shuffled;
+        play(&in_order, s, seed, false);
+        script_shuffle(s, seed);
+        play(&shuffled, s, seed, false);
+        assert_int_equal(in_order.n, 1);
+        in_order.rigs[0].now_us = shuffled.rigs[0].now_us = script_end_us(s);
+        emit(&in_order.rigs[0]);
+        emit(&shuffled.rigs[0]);
+        if (row_payload_hash(&in_order.rigs[0].row) != row_payload_hash(&shuffled.rigs[0].row))
+            fail_msg("seed %llu: another order gives another row", (unsigned long long)seed);
+        disperse(&in_order);
+        disperse(&shuffled);
+        script_free(s);
+    }
+}
+
 static void test_text_of_any_script_gives_rates_between_zero_and_one(void **state)
 {
     (void)state;
@@ -601,6 +712,8 @@ int main(void)
         cmocka_unit_test(test_a_quiet_key_holds_no_heap_and_gives_it_back),
         cmocka_unit_test(test_text_of_any_script_gives_rates_between_zero_and_one),
         cmocka_unit_test(test_random_scripts_agree_with_the_oracle),
+        cmocka_unit_test(test_scripts_with_every_kind_of_trouble_agree_with_the_oracle),
+        cmocka_unit_test(test_the_order_of_arrival_does_not_matter),
         cmocka_unit_test(test_long_runs_agree_with_the_oracle),
     };
     return cmocka_run_group_tests_name("engines/conversation_patterns", tests, NULL, NULL);
