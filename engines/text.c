@@ -142,9 +142,10 @@ static inline void run_end(struct scan *s)
     dense_end(s);
 }
 
+/* The prefix, with something behind it. */
 static bool has_prefix(const struct scan *s, const char *prefix, size_t len)
 {
-    if ((size_t)(s->end - s->at) <= len)
+    if ((size_t)(s->end - s->at) <= len || s->at[len] <= ' ')
         return false;
     for (size_t i = 0; i < len; i++)
         if (ascii_fold(s->at[i]) != (uint8_t)prefix[i])

@@ -1,0 +1,417 @@
+/*
+ * tests/engines/test_text.c - text becomes the same features in every script, whatever the bytes.
+ *
+ * Tokens are checked through labels (folded, by first occurrence) and through vectors, which are
+ * compared with entries computed here from hash64().
+ */
+#include "engines/text.h"
+
+#include "core/hash.h"
+#include "engines/unicode.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static struct text_features extract(const char *text)
+{
+    struct text_features f;
+    text_extract(str_from(text), &f);
+    return f;
+}
+
+/* The labels, joined by '|'. */
+static void assert_labels(const char *text, const char *expected)
+{
+    struct text_features f = extract(text);
+    char joined[256];
+    size_t len = 0;
+    for (size_t i = 0; i < f.n_labels; i++) {
+        if (i)
+            joined[len++] = '|';
+        memcpy(joined + len, f.label[i], f.label_len[i]);
+        len += f.label_len[i];
+    }
+    joined[len] = 0;
+    assert_string_equal(joined, expected);
+}
+
+static void assert_flag(const char *text, uint16_t flag, bool expected)
+{
+    if (!!(extract(text).flags & flag) != expected)
+        fail_msg("flag %u of \"%s\" is not %d", flag, text, expected);
+}
+
+static void test_words_are_folded_runs_of_letters_marks_and_digits(void **state)
+{
+    (void)state;
+    assert_labels("Hello, WORLD 42 don't", "hello|world|42|don|t");
+    assert_labels("ÄPFEL Straße İzmir ĐÀ", "äpfel|straße|izmir|đà");
+    assert_labels("ПОЕЗД Ёлка ΑΘΗΝΑΣ ΠΡΟΣ ΗΔΥΣ", "поезд|ёлка|αθηνασ|προσ|ηδυσ");
+    assert_labels("σοφος ΣΟΦΟΣ", "σοφοσ"); /* final and capital sigma meet */
+    assert_labels("ՀԱՅ Հայ", "հայ");
+    assert_labels("e\xCC\x81t\xC3\xA9", "e\xCC\x81t\xC3\xA9"); /* a mark stays in its word */
+    assert_labels("नमस्ते दुनिया।", "नमस्ते|दुनिया");
+    assert_labels("سلام، كيف", "سلام|كيف");
+    assert_labels("a\u200Db می\u200Cروم", "ab|میروم"); /* joiners are not there */
+}
+
+static void test_scripts_without_word_spaces_give_pairs(void **state)
+{
+    (void)state;
+    assert_labels("東京塔", "東京|京塔");
+    assert_labels("猫", "猫");
+    assert_labels("猫 犬です", "猫|犬で|です");
+    assert_labels("カラオケ", "カラ|ラオ|オケ");
+    assert_labels("ตลาด", "ตล|ลา|าด");
+    assert_labels("ລາວ ျမန ខ្មែ", "ລາ|າວ|ျမ|မန|ខ្|្ម"); /* six labels at most */
+    assert_labels("iPhone買う", "iphone|買う");
+    assert_labels("서울 날씨", "서울|날씨"); /* Hangul has spaces */
+    assert_int_equal(extract("東京塔 hi").words, 3);
+}
+
+static void test_links_and_mentions_give_no_tokens(void **state)
+{
+    (void)state;
+    assert_labels("see https://example.org/a?b=c#d now", "see|now");
+    assert_labels("WWW.example.org HTTP://x", "");
+    assert_labels("www. http:// httpd", "www|http|httpd");
+    assert_labels("見てhttps://x.jp/a面白い", "見て|面白|白い");
+    assert_labels("hi @anna_b.c-d, and @田中", "hi|and|田中");
+    assert_labels("mail me@example.org @", "mail|me|example|org");
+    assert_flag("see https://example.org/a?b=c#d", MSG_LINK, true);
+    assert_flag("see https://example.org/a?b=c#d", MSG_QUESTION, false);
+    assert_flag("http is a protocol", MSG_LINK, false);
+}
+
+static void test_emoji_are_tokens_and_no_words(void **state)
+{
+    (void)state;
+    assert_labels("yes 🎉👍🏽 ❤️", "yes|🎉|👍|❤");
+    assert_int_equal(extract("yes 🎉👍🏽 ❤️").words, 1);
+    assert_flag("yes 🎉", MSG_EMOJI, true);
+    assert_flag("yes :)", MSG_EMOJI, false);
+    assert_flag("5 © 2 → 3", MSG_EMOJI, false);
+}
+
+static void test_flags_of_the_sentence(void **state)
+{
+    (void)state;
+    static const char *const questions[] = {"a?", "何？", "كيف؟", "ինչ՞", "a ⁉ b"};
+    for (size_t i = 0; i < sizeof(questions) / sizeof(questions[0]); i++)
+        assert_flag(questions[i], MSG_QUESTION, true);
+    assert_flag("ναι; a;", MSG_QUESTION, false);
+    assert_flag("a!", MSG_EXCLAIM, true);
+    assert_flag("いい！", MSG_EXCLAIM, true);
+    assert_flag("a.", MSG_EXCLAIM, false);
+    assert_flag("Hello there", MSG_UPPER_START, true);
+    assert_flag("\"Über\"", MSG_UPPER_START, true);
+    assert_flag("Привет", MSG_UPPER_START, true);
+    assert_flag("hello There", MSG_UPPER_START, false);
+    assert_flag("1 Hello", MSG_UPPER_START, false);
+    assert_flag("東京 Hello", MSG_UPPER_START, false);
+    assert_flag("done.  ", MSG_END_PUNCT, true);
+    assert_flag("終わり。", MSG_END_PUNCT, true);
+    assert_flag("ठीक है।", MSG_END_PUNCT, true);
+    assert_flag("wait… ok", MSG_END_PUNCT, false);
+    assert_flag("one two three", MSG_INFORMATIVE, false);
+    assert_flag("one two three four", MSG_INFORMATIVE, true);
+    assert_flag("ha ha ha ha ha", MSG_INFORMATIVE, false); /* one token, five times */
+}
+
+static void test_sizes_count_code_points_and_saturate(void **state)
+{
+    (void)state;
+    assert_int_equal(extract("aé東🎉").chars, 4);
+    assert_int_equal(extract("").chars, 0);
+    assert_int_equal(extract("a b  c").words, 3);
+    size_t n = 200000;
+    char *many = malloc(n);
+    assert_non_null(many);
+    for (size_t i = 0; i < n; i++)
+        many[i] = i % 2 ? ' ' : 'x';
+    struct text_features f;
+    text_extract((struct str){many, n}, &f);
+    assert_int_equal(f.chars, UINT16_MAX);
+    assert_int_equal(f.words, UINT16_MAX);
+    assert_int_equal(f.vector[0].weight > 0 ? f.vector[0].weight : -f.vector[0].weight, 127);
+    free(many);
+}
+
+static struct vector_entry entry_of(const char *token, int weight)
+{
+    uint64_t h = hash64(str_from(token));
+    return (struct vector_entry){(uint8_t)h, (int8_t)(h >> 63 ? -weight : weight)};
+}
+
+/* Weight 16 (1 + ln tf): tf 1 -> 16, 2 -> 27, 3 -> 34. */
+static void test_the_vector_is_signed_feature_hashing(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *token;
+        int weight;
+    } expected[] = {{"dog", 34}, {"leg", 27}, {"vet", 16}, {"東京", 16}, {"ёж", 16}};
+    struct text_features f = extract("Dog leg vet dog LEG dog 東京 Ёж");
+    int32_t sums[VECTOR_DIMS] = {0};
+    uint32_t norm2 = 0;
+    for (size_t i = 0; i < 5; i++) {
+        struct vector_entry e = entry_of(expected[i].token, expected[i].weight);
+        vector_add(sums, &e, 1, 1);
+    }
+    for (size_t i = 0; i < f.n_vector; i++) {
+        assert_int_equal(sums[f.vector[i].bucket], f.vector[i].weight);
+        assert_true(i == 0 || f.vector[i].bucket > f.vector[i - 1].bucket);
+        norm2 += (uint32_t)(f.vector[i].weight * f.vector[i].weight);
+    }
+    assert_int_equal(f.norm2, norm2);
+    assert_true(vector_norm2(sums) == norm2);
+}
+
+/* Of more than 32 buckets the largest weights stay, and of equal ones the smaller buckets. */
+static void test_the_vector_keeps_the_largest_weights(void **state)
+{
+    (void)state;
+    char text[2048] = {0};
+    size_t len = 0;
+    int32_t sums[VECTOR_DIMS] = {0};
+    for (int i = 0; i < 60; i++) {
+        char token[16];
+        int repeats = i % 7 == 0 ? 3 : 1;
+        snprintf(token, sizeof(token), "w%dx", i);
+        for (int k = 0; k < repeats; k++)
+            len += (size_t)snprintf(text + len, sizeof(text) - len, "%s ", token);
+        struct vector_entry e = entry_of(token, repeats == 3 ? 34 : 16);
+        vector_add(sums, &e, 1, 1);
+    }
+    struct text_features f = extract(text);
+    assert_int_equal(f.n_vector, RECORD_VECTOR);
+    int kept[VECTOR_DIMS] = {0};
+    for (size_t i = 0; i < f.n_vector; i++) {
+        assert_int_equal(f.vector[i].weight, sums[f.vector[i].bucket]);
+        kept[f.vector[i].bucket] = 1;
+    }
+    for (int a = 0; a < VECTOR_DIMS; a++)
+        for (int b = 0; b < VECTOR_DIMS; b++) {
+            if (!kept[a] || kept[b])
+                continue;
+            assert_true(abs(sums[a]) >= abs(sums[b]));
+            assert_true(abs(sums[a]) > abs(sums[b]) || a < b);
+        }
+}
+
+/* M11: the order of the words of a message is not in its vector. */
+static void test_token_order_does_not_change_the_vector(void **state)
+{
+    (void)state;
+    struct text_features a = extract("dog leg 東京 vet поезд 🎉 dog");
+    struct text_features b = extract("поезд dog vet 🎉 dog 東京 leg");
+    assert_int_equal(a.n_vector, b.n_vector);
+    assert_memory_equal(a.vector, b.vector, a.n_vector * sizeof(a.vector[0]));
+    assert_int_equal(a.norm2, b.norm2);
+}
+
+static void test_labels_prefer_frequent_then_early_tokens(void **state)
+{
+    (void)state;
+    assert_labels("a b c d e f g g h f g", "g|f|a|b|c|d");
+    assert_labels("abcdefghijklmnopqrstuvwxyz0123456789", "abcdefghijklmnopqrstuvwx");
+    /* 24 bytes would cut the ninth character of three bytes; eight fit exactly. */
+    assert_labels("가나다라마바사아자차", "가나다라마바사아");
+    assert_labels("aééééééééééééé", "aééééééééééé");
+}
+
+static uint8_t trigram(uint32_t a, uint32_t b, uint32_t c)
+{
+    uint64_t window = (uint64_t)a << 42 | (uint64_t)b << 21 | c;
+    return (uint8_t)(window * UINT64_C(0x9E3779B97F4A7C15) >> 56);
+}
+
+static void test_trigrams_are_those_of_the_folded_text_between_blanks(void **state)
+{
+    (void)state;
+    struct text_features f = extract("  Ab \t 東");
+    uint8_t expected[] = {trigram(' ', 'a', 'b'), trigram('a', 'b', ' '), trigram('b', ' ', 0x6771),
+                          trigram(' ', 0x6771, ' ')};
+    assert_int_equal(f.n_trigrams, 4);
+    for (size_t i = 0; i < 4; i++)
+        assert_non_null(memchr(f.trigrams, expected[i], 4));
+    assert_int_equal(extract("").n_trigrams, 0);
+    assert_int_equal(extract(" \n ").n_trigrams, 0);
+    struct text_features linked = extract("ab https://x.org/y cd");
+    struct text_features plain = extract("ab cd");
+    assert_int_equal(linked.n_trigrams, plain.n_trigrams);
+    assert_memory_equal(linked.trigrams, plain.trigrams, plain.n_trigrams);
+}
+
+/* A long text repeating itself: the sample has each of its trigrams about equally often. */
+static void test_trigrams_of_long_texts_are_an_even_sample(void **state)
+{
+    (void)state;
+    char text[3000];
+    for (size_t i = 0; i < sizeof(text); i++)
+        text[i] = (char)('a' + i % 7);
+    struct text_features f;
+    text_extract((struct str){text, sizeof(text)}, &f);
+    assert_int_equal(f.n_trigrams, RECORD_TRIGRAMS);
+    size_t expected[256] = {0};
+    for (uint32_t i = 0; i < 7; i++)
+        expected[trigram('a' + i, 'a' + (i + 1) % 7, 'a' + (i + 2) % 7)] += 9;
+    for (size_t bucket = 0; bucket < 256; bucket++) {
+        size_t n = 0;
+        for (size_t k = 0; k < f.n_trigrams; k++)
+            n += f.trigrams[k] == bucket;
+        if (expected[bucket])
+            assert_in_range(n, expected[bucket] - 2, expected[bucket] + 2);
+    }
+    /* The promised order: distinct ones ascending, then the repeated ones ascending. */
+    size_t falls = 0;
+    for (size_t k = 1; k < f.n_trigrams; k++)
+        falls += f.trigrams[k] < f.trigrams[k - 1];
+    assert_int_equal(falls, 1);
+}
+
+/* M12: any bytes give features inside their bounds, twice the same. */
+static void test_any_bytes_are_text(void **state)
+{
+    (void)state;
+    uint64_t x = 88172645463325252u;
+    for (int round = 0; round < 3000; round++) {
+        unsigned char bytes[400];
+        size_t len = round % sizeof(bytes);
+        for (size_t i = 0; i < len; i++) {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            /* Half of them leads and continuations, so that sequences nearly succeed. */
+            bytes[i] = (unsigned char)(x & 1 ? 0x80 | (x >> 8) : x >> 8);
+        }
+        struct text_features a, b;
+        text_extract((struct str){(const char *)bytes, len}, &a);
+        text_extract((struct str){(const char *)bytes, len}, &b);
+        assert_memory_equal(&a, &b, sizeof(a));
+        assert_true(a.n_vector <= RECORD_VECTOR && a.n_labels <= RECORD_LABELS);
+        for (size_t i = 0; i < a.n_labels; i++)
+            assert_true(str_is_text((struct str){a.label[i], a.label_len[i]}));
+    }
+    assert_labels("a\xFF"
+                  "b \xC3",
+                  "ab"); /* a malformed byte is nothing, not a word break */
+}
+
+static void test_a_megabyte_is_cut_and_flagged(void **state)
+{
+    (void)state;
+    size_t n = LIMIT_CONTENT_BYTES + 10;
+    char *big = malloc(n);
+    assert_non_null(big);
+    for (size_t i = 0; i < n; i++)
+        big[i] = (char)(i % 5 == 4 ? ' ' : 'a' + (i * 7919 >> 4) % 26);
+    struct text_features f;
+    text_extract((struct str){big, n}, &f);
+    assert_true(f.flags & MSG_CUT);
+    assert_int_equal(f.n_labels, RECORD_LABELS);
+    text_extract((struct str){big, LIMIT_CONTENT_BYTES}, &f);
+    assert_false(f.flags & MSG_CUT);
+    free(big);
+}
+
+static void test_folding_is_idempotent_and_utf8_round_trips(void **state)
+{
+    (void)state;
+    for (uint32_t cp = 0; cp < 0x110000; cp++) {
+        if (cp >= 0xD800 && cp < 0xE000)
+            continue;
+        uint32_t folded = unicode_fold(cp);
+        if (unicode_fold(folded) != folded)
+            fail_msg("U+%04X folds twice", cp);
+        if (unicode_class(cp) == UNICODE_LETTER && unicode_class(folded) != UNICODE_LETTER)
+            fail_msg("U+%04X folds out of the letters", cp);
+        uint8_t bytes[4];
+        uint32_t back = 0;
+        size_t len = unicode_encode(cp, bytes);
+        assert_int_equal(unicode_decode(bytes, bytes + len, &back), len);
+        assert_int_equal(back, cp);
+    }
+}
+
+static void test_emotions_have_stable_ids_and_signs(void **state)
+{
+    (void)state;
+    assert_int_equal(text_emotion_count(), 31);
+    assert_int_equal(text_emotion_find(STR("admiration")), 0);
+    assert_int_equal(text_emotion_find(STR("Joy")), 17);
+    assert_int_equal(text_emotion_find(STR("neutral")), 27);
+    assert_int_equal(text_emotion_find(STR("trust")), 30);
+    assert_int_equal(text_emotion_find(STR("joyful")), -1);
+    assert_int_equal(text_emotion_find(STR("jo")), -1);
+    assert_int_equal(text_emotion_find(STR("")), -1);
+    for (int id = 0; id < text_emotion_count(); id++)
+        assert_int_equal(text_emotion_find(str_from(text_emotion_name(id))), id);
+    assert_null(text_emotion_name(31));
+    assert_int_equal(text_emotion_valence(text_emotion_find(STR("pessimism"))), -1);
+    assert_int_equal(text_emotion_valence(text_emotion_find(STR("surprise"))), 0);
+    assert_int_equal(text_valence(text_emotion_find(STR("joy")), 255), 127);
+    assert_int_equal(text_valence(text_emotion_find(STR("fear")), 255), -127);
+    assert_int_equal(text_valence(text_emotion_find(STR("joy")), 128), 64);
+    assert_int_equal(text_valence(text_emotion_find(STR("joy")), 0), 0);
+}
+
+/* Golden by hand: a = (3, 4) and b = (4, 3) have cosine 24/25. */
+static void test_cosines_are_exact(void **state)
+{
+    (void)state;
+    struct vector_entry a[] = {{1, 3}, {9, 4}}, b[] = {{1, 4}, {9, 3}}, c[] = {{2, 5}};
+    int64_t dot = vector_dot_sparse(a, 2, b, 2);
+    assert_int_equal(dot, 24);
+    assert_int_equal(vector_dot_sparse(a, 2, c, 1), 0);
+    assert_int_equal(vector_norm2_sparse(a, 2), 25);
+    assert_true(cosine(dot, 25, 25) == 0.96);
+    assert_false(cosine_below(dot, 25, 25, 24, 25)); /* equal is not below */
+    assert_true(cosine_below(dot, 25, 25, 9601, 10000));
+    assert_false(cosine_below(dot, 25, 25, 9599, 10000));
+    assert_true(cosine_below(-24, 25, 25, 1, 10000));
+    assert_true(cosine_below(0, 0, 25, 1, 10));
+    int32_t sum[VECTOR_DIMS] = {0};
+    vector_add(sum, a, 2, 1);
+    vector_add(sum, b, 2, 1);
+    assert_int_equal(vector_dot(sum, a, 2), 49);
+    assert_true(vector_norm2(sum) == 98);
+    vector_add(sum, a, 2, -1);
+    assert_int_equal(vector_dot_dense(sum, sum), 25);
+    assert_int_equal(cosine_compare(24, 25, 23, 25), 1);
+    assert_int_equal(cosine_compare(24, 25, 48, 100), 0);
+    assert_int_equal(cosine_compare(-24, 25, -23, 25), -1);
+    assert_int_equal(cosine_compare(1, 100, 0, 0), 1);
+    assert_true(cosine(5, 0, 25) == 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_words_are_folded_runs_of_letters_marks_and_digits),
+        cmocka_unit_test(test_scripts_without_word_spaces_give_pairs),
+        cmocka_unit_test(test_links_and_mentions_give_no_tokens),
+        cmocka_unit_test(test_emoji_are_tokens_and_no_words),
+        cmocka_unit_test(test_flags_of_the_sentence),
+        cmocka_unit_test(test_sizes_count_code_points_and_saturate),
+        cmocka_unit_test(test_the_vector_is_signed_feature_hashing),
+        cmocka_unit_test(test_the_vector_keeps_the_largest_weights),
+        cmocka_unit_test(test_token_order_does_not_change_the_vector),
+        cmocka_unit_test(test_labels_prefer_frequent_then_early_tokens),
+        cmocka_unit_test(test_trigrams_are_those_of_the_folded_text_between_blanks),
+        cmocka_unit_test(test_trigrams_of_long_texts_are_an_even_sample),
+        cmocka_unit_test(test_any_bytes_are_text),
+        cmocka_unit_test(test_a_megabyte_is_cut_and_flagged),
+        cmocka_unit_test(test_folding_is_idempotent_and_utf8_round_trips),
+        cmocka_unit_test(test_emotions_have_stable_ids_and_signs),
+        cmocka_unit_test(test_cosines_are_exact),
+    };
+    return cmocka_run_group_tests_name("engines/text", tests, NULL, NULL);
+}
