@@ -258,6 +258,7 @@ char *pgcluster_database(struct pgcluster *c, const char *name)
     snprintf(conninfo, sizeof(conninfo), "%s dbname=postgres", c->conninfo);
     PGconn *conn = PQconnectdb(conninfo);
     char sql[200];
+    PQclear(PQexec(conn, "SET client_min_messages = warning"));
     snprintf(sql, sizeof(sql), "DROP DATABASE IF EXISTS \"%s\" WITH (FORCE)", name);
     PQclear(PQexec(conn, sql));
     snprintf(sql, sizeof(sql), "CREATE DATABASE \"%s\" TEMPLATE template0", name);
