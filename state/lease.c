@@ -164,21 +164,21 @@ uint64_t lease_epoch(const struct lease *l)
     return l->epoch;
 }
 
-enum status lease_renew(struct lease *l, struct error *err)
+static enum status renew(struct lease *l, struct error *err)
 {
-    enum status st = connect_lease(l, err);
-    if (st)
-        return st;
     char epoch[24];
     snprintf(epoch, sizeof(epoch), "%" PRIu64, l->epoch);
     const char *params[] = {l->pipeline, l->holder};
     CLEANUP(PQclearp) PGresult *renewed = NULL;
-    st = pg_query(l->conn,
-                  "UPDATE strategic_lease SET until = clock_timestamp() + interval '" TEXT_OF(
-                      LEASE_TTL_S) " s' WHERE pipeline = $1 AND holder = $2 RETURNING 1",
-                  2, params, "could not renew the lease", &renewed, err);
+    enum status st =
+        pg_query(l->conn,
+                 "UPDATE strategic_lease SET until = clock_timestamp() + interval '" TEXT_OF(
+                     LEASE_TTL_S) " s' WHERE pipeline = $1 AND holder = $2 RETURNING 1",
+                 2, params, "could not renew the lease", &renewed, err);
     if (st)
         return st;
+    /* A statement of its own: the UPDATE may have waited for a take-over that its snapshot is too
+     * old to see. */
     CLEANUP(PQclearp) PGresult *current = NULL;
     st = pg_query(l->conn, "SELECT epoch FROM strategic_epoch WHERE pipeline = $1", 1, params,
                   "could not read the epoch", &current, err);
@@ -189,6 +189,17 @@ enum status lease_renew(struct lease *l, struct error *err)
         return STATUS_OK;
     return error_set(err, STATUS_FENCED, "pipeline \"%s\" was taken over: its epoch is %s, not %s",
                      l->pipeline, PQntuples(current) ? PQgetvalue(current, 0, 0) : "none", epoch);
+}
+
+enum status lease_renew(struct lease *l, struct error *err)
+{
+    enum status st = connect_lease(l, err);
+    if (!st)
+        st = renew(l, err);
+    /* libpq may call a connection good whose peer has gone. */
+    if (st == STATUS_IO)
+        PQfinish(TAKE(l->conn));
+    return st;
 }
 
 void lease_release(struct lease *l)

@@ -47,6 +47,10 @@ enum status pg_error(struct error *err, const PGconn *conn, const PGresult *res,
     if (!text || !*text)
         text = conn ? PQerrorMessage(conn) : "out of memory";
     const char *hint = res ? PQresultErrorField(res, PG_DIAG_MESSAGE_HINT) : NULL;
+    /* An object of ours is missing: what helps is not what the server would suggest. */
+    static const char *const undefined[] = {"42P01", "42703", "42883", NULL};
+    if (has_class(state, undefined) && strstr(text, "strategic_"))
+        hint = "run \"warmpath migrate up\"";
     size_t len = strlen(text);
     while (len && (text[len - 1] == '\n' || text[len - 1] == ' '))
         len--;

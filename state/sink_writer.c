@@ -402,6 +402,7 @@ static enum status receive(struct script *s, struct error *err)
 {
     enum status first = STATUS_OK;
     size_t i = 0;
+    bool separated = false;
     for (;;) {
         CLEANUP(PQclearp) PGresult *res = NULL;
         enum status st = next_result(s->w, &res, err);
@@ -416,9 +417,12 @@ static enum status receive(struct script *s, struct error *err)
             else
                 first = failure(s, &s->steps[i], res, err);
         }
-        if (PQstatus(s->w->conn) == CONNECTION_BAD)
+        /* NULL separates the results of two statements; two in a row are the end of everything. */
+        bool over = !res && separated;
+        separated = !res;
+        if (over || PQstatus(s->w->conn) == CONNECTION_BAD)
             return first ? first : pg_error(err, s->w->conn, NULL, "lost the connection");
-        i += res != NULL; /* NULL only separates the results of two statements */
+        i += res != NULL;
     }
 }
 

@@ -161,6 +161,8 @@ static void test_a_row_fills_one_element_of_every_array(void **state)
     for (size_t i = 0; i < SINK_PARAMS_MAX; i++)
         pg_array_init(&a[i], 1 << 16);
     assert_int_equal(sink_sql_fill_upsert(&by_user, rows, 1, a), STATUS_OK);
+    static const char details[] = "{\"{\\\"reason\\\":{\\\"topics\\\":\\\"have 3, need "
+                                           "5\\\"}}\"}";
     static const char *const expected[] = {"{\"u\\\"1\"}",
                                            "{\"bot\"}",
                                            "{0.10000000000000001}",
@@ -173,8 +175,7 @@ static void test_a_row_fills_one_element_of_every_array(void **state)
                                            "{0.25}",
                                            "{0}",
                                            "{NULL}",
-                                           "{\"{\\\"reason\\\":{\\\"topics\\\":\\\"have 3, need "
-                                           "5\\\"}}\"}"};
+                                           details};
     assert_int_equal(sink_sql_upsert_arrays(&by_user), sizeof(expected) / sizeof(expected[0]));
     for (size_t i = 0; i < sizeof(expected) / sizeof(expected[0]); i++)
         assert_string_equal(a[i].buf.data, expected[i]);

@@ -1,0 +1,679 @@
+/* tests/state/test_sink.c - the sink against a real server: what ends up in the tables, what is
+ * told to the submitter and to listeners, and what survives a fence, bad data and a crash of the
+ * server. */
+#include "state/sink.h"
+
+#include "core/counters.h"
+#include "core/limits.h"
+#include "engines/tables.h"
+#include "state/fault.h"
+#include "state/migrate.h"
+#include "state/pg.h"
+#include "tests/support/pgcluster.h"
+#include "tests/support/sql.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#define TTL_US    (300 * US_PER_SECOND)
+#define AS_OF_US  INT64_C(1767622800123456)
+#define QUEUE_MAX 2000
+
+/* The real table list, and one table by window that no engine fills yet. */
+static struct table_def tables_used[3];
+enum { HEALTH, PATTERNS, PERFORMANCE };
+
+static struct pgcluster *cluster;
+static char *conninfo;
+static PGconn *db;
+static struct sink *sink;
+
+static void freep(char **text)
+{
+    free(*text);
+}
+#define TEXT CLEANUP(freep) char *
+
+static void ignore_line(void *ctx, const char *line)
+{
+    (void)ctx;
+    (void)line;
+}
+
+static struct sink *start(uint64_t epoch)
+{
+    struct sink_config cfg = {
+        .conninfo = conninfo,
+        .pipeline = "main",
+        .epoch = epoch,
+        .tables = tables_used,
+        .n_tables = 3,
+        .ttl_us = TTL_US,
+        .queue_rows_max = QUEUE_MAX,
+        .clock = &clock_real,
+        .slot = "warmpath_main",
+        .slot_birth = 0x100,
+    };
+    struct sink *s = NULL;
+    struct error err = {0};
+    if (sink_start(&cfg, &s, &err))
+        fail_msg("%s", err.text);
+    return s;
+}
+
+static int fresh(void **state)
+{
+    (void)state;
+    conninfo = pgcluster_database(cluster, "test_sink");
+    db = sql_open(conninfo);
+    if (migrate_up(conninfo, ignore_line, NULL, NULL))
+        return -1;
+    sql_run(db, "INSERT INTO strategic_epoch VALUES ('main', 1)");
+    sink = start(1);
+    return 0;
+}
+
+static int finished(void **state)
+{
+    (void)state;
+    sink_stop(TAKE(sink), 5 * US_PER_SECOND);
+    enum status st = fault_arm(NULL, NULL);
+    sql_close(TAKE(db));
+    free(TAKE(conninfo));
+    return (int)st;
+}
+
+/* ---- making items, waiting for results ---- */
+
+static struct sink_item make_item(uint32_t table, const char *user, uint64_t version)
+{
+    struct sink_item item = {
+        .key_id = version,
+        .worker = 3,
+        .table = table,
+        .partition = 7,
+        .payload_hash = version * 1000,
+        .reason = "count",
+    };
+    struct row *r = &item.row;
+    row_init(r, &tables_used[table]);
+    assert_int_equal(row_set_key(r, str_from(user), STR("bot")), STATUS_OK);
+    r->row_version = version;
+    r->as_of_us = AS_OF_US;
+    r->valid_until_us = AS_OF_US + US_PER_HOUR;
+    r->window_hours = tables_used[table].by_window ? 168 : 0;
+    r->source_lsn = UINT64_C(0x16B374D848);
+    r->event_count = 4;
+    r->engine_version = 2;
+    r->confidence = 0.25;
+    r->state_flags = 4;
+    return item;
+}
+
+/* A finished row of memory health with a snapshot that tells its version. */
+static struct sink_item health(const char *user, uint64_t version)
+{
+    struct sink_item item = make_item(HEALTH, user, version);
+    char json[64];
+    snprintf(json, sizeof(json), "{\"v\":%llu}", (unsigned long long)version);
+    assert_int_equal(row_set_json(&item.row, MH_MEMORY_SNAPSHOT, str_from(json)), STATUS_OK);
+    row_set_float(&item.row, MH_AVG_MEMORY_AGE_HOURS, 0.1);
+    assert_int_equal(row_set_text(&item.row, MH_RETRIEVAL_FREQUENCY_TREND, STR("a\"b\\c,{}")),
+                     STATUS_OK);
+    assert_int_equal(row_set_null(&item.row, MH_FORGETTING_RISK_MEMORIES, "have 3, need 5"),
+                     STATUS_OK);
+    assert_int_equal(row_set_null(&item.row, MH_TOPIC_RELEVANCE_DRIFT, "have 3, need 5"),
+                     STATUS_OK);
+    assert_int_equal(row_finish(&item.row), STATUS_OK);
+    return item;
+}
+
+static struct sink_item touch(const char *user, uint64_t version)
+{
+    struct sink_item item = health(user, version);
+    item.touch = true;
+    return item;
+}
+
+static struct sink_item performance(uint64_t version)
+{
+    struct sink_item item = make_item(PERFORMANCE, "", version);
+    row_set_float(&item.row, 0, 0.5);
+    assert_int_equal(row_set_text(&item.row, 1, STR("stable")), STATUS_OK);
+    assert_int_equal(row_finish(&item.row), STATUS_OK);
+    return item;
+}
+
+static void submit(struct sink_item *items, size_t n)
+{
+    assert_int_equal(sink_submit(sink, items, n), STATUS_OK);
+}
+
+static void pause_1ms(void)
+{
+    nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+}
+
+/* Waits for n results of worker 3; out may be NULL. */
+static void collect(struct sink_result *out, size_t n)
+{
+    struct sink_result dropped[QUEUE_MAX];
+    size_t got = 0;
+    for (int i = 0; i < 60000 && got < n; i++) {
+        got += sink_poll(sink, 3, (out ? out : dropped) + got, n - got);
+        if (got < n)
+            pause_1ms();
+    }
+    if (got < n) {
+        struct error err = {.text = "no error"};
+        (void)sink_retrying(sink, &err);
+        (void)sink_health(sink, &err);
+        fail_msg("%zu of %zu results: %s", got, n, err.text);
+    }
+}
+
+static struct sink_result write_one(struct sink_item item)
+{
+    struct sink_result r;
+    submit(&item, 1);
+    collect(&r, 1);
+    return r;
+}
+
+static void wait_for_health(enum status st)
+{
+    for (int i = 0; i < 30000 && sink_health(sink, NULL) != st; i++)
+        pause_1ms();
+    assert_int_equal(sink_health(sink, NULL), st);
+}
+
+/* ---- rows ---- */
+
+static void test_a_row_arrives_with_every_column(void **state)
+{
+    (void)state;
+    struct sink_result r = write_one(health("u1", 5));
+    assert_int_equal(r.outcome, SINK_WRITTEN);
+    assert_int_equal(r.key_id, 5);
+    assert_int_equal(r.worker, 3);
+    assert_int_equal(r.row_version, 5);
+    assert_int_equal(r.payload_hash, 5000);
+    TEXT row = sql_text(
+        db, "SELECT user_id, bot_name, memory_snapshot, avg_memory_age_hours,"
+            " retrieval_frequency_trend, forgetting_risk_memories, topic_relevance_drift,"
+            " as_of AT TIME ZONE 'UTC', source_lsn, row_version, event_count, engine_version,"
+            " confidence, state_flags, valid_until - as_of, invalidated_at, details,"
+            " expires_at - computed_at, computed_at <= clock_timestamp()"
+            " FROM strategic_memory_health");
+    assert_string_equal(row, "u1|bot|{\"v\": 5}|0.1|a\"b\\c,{}|-|-|2026-01-05 14:20:00.123456|"
+                             "16/B374D848|5|4|2|0.25|4|01:00:00|-|{\"reason\": "
+                             "{\"topic_relevance_drift\": \"have 3, need 5\", "
+                             "\"forgetting_risk_memories\": \"have 3, need 5\"}}|00:05:00|t");
+}
+
+static void test_an_older_row_never_replaces_a_newer_one(void **state)
+{
+    (void)state;
+    uint64_t stale = COUNTER_GET(rows_stale);
+    (void)write_one(health("u", 5));
+    struct sink_result r = write_one(health("u", 4));
+    assert_int_equal(r.outcome, SINK_WRITTEN);
+    assert_int_equal(COUNTER_GET(rows_stale) - stale, 1);
+    assert_int_equal(sql_number(db, "SELECT row_version FROM strategic_memory_health"), 5);
+    /* The same version passes only with a later T. */
+    struct sink_item later = health("u", 5);
+    later.row.as_of_us += 1;
+    (void)write_one(later);
+    TEXT as_of = sql_text(db, "SELECT to_char(as_of, 'US') FROM strategic_memory_health");
+    assert_string_equal(as_of, "123457");
+}
+
+static void test_a_window_table_is_keyed_by_bot_and_window(void **state)
+{
+    (void)state;
+    assert_int_equal(write_one(performance(1)).outcome, SINK_WRITTEN);
+    assert_int_equal(write_one(performance(2)).outcome, SINK_WRITTEN);
+    TEXT row = sql_text(db, "SELECT bot_name, time_window_hours, engagement_score_avg,"
+                            " quality_trend, row_version FROM strategic_character_performance");
+    assert_string_equal(row, "bot|168|0.5|stable|2");
+}
+
+static void test_a_touch_moves_the_expiry_and_keeps_the_content(void **state)
+{
+    (void)state;
+    (void)write_one(health("u", 5));
+    sql_run(db, "UPDATE strategic_memory_health SET expires_at = now() - interval '1 h'");
+    struct sink_item item = touch("u", 6);
+    item.row.as_of_us += US_PER_SECOND;
+    assert_int_equal(write_one(item).outcome, SINK_TOUCHED);
+    TEXT row = sql_text(db, "SELECT memory_snapshot, row_version, expires_at > now(),"
+                            " to_char(as_of, 'SS') FROM strategic_memory_health");
+    assert_string_equal(row, "{\"v\": 5}|6|t|01");
+}
+
+static void test_a_touch_of_no_row_is_missing_and_of_a_newer_row_is_not(void **state)
+{
+    (void)state;
+    (void)write_one(health("u", 5));
+    struct sink_item items[] = {touch("nobody", 6), touch("u", 4)};
+    struct sink_result r[2];
+    submit(items, 2);
+    collect(r, 2);
+    assert_int_equal(r[0].outcome + r[1].outcome, SINK_MISSING + SINK_TOUCHED);
+    size_t missing = r[0].outcome == SINK_MISSING ? 0 : 1;
+    assert_int_equal(r[missing].key_id, 6);
+    assert_int_equal(sql_number(db, "SELECT row_version FROM strategic_memory_health"), 5);
+}
+
+static void test_an_invalidated_row_must_be_written_whole(void **state)
+{
+    (void)state;
+    (void)write_one(health("u", 5));
+    sql_run(db,
+            "UPDATE strategic_memory_health SET invalidated_at = now(), memory_snapshot = '{}'");
+    assert_int_equal(write_one(touch("u", 6)).outcome, SINK_MISSING);
+    assert_int_equal(write_one(health("u", 7)).outcome, SINK_WRITTEN);
+    TEXT row = sql_text(db, "SELECT memory_snapshot, invalidated_at FROM strategic_memory_health");
+    assert_string_equal(row, "{\"v\": 7}|-");
+}
+
+static void test_a_removed_row_goes_unless_it_is_newer(void **state)
+{
+    (void)state;
+    (void)write_one(health("u", 5));
+    struct sink_item old = health("u", 4);
+    old.remove = true;
+    assert_int_equal(write_one(old).outcome, SINK_WRITTEN);
+    assert_int_equal(sql_number(db, "SELECT count(*) FROM strategic_memory_health"), 1);
+    struct sink_item now = health("u", 6);
+    now.remove = true;
+    assert_int_equal(write_one(now).outcome, SINK_WRITTEN);
+    assert_int_equal(sql_number(db, "SELECT count(*) FROM strategic_memory_health"), 0);
+    struct sink_item again = health("u", 7);
+    again.remove = true;
+    assert_int_equal(write_one(again).outcome, SINK_WRITTEN);
+}
+
+static void test_of_one_key_the_newest_wins_and_all_get_results(void **state)
+{
+    (void)state;
+    struct sink_item items[] = {health("u", 2), touch("u", 4), health("u", 3), touch("u", 1)};
+    struct sink_result r[4];
+    submit(items, 4);
+    collect(r, 4);
+    int touched = 0;
+    for (int i = 0; i < 4; i++) {
+        touched += r[i].outcome == SINK_TOUCHED;
+        assert_true(r[i].outcome == SINK_TOUCHED || r[i].outcome == SINK_WRITTEN);
+    }
+    assert_int_equal(touched, 2);
+    TEXT row = sql_text(db, "SELECT memory_snapshot, row_version FROM strategic_memory_health");
+    assert_string_equal(row, "{\"v\": 3}|4");
+}
+
+static void test_a_first_row_is_entered_as_activity_once(void **state)
+{
+    (void)state;
+    struct sink_item a = health("u", 1), b = health("u", 2), w = performance(3);
+    a.first = b.first = w.first = true;
+    (void)write_one(a);
+    (void)write_one(b);
+    (void)write_one(w);
+    TEXT activity =
+        sql_text(db, "SELECT user_id, bot_name, shard, first_seen IS NOT NULL, opted_out"
+                     " FROM strategic_key_activity");
+    assert_string_equal(activity, "u|bot|7|t|f");
+}
+
+static void test_many_rows_of_several_tables_go_in_batches(void **state)
+{
+    (void)state;
+    uint64_t batches = COUNTER_GET(sink_batches);
+    struct sink_item items[1500];
+    for (size_t i = 0; i < 1500; i++) {
+        char user[16];
+        snprintf(user, sizeof(user), "u%04zu", (i * 7919) % 1500);
+        items[i] = health(user, i + 1);
+    }
+    submit(items, 1500);
+    collect(NULL, 1500);
+    assert_int_equal(sql_number(db, "SELECT count(*) FROM strategic_memory_health"), 1500);
+    assert_in_range(COUNTER_GET(sink_batches) - batches, 3, 1500);
+    assert_int_equal(sql_number(db, "SELECT row_version FROM strategic_progress"), 1500);
+}
+
+/* ---- progress, latency ---- */
+
+static void test_progress_is_written_with_and_without_rows(void **state)
+{
+    (void)state;
+    int64_t caught_up[LIMIT_PARTITIONS];
+    for (int i = 0; i < LIMIT_PARTITIONS; i++)
+        caught_up[i] = AS_OF_US + i;
+    sink_progress(sink, caught_up, UINT64_C(0x16B374D848), 42);
+    assert_true(sql_wait_until(db, "SELECT count(*) = 64 FROM strategic_processor"));
+    assert_int_equal(sql_number(db, "SELECT sum(to_char(caught_up_to, 'US')::int - 123456 - shard)"
+                                    " FROM strategic_processor"),
+                     0);
+    (void)write_one(health("u", 9));
+    TEXT progress = sql_text(db, "SELECT pipeline, epoch, slot, slot_birth, covered_lsn,"
+                                 " row_version, events_applied FROM strategic_progress");
+    assert_string_equal(progress, "main|1|warmpath_main|0/100|16/B374D848|9|42");
+}
+
+static void test_latency_counts_rows_with_a_commit_time(void **state)
+{
+    (void)state;
+    int64_t p50 = 0, p99 = 0;
+    (void)write_one(health("u", 1));
+    assert_int_equal(sink_latency(sink, &p50, &p99), 0);
+    struct sink_item item = health("u", 2);
+    item.commit_us = clock_wall_us(&clock_real) - 5 * US_PER_SECOND;
+    (void)write_one(item);
+    assert_int_equal(sink_latency(sink, &p50, &p99), 1);
+    assert_in_range(p50, 5 * US_PER_SECOND, 60 * US_PER_SECOND);
+    assert_int_equal(p50, p99);
+}
+
+/* ---- notifications ---- */
+
+static PGnotify *next_notification(PGconn *conn)
+{
+    for (int i = 0; i < 30000; i++) {
+        assert_true(PQconsumeInput(conn));
+        PGnotify *n = PQnotifies(conn);
+        if (n)
+            return n;
+        pause_1ms();
+    }
+    fail_msg("no notification came");
+    return NULL;
+}
+
+static void expect_notification(PGconn *conn, const char *payload)
+{
+    PGnotify *n = next_notification(conn);
+    assert_string_equal(n->relname, "strategic_cache");
+    assert_string_equal(n->extra, payload);
+    PQfreemem(n);
+}
+
+static void test_listeners_hear_once_per_key_after_the_commit(void **state)
+{
+    (void)state;
+    CLEANUP(sql_closep) PGconn *listener = sql_open(conninfo);
+    sql_run(listener, "LISTEN strategic_cache");
+    struct sink_item patterns = make_item(PATTERNS, "u\"1", 8);
+    for (size_t i = 0; i < tables_used[PATTERNS].n_columns; i++)
+        assert_int_equal(row_set_null(&patterns.row, i, "none"), STATUS_OK);
+    assert_int_equal(row_finish(&patterns.row), STATUS_OK);
+    patterns.reason = "predicate";
+    struct sink_item items[] = {health("u\"1", 7), patterns, health("u2", 3), performance(2)};
+    submit(items, 4);
+    collect(NULL, 4);
+    expect_notification(listener,
+                        "{\"bot_name\":\"bot\",\"reason\":\"count\",\"row_version\":2,"
+                        "\"tables\":[\"strategic_character_performance\"],\"user_id\":null}");
+    expect_notification(listener, "{\"bot_name\":\"bot\",\"reason\":\"predicate\","
+                                  "\"row_version\":8,\"tables\":[\"strategic_memory_health\","
+                                  "\"strategic_conversation_patterns\"],\"user_id\":\"u\\\"1\"}");
+    expect_notification(listener, "{\"bot_name\":\"bot\",\"reason\":\"count\",\"row_version\":3,"
+                                  "\"tables\":[\"strategic_memory_health\"],\"user_id\":\"u2\"}");
+}
+
+static void test_the_longest_ids_still_fit_into_a_notification(void **state)
+{
+    (void)state;
+    char user[LIMIT_ID_BYTES + 1];
+    memset(user, '\x01', sizeof(user) - 1); /* six bytes each in JSON */
+    user[sizeof(user) - 1] = '\0';
+    assert_int_equal(write_one(health(user, 1)).outcome, SINK_WRITTEN);
+}
+
+/* ---- what goes wrong ---- */
+
+static void test_a_row_with_refused_data_fails_alone(void **state)
+{
+    (void)state;
+    struct sink_item items[101];
+    for (size_t i = 0; i < 101; i++) {
+        char user[16];
+        snprintf(user, sizeof(user), "u%03zu", i);
+        items[i] = health(user, i + 1);
+    }
+    /* Two keys whose JSON the server does not accept. */
+    memcpy(items[40].row.text.data + items[40].row.values[MH_MEMORY_SNAPSHOT].offset, "[", 1);
+    memcpy(items[99].row.text.data + items[99].row.values[MH_MEMORY_SNAPSHOT].offset, "[", 1);
+    submit(items, 101);
+    struct sink_result r[101];
+    collect(r, 101);
+    for (size_t i = 0; i < 101; i++) {
+        bool bad = r[i].key_id == 41 || r[i].key_id == 100;
+        assert_int_equal(r[i].outcome, bad ? SINK_FAILED : SINK_WRITTEN);
+        if (bad) {
+            assert_non_null(strstr(r[i].reason, "could not write strategic_memory_health"));
+            assert_non_null(strstr(r[i].reason, "(22P02)"));
+        }
+    }
+    assert_int_equal(sql_number(db, "SELECT count(*) FROM strategic_memory_health"), 99);
+    assert_int_equal(sink_health(sink, NULL), STATUS_OK);
+}
+
+static void test_a_sink_that_was_taken_over_writes_nothing(void **state)
+{
+    (void)state;
+    (void)write_one(health("u", 1));
+    sql_run(db, "UPDATE strategic_epoch SET epoch = 2");
+    struct sink_item item = health("u", 2);
+    submit(&item, 1);
+    wait_for_health(STATUS_FENCED);
+    assert_int_equal(sql_number(db, "SELECT row_version FROM strategic_memory_health"), 1);
+    struct sink_item late = health("u", 3);
+    assert_int_equal(sink_submit(sink, &late, 1), STATUS_FENCED);
+    row_deinit(&late.row);
+    /* Its heir goes on. */
+    sink_stop(TAKE(sink), US_PER_SECOND);
+    sink = start(2);
+    assert_int_equal(write_one(health("u", 4)).outcome, SINK_WRITTEN);
+}
+
+static void test_a_missing_table_stops_the_sink_with_an_explanation(void **state)
+{
+    (void)state;
+    (void)write_one(health("u", 1));
+    sql_run(db, "ALTER TABLE strategic_memory_health DROP COLUMN details");
+    struct sink_item item = health("u", 2);
+    submit(&item, 1);
+    wait_for_health(STATUS_REFUSED);
+    struct error err = {0};
+    (void)sink_health(sink, &err);
+    assert_non_null(strstr(err.text, "warmpath migrate up"));
+}
+
+static void test_the_queue_is_bounded_until_results_are_taken(void **state)
+{
+    (void)state;
+    struct sink_item *items = calloc(QUEUE_MAX, sizeof(*items));
+    assert_non_null(items);
+    for (size_t i = 0; i < QUEUE_MAX; i++)
+        items[i] = health("u", i + 1);
+    submit(items, QUEUE_MAX);
+    assert_int_equal(sink_room(sink), 0);
+    struct sink_item more = health("u", QUEUE_MAX + 1);
+    assert_int_equal(sink_submit(sink, &more, 1), STATUS_AGAIN);
+    collect(NULL, QUEUE_MAX);
+    assert_int_equal(sink_room(sink), QUEUE_MAX);
+    assert_int_equal(write_one(more).outcome, SINK_WRITTEN);
+    free(items);
+}
+
+static void test_a_lost_answer_to_commit_is_sent_again_without_harm(void **state)
+{
+    (void)state;
+    (void)write_one(health("a", 1));
+    uint64_t stale = COUNTER_GET(rows_stale);
+    assert_int_equal(fault_arm("sink_after_commit:1:fail", NULL), STATUS_OK);
+    assert_int_equal(write_one(health("u", 2)).outcome, SINK_WRITTEN);
+    assert_int_equal(COUNTER_GET(rows_stale) - stale, 1);
+    assert_int_equal(sql_number(db, "SELECT count(*) FROM strategic_memory_health"), 2);
+}
+
+static void test_a_connection_lost_before_commit_writes_nothing_then_everything(void **state)
+{
+    (void)state;
+    uint64_t retries = COUNTER_GET(sink_retries), stale = COUNTER_GET(rows_stale);
+    assert_int_equal(fault_arm("sink_before_commit:1:fail", NULL), STATUS_OK);
+    assert_int_equal(write_one(health("u", 2)).outcome, SINK_WRITTEN);
+    assert_int_equal(COUNTER_GET(sink_retries) - retries, 1);
+    assert_int_equal(COUNTER_GET(rows_stale), stale);
+    assert_int_equal(sql_number(db, "SELECT count(*) FROM strategic_memory_health"), 1);
+}
+
+static void test_a_killed_backend_loses_nothing(void **state)
+{
+    (void)state;
+    (void)write_one(health("u0", 1));
+    sql_run(db, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name = 'warmpath sink'");
+    assert_int_equal(write_one(health("u1", 2)).outcome, SINK_WRITTEN);
+    assert_false(sink_retrying(sink, NULL));
+}
+
+static void test_a_lock_that_is_held_too_long_is_waited_for_again(void **state)
+{
+    (void)state;
+    (void)write_one(health("u", 1));
+    CLEANUP(sql_closep) PGconn *other = sql_open(conninfo);
+    sql_run(other, "BEGIN; SELECT FROM strategic_memory_health FOR UPDATE");
+    struct sink_item item = health("u", 2);
+    submit(&item, 1);
+    for (int i = 0; i < 30000 && !sink_retrying(sink, NULL); i++)
+        pause_1ms();
+    struct error err = {0};
+    assert_true(sink_retrying(sink, &err));
+    assert_non_null(strstr(err.text, "55P03"));
+    sql_run(other, "COMMIT");
+    collect(NULL, 1);
+    assert_int_equal(sql_number(db, "SELECT row_version FROM strategic_memory_health"), 2);
+}
+
+/* Hands in 1000 rows one by one; the server crashes on the way and comes back. */
+static void test_a_crash_of_the_server_in_the_middle_loses_nothing(void **state)
+{
+    (void)state;
+    if (!pgcluster_is_private(cluster))
+        skip();
+    for (uint64_t i = 0; i < 1000; i++) {
+        char user[16];
+        snprintf(user, sizeof(user), "u%03u", (unsigned)(i % 200));
+        struct sink_item item = health(user, i + 1);
+        submit(&item, 1);
+        if (i == 300)
+            pgcluster_stop(cluster, true);
+    }
+    for (int i = 0; i < 30000 && !sink_retrying(sink, NULL); i++)
+        pause_1ms();
+    struct error err = {0};
+    assert_true(sink_retrying(sink, &err));
+    assert_int_equal(sink_health(sink, NULL), STATUS_OK);
+    pgcluster_start(cluster);
+    collect(NULL, 1000);
+    sql_close(db);
+    db = sql_open(conninfo);
+    TEXT rows = sql_text(db, "SELECT count(*), min(row_version), max(row_version),"
+                             " count(*) FILTER (WHERE memory_snapshot->>'v' = row_version::text)"
+                             " FROM strategic_memory_health");
+    assert_string_equal(rows, "200|801|1000|200");
+}
+
+/* ---- stopping ---- */
+
+static void test_stopping_writes_what_was_handed_in(void **state)
+{
+    (void)state;
+    struct sink_item items[1200];
+    for (size_t i = 0; i < 1200; i++) {
+        char user[16];
+        snprintf(user, sizeof(user), "u%04zu", i);
+        items[i] = health(user, i + 1);
+    }
+    submit(items, 1200);
+    sink_stop(TAKE(sink), 60 * US_PER_SECOND);
+    assert_int_equal(sql_number(db, "SELECT count(*) FROM strategic_memory_health"), 1200);
+}
+
+static void test_stopping_gives_up_at_its_deadline(void **state)
+{
+    (void)state;
+    CLEANUP(sql_closep) PGconn *other = sql_open(conninfo);
+    sql_run(other, "BEGIN; LOCK strategic_memory_health");
+    struct sink_item item = health("u", 1);
+    submit(&item, 1);
+    assert_true(sql_wait_until(db, "SELECT count(*) > 0 FROM pg_stat_activity"
+                                   " WHERE application_name = 'warmpath sink'"
+                                   " AND wait_event_type = 'Lock'"));
+    int64_t before_us = clock_mono_us(&clock_real);
+    sink_stop(TAKE(sink), US_PER_SECOND / 5);
+    assert_true(clock_mono_us(&clock_real) - before_us < 4 * US_PER_SECOND);
+}
+
+static int make_tables(void **state)
+{
+    (void)state;
+    tables_used[HEALTH] = tables[TABLE_MEMORY_HEALTH];
+    tables_used[PATTERNS] = tables[TABLE_CONVERSATION_PATTERNS];
+    tables_used[PERFORMANCE] = (struct table_def){
+        .name = "strategic_character_performance",
+        .by_window = true,
+        .n_columns = 2,
+        .columns = {{"engagement_score_avg", COLUMN_FLOAT}, {"quality_trend", COLUMN_TEXT}},
+    };
+    return 0;
+}
+
+#define SINK_TEST(fn) cmocka_unit_test_setup_teardown(fn, fresh, finished)
+
+int main(void)
+{
+    bool skip_all = false;
+    cluster = pgcluster_open(&skip_all);
+    if (!cluster)
+        return skip_all ? 77 : 1;
+    const struct CMUnitTest tests[] = {
+        SINK_TEST(test_a_row_arrives_with_every_column),
+        SINK_TEST(test_an_older_row_never_replaces_a_newer_one),
+        SINK_TEST(test_a_window_table_is_keyed_by_bot_and_window),
+        SINK_TEST(test_a_touch_moves_the_expiry_and_keeps_the_content),
+        SINK_TEST(test_a_touch_of_no_row_is_missing_and_of_a_newer_row_is_not),
+        SINK_TEST(test_an_invalidated_row_must_be_written_whole),
+        SINK_TEST(test_a_removed_row_goes_unless_it_is_newer),
+        SINK_TEST(test_of_one_key_the_newest_wins_and_all_get_results),
+        SINK_TEST(test_a_first_row_is_entered_as_activity_once),
+        SINK_TEST(test_many_rows_of_several_tables_go_in_batches),
+        SINK_TEST(test_progress_is_written_with_and_without_rows),
+        SINK_TEST(test_latency_counts_rows_with_a_commit_time),
+        SINK_TEST(test_listeners_hear_once_per_key_after_the_commit),
+        SINK_TEST(test_the_longest_ids_still_fit_into_a_notification),
+        SINK_TEST(test_a_row_with_refused_data_fails_alone),
+        SINK_TEST(test_a_sink_that_was_taken_over_writes_nothing),
+        SINK_TEST(test_a_missing_table_stops_the_sink_with_an_explanation),
+        SINK_TEST(test_the_queue_is_bounded_until_results_are_taken),
+        SINK_TEST(test_a_lost_answer_to_commit_is_sent_again_without_harm),
+        SINK_TEST(test_a_connection_lost_before_commit_writes_nothing_then_everything),
+        SINK_TEST(test_a_killed_backend_loses_nothing),
+        SINK_TEST(test_a_lock_that_is_held_too_long_is_waited_for_again),
+        SINK_TEST(test_a_crash_of_the_server_in_the_middle_loses_nothing),
+        SINK_TEST(test_stopping_writes_what_was_handed_in),
+        SINK_TEST(test_stopping_gives_up_at_its_deadline),
+    };
+    int failed = cmocka_run_group_tests_name("state/sink", tests, make_tables, NULL);
+    pgcluster_close(cluster);
+    return failed;
+}
