@@ -4,7 +4,7 @@
 usage: bench.py --conninfo CONNINFO --build DIR [--rows N] [--users N] [--keys N] [--seconds N] [--json]
 
 drain    rows/s of pg_recvlogical to /dev/null and of `warmpath run` to durable checkpoints, each from its own slot holding
-         the same inserts (1,000-row transactions, 120-character messages), and their ratio
+         the same inserts (1,000-row transactions, 120-character messages), their ratio, and Warmpath's CPU time a row
 latency  commit of one INSERT -> NOTIFY of its row, 100 inserts/s: a minimal libpq reader that upserts one row, then Warmpath
          with count = 1, and the ratio of their p99
 size     resident memory of `warmpath run` after N keys with five messages each
@@ -87,6 +87,7 @@ class Bench:
         p.wait(30)
 
     def slot(self, name):
+        self.sql("DELETE FROM strategic_progress WHERE pipeline = %s", name)  # begin anew
         if self.sql("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", name):
             self.sql("SELECT pg_drop_replication_slot(%s)", name)
         return self.sql("SELECT lsn FROM pg_create_logical_replication_slot(%s, 'pgoutput')", name)[0][0]
@@ -153,10 +154,13 @@ class Bench:
         t = time.monotonic()
         self.wait("the end of the slot", lambda: self.covered("drain") >= self.lsn(end), 300, p)
         mine = rows / (time.monotonic() - t)
+        cpu = sum(int(x) for x in open(f"/proc/{p.pid}/stat").read().rsplit(")", 1)[1].split()[11:13])
+        cpu_us = cpu / os.sysconf("SC_CLK_TCK") / rows * 1e6
         self.stop(p)
         self.sql("SELECT pg_drop_replication_slot('bench_recv')")
         self.sql("SELECT pg_drop_replication_slot('bench_drain')")
-        return {"rows": rows, "pg_recvlogical_rows_s": round(recv), "warmpath_rows_s": round(mine), "ratio": round(mine / recv, 3)}
+        return {"rows": rows, "pg_recvlogical_rows_s": round(recv), "warmpath_rows_s": round(mine), "ratio": round(mine / recv, 3),
+                "warmpath_cpu_us_row": round(cpu_us, 2)}
 
     def measure_latency(self, seconds, first):
         listen = psycopg2.connect(self.a.conninfo)

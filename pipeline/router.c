@@ -365,7 +365,7 @@ void router_drained(struct router *r)
             st = STATUS_OK; /* stays buffered; the next call tries again */
     }
     if (st && st != STATUS_END)
-        log_write(LOG_ERROR, "ingest", "msg=\"could not send to a worker\" error=\"%s\"", err.text);
+        log_write(LOG_ERROR, "ingest", "could not send to a worker error=\"%s\"", err.text);
 }
 
 lsn_t router_durable(struct router *r)

@@ -80,7 +80,7 @@ static enum status send_positions(struct worker *w, enum frame_kind kind, struct
 static enum status ask_rewind(struct worker *w, struct error *err)
 {
     w->missing = true;
-    log_write(LOG_WARN, "worker", "msg=\"a frame is missing, asking to read again\" after=%" PRIu64,
+    log_write(LOG_WARN, "worker", "a frame is missing, asking to read again after=%" PRIu64,
               w->frame_number);
     return send_positions(w, FRAME_REWIND, err);
 }

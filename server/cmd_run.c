@@ -89,7 +89,7 @@ static void *lease_main(void *arg)
             r->lease.error = err;
             break;
         }
-        log_write(LOG_WARN, "lease", "msg=\"could not renew, trying again\" error=\"%s\"",
+        log_write(LOG_WARN, "lease", "could not renew, trying again error=\"%s\"",
                   err.text);
     }
     atomic_store(&r->lease.ended, true);
@@ -277,7 +277,7 @@ static void report_progress(struct run *r)
         caught_up[p] = views[route_worker(p, r->n_workers)].caught_up_us;
     sink_progress(r->sink, caught_up, covered, COUNTER_GET(events_applied));
     log_write(LOG_DEBUG, "run",
-              "msg=progress events=%" PRIu64 " rows=%" PRIu64 " covered=" LSN_FMT " keys=%zu",
+              "progress events=%" PRIu64 " rows=%" PRIu64 " covered=" LSN_FMT " keys=%zu",
               COUNTER_GET(events_applied), COUNTER_GET(rows_upserted), LSN_ARGS(covered),
               views[0].keys);
 }
@@ -290,13 +290,13 @@ static enum status run_watch(struct run *r, const sigset_t *signals, struct erro
         struct timespec tick = {0, TICK_US * 1000};
         int sig = sigtimedwait(signals, NULL, &tick);
         if (sig == SIGTERM || sig == SIGINT) {
-            log_write(LOG_INFO, "run", "msg=stopping signal=%d", sig);
+            log_write(LOG_INFO, "run", "stopping signal=%d", sig);
             return STATUS_OK;
         }
         if (sig == SIGHUP)
             log_write(LOG_WARN, "run",
-                      "msg=\"reload is not part of this version: restart to apply "
-                      "a changed configuration\"");
+                      "reload is not part of this version: restart to apply "
+                      "a changed configuration");
         enum status st = run_health(r, err);
         if (st)
             return st;
@@ -352,7 +352,7 @@ static enum status run_stop(struct run *r, bool graceful, struct error *err)
 static void log_summary(void)
 {
     log_write(LOG_INFO, "run",
-              "msg=stopped events=%" PRIu64 " rows=%" PRIu64 " touched=%" PRIu64
+              "stopped events=%" PRIu64 " rows=%" PRIu64 " touched=%" PRIu64
               " dead_letters=%" PRIu64 " commits=%" PRIu64,
               COUNTER_GET(events_applied), COUNTER_GET(rows_upserted), COUNTER_GET(rows_touched),
               COUNTER_GET(dead_letters), COUNTER_GET(commits));
@@ -372,7 +372,7 @@ int cmd_run(struct cli *cli)
     struct error err = {0};
     enum status st = run_start(&r, &err);
     if (!st) {
-        log_write(LOG_INFO, "run", "msg=running pipeline=\"%s\" pid=%d", r.cfg->pipeline,
+        log_write(LOG_INFO, "run", "running pipeline=\"%s\" pid=%d", r.cfg->pipeline,
                   (int)getpid());
         st = run_watch(&r, &signals, &err);
     }

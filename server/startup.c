@@ -145,7 +145,7 @@ static enum status fold_one(const struct config *cfg, struct store *store, uint3
 static enum status respread(const struct config *cfg, uint32_t from, uint32_t to, uint64_t epoch,
                             struct error *err)
 {
-    log_write(LOG_INFO, "run", "msg=\"spreading the state anew\" workers_before=%u workers=%u",
+    log_write(LOG_INFO, "run", "spreading the state anew workers_before=%u workers=%u",
               from, to);
     struct store_identity identity = {0};
     struct store *stores[LIMIT_WORKERS] = {0};
@@ -219,7 +219,7 @@ static enum status check_source(const struct config *cfg, struct error *err)
             return error_set(err, STATUS_REFUSED, "%s: %s. To mend it: %.380s", c->name, c->found,
                              c->fix);
         if (c->result == CHECK_WARN)
-            log_write(LOG_WARN, "run", "msg=\"%s: %s\" fix=\"%s\"", c->name, c->found, c->fix);
+            log_write(LOG_WARN, "run", "%s: %s fix=\"%s\"", c->name, c->found, c->fix);
     }
     return STATUS_OK;
 }
@@ -242,7 +242,7 @@ static enum status begin_state(const struct config *cfg, struct startup *s, PGco
     if (!in->slot_exists) {
         st = preflight_slot_create(conn, cfg->slot, SLOT_TIMEOUT_US, &s->identity.slot_birth, err);
         if (!st)
-            log_write(LOG_INFO, "run", "msg=\"created slot\" slot=\"%s\" lsn=" LSN_FMT, cfg->slot,
+            log_write(LOG_INFO, "run", "created slot slot=\"%s\" lsn=" LSN_FMT, cfg->slot,
                       LSN_ARGS(s->identity.slot_birth));
     }
     snprintf(s->identity.system_identifier, sizeof(s->identity.system_identifier), "%s",
@@ -265,7 +265,7 @@ static enum status check_reader(const struct config *cfg, PGconn *conn,
         return error_set(err, STATUS_REFUSED, "slot \"%s\" is being read by %s (server process %d)",
                          cfg->slot, slot->holder, slot->active_pid);
     log_write(LOG_WARN, "run",
-              "msg=\"ending the connection of an instance that has lost its lease\" pid=%d",
+              "ending the connection of an instance that has lost its lease pid=%d",
               slot->active_pid);
     char pid[16];
     snprintf(pid, sizeof(pid), "%d", slot->active_pid);
@@ -311,7 +311,7 @@ static enum status settle_slot(const struct config *cfg, struct startup *s, bool
         return st;
     s->start = least_covered(s);
     log_write(LOG_INFO, "run",
-              "msg=\"%s\" state=" LSN_FMT " slot=" LSN_FMT " server=" LSN_FMT " workers=%u",
+              "%s state=" LSN_FMT " slot=" LSN_FMT " server=" LSN_FMT " workers=%u",
               in.state_fresh ? "starting" : "resuming", LSN_ARGS(s->start),
               LSN_ARGS(slot.confirmed_flush), LSN_ARGS(server.flush_lsn), s->workers);
     return STATUS_OK;
@@ -333,7 +333,7 @@ static enum status start_with(const struct config *cfg, struct startup *s, PGcon
     if (cfg->create)
         st = preflight_publication_create(conn, &pc, &created, err);
     if (created)
-        log_write(LOG_INFO, "run", "msg=\"created publication\" publication=\"%s\"",
+        log_write(LOG_INFO, "run", "created publication publication=\"%s\"",
                   cfg->publication);
     bool fresh = false;
     if (!st)
