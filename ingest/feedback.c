@@ -18,7 +18,9 @@ void feedback_start(struct feedback *f, lsn_t start, int64_t now_us)
 
 bool feedback_may_idle(const struct feedback *f, lsn_t wal_end)
 {
-    return !f->in_transaction && !f->outstanding && wal_end > f->idle && wal_end > f->start;
+    /* An end that is already handed on, as a COMMIT or before, says nothing new. */
+    return !f->in_transaction && !f->outstanding && wal_end > f->idle && wal_end > f->committed &&
+           wal_end > f->start;
 }
 
 struct feedback_report feedback_report(const struct feedback *f, lsn_t durable)

@@ -300,6 +300,9 @@ const char *value_json_text(const json_t *json, struct event_arena *arena, size_
         text.ptr = number;
         break;
     case JSON_REAL:
+        /* Also what became of integers beyond 64 bits: an id read from one would be another id. */
+        if (fabs(json_real_value(json)) >= 0x1p53)
+            return "is a number too large to be read exactly";
         text.len = (size_t)snprintf(number, sizeof(number), "%.17g", json_real_value(json));
         text.ptr = number;
         break;
