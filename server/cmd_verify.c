@@ -6,6 +6,9 @@
  * cache row is then computed again at its own as_of and compared column by column; every key that
  * should have a row must have one. While messages keep coming, a row may lag behind the snapshot by
  * what its triggers allow: --wait tries again until all agree or the time is up.
+ *
+ * A table does not say when its rows were written. Each event is taken to have arrived at its own
+ * time, so an access that was written more than 30 days late counts here and not in the pipeline.
  */
 #include "core/clock.h"
 #include "core/hash.h"
@@ -23,18 +26,26 @@
 #define FETCH_ROWS        500
 #define DIFFERENCES_SHOWN 200
 
+/* Grows by appending, is sorted when it is first searched. */
+struct hash_set {
+    uint64_t *items;
+    size_t n, cap;
+    bool sorted;
+};
+
 struct verify {
     struct cli *cli;
     int64_t sample; /* rows per table; 0 = all */
+    int64_t seed;   /* of the order in which a sample is taken */
     struct source_rows *source;
     PGconn *sink; /* the source's connection when both are one database */
     bool own_sink;
     struct oracle *oracle;
     uint64_t n_events;
-    int64_t newest_us; /* of all events and rows */
+    int64_t newest_us; /* as_of of the newest row */
     uint64_t equal, differ, missing;
-    uint64_t *seen; /* keys with a row, per table number; sorted before it is searched */
-    size_t n_seen, seen_cap;
+    struct hash_set with_row; /* keys with a row, by table */
+    struct hash_set sampled;  /* keys of the sample, by table number 0 */
     json_t *differences;
     const char *table; /* of the row being compared */
     struct str user, bot;
@@ -56,22 +67,23 @@ static void on_difference(void *ctx, const char *column, const char *expected, c
     add_difference(ctx, column, expected, got);
 }
 
-static uint64_t key_hash(enum table_id table, struct str user, struct str bot)
+static uint64_t key_hash(int table, struct str user, struct str bot)
 {
     return hash64_mix(hash64(user) ^ hash64_mix(hash64(bot) + (uint64_t)table));
 }
 
-static enum status remember_key(struct verify *v, uint64_t hash, struct error *err)
+static enum status set_add(struct hash_set *set, uint64_t hash, struct error *err)
 {
-    if (v->n_seen == v->seen_cap) {
-        size_t cap = v->seen_cap ? 2 * v->seen_cap : 1024;
-        uint64_t *grown = reallocarray(v->seen, cap, sizeof(*grown));
+    if (set->n == set->cap) {
+        size_t cap = set->cap ? 2 * set->cap : 1024;
+        uint64_t *grown = reallocarray(set->items, cap, sizeof(*grown));
         if (!grown)
             return error_set(err, STATUS_NOMEM, "could not allocate %zu keys", cap);
-        v->seen = grown;
-        v->seen_cap = cap;
+        set->items = grown;
+        set->cap = cap;
     }
-    v->seen[v->n_seen++] = hash;
+    set->items[set->n++] = hash;
+    set->sorted = false;
     return STATUS_OK;
 }
 
@@ -81,31 +93,61 @@ static int compare_hashes(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* Whatever the order of arrival was, nothing is late on its way in: the window at the row's own T
- * decides what counts. */
+static bool set_has(struct hash_set *set, uint64_t hash)
+{
+    if (!set->n)
+        return false;
+    if (!set->sorted)
+        qsort(set->items, set->n, sizeof(*set->items), compare_hashes);
+    set->sorted = true;
+    return bsearch(&hash, set->items, set->n, sizeof(*set->items), compare_hashes) != NULL;
+}
+
+/* An event up to 5 minutes ahead of T counts (ENGINES.md 1.3), so that is when it is let in: then
+ * it is never late, never too far ahead, and a row older than the event does not see it. */
+#define ARRIVES_AHEAD_US (5 * US_PER_MINUTE)
+
 static enum status feed_oracle(struct verify *v, struct error *err)
 {
     struct event e;
     enum status st;
     while ((st = source_rows_next(v->source, &e, err)) == STATUS_OK) {
-        st = oracle_add(v->oracle, &e, SOURCE_POSTGRES, ++v->n_events, INT64_MIN, err);
+        if (v->sample && !set_has(&v->sampled, key_hash(0, e.user_id, e.bot_name)))
+            continue;
+        st = oracle_add(v->oracle, &e, SOURCE_POSTGRES, ++v->n_events, e.at_us - ARRIVES_AHEAD_US,
+                        err);
         if (st != STATUS_OK)
             return st;
-        if (e.at_us > v->newest_us)
-            v->newest_us = e.at_us;
     }
     return st == STATUS_END ? STATUS_OK : st;
+}
+
+/* What is done with each row of a result of declare_cursor(). */
+typedef enum status row_fn(struct verify *v, enum table_id table, const PGresult *res, int tuple,
+                           struct error *err);
+
+static void take_key(struct verify *v, const PGresult *res, int tuple)
+{
+    v->user = (struct str){PQgetvalue(res, tuple, RR_USER_ID),
+                           (size_t)PQgetlength(res, tuple, RR_USER_ID)};
+    v->bot = (struct str){PQgetvalue(res, tuple, RR_BOT_NAME),
+                          (size_t)PQgetlength(res, tuple, RR_BOT_NAME)};
+}
+
+static enum status collect_key(struct verify *v, enum table_id table, const PGresult *res,
+                               int tuple, struct error *err)
+{
+    (void)table;
+    take_key(v, res, tuple);
+    return set_add(&v->sampled, key_hash(0, v->user, v->bot), err);
 }
 
 static enum status check_row(struct verify *v, enum table_id table, const PGresult *res, int tuple,
                              struct error *err)
 {
     v->table = tables[table].name;
-    v->user = (struct str){PQgetvalue(res, tuple, RR_USER_ID),
-                           (size_t)PQgetlength(res, tuple, RR_USER_ID)};
-    v->bot = (struct str){PQgetvalue(res, tuple, RR_BOT_NAME),
-                          (size_t)PQgetlength(res, tuple, RR_BOT_NAME)};
-    enum status st = remember_key(v, key_hash(table, v->user, v->bot), err);
+    take_key(v, res, tuple);
+    enum status st = set_add(&v->with_row, key_hash(table, v->user, v->bot), err);
     if (st != STATUS_OK)
         return st;
     if (PQgetisnull(res, tuple, RR_AS_OF_US)) {
@@ -144,7 +186,10 @@ static enum status declare_cursor(struct verify *v, enum table_id table, struct 
     if (st == STATUS_OK)
         st = buf_printf(&sql, " FROM %s", tables[table].name);
     if (st == STATUS_OK)
-        st = v->sample ? buf_printf(&sql, " ORDER BY random() LIMIT %" PRId64, v->sample)
+        st = v->sample ? buf_printf(&sql,
+                                    " ORDER BY md5(user_id || ' ' || bot_name || ' %" PRId64
+                                    "') LIMIT %" PRId64,
+                                    v->seed, v->sample)
                        : buf_append_str(&sql, STR(" ORDER BY bot_name, user_id"));
     if (st == STATUS_OK)
         st = buf_append(&sql, "", 1);
@@ -154,7 +199,7 @@ static enum status declare_cursor(struct verify *v, enum table_id table, struct 
     return st;
 }
 
-static enum status check_table(struct verify *v, enum table_id table, struct error *err)
+static enum status each_row(struct verify *v, enum table_id table, row_fn *fn, struct error *err)
 {
     char fetch[48];
     snprintf(fetch, sizeof(fetch), "FETCH %d FROM warmpath_rows", FETCH_ROWS);
@@ -165,30 +210,43 @@ static enum status check_table(struct verify *v, enum table_id table, struct err
         st = pg_query(v->sink, fetch, 0, NULL, "could not read the cache rows", &res, err);
         n = st == STATUS_OK ? PQntuples(res) : 0;
         for (int i = 0; i < n && st == STATUS_OK; i++)
-            st = check_row(v, table, res, i, err);
+            st = fn(v, table, res, i, err);
     }
     if (st == STATUS_OK)
         st = pg_exec(v->sink, "CLOSE warmpath_rows", "could not read the cache rows", err);
     return st;
 }
 
-/* Keys that have events but no row, at the newest time known. */
+/* T of the newest row, or the server's clock when there is none. */
+static enum status find_newest(struct verify *v, struct error *err)
+{
+    if (v->newest_us != INT64_MIN)
+        return STATUS_OK;
+    CLEANUP(PQclearp) PGresult *res = NULL;
+    enum status st = pg_query(v->sink, "SELECT (extract(epoch FROM now()) * 1000000)::bigint", 0,
+                              NULL, "could not ask for the time", &res, err);
+    if (st == STATUS_OK)
+        v->newest_us = strtoll(PQgetvalue(res, 0, 0), NULL, 10);
+    return st;
+}
+
+/* Keys that have events but no row. */
 static enum status check_missing(struct verify *v, struct error *err)
 {
-    qsort(v->seen, v->n_seen, sizeof(*v->seen), compare_hashes);
-    for (size_t k = 0; k < oracle_key_count(v->oracle); k++) {
+    enum status st = find_newest(v, err);
+    for (size_t k = 0; st == STATUS_OK && k < oracle_key_count(v->oracle); k++) {
         oracle_key_at(v->oracle, k, &v->user, &v->bot);
         for (int t = 0; t < TABLE_COUNT; t++) {
-            uint64_t hash = key_hash((enum table_id)t, v->user, v->bot);
-            if (v->n_seen && bsearch(&hash, v->seen, v->n_seen, sizeof(*v->seen), compare_hashes))
+            if (set_has(&v->with_row, key_hash(t, v->user, v->bot)))
                 continue;
             struct row row;
             row_init(&row, &tables[t]);
-            enum status st =
-                oracle_row(v->oracle, (enum table_id)t, v->user, v->bot, v->newest_us, &row, err);
+            st = oracle_row(v->oracle, (enum table_id)t, v->user, v->bot, v->newest_us, &row, err);
             row_deinit(&row);
-            if (st == STATUS_END)
+            if (st == STATUS_END) {
+                st = STATUS_OK;
                 continue;
+            }
             if (st != STATUS_OK)
                 return st;
             v->table = tables[t].name;
@@ -196,7 +254,7 @@ static enum status check_missing(struct verify *v, struct error *err)
             add_difference(v, "(row)", "a row", "no row");
         }
     }
-    return STATUS_OK;
+    return st;
 }
 
 static enum status open_sink(struct verify *v, struct error *err)
@@ -221,7 +279,8 @@ static void verify_deinit(struct verify *v)
         PQfinish(v->sink);
     source_rows_close(v->source);
     oracle_free(v->oracle);
-    free(v->seen);
+    free(v->with_row.items);
+    free(v->sampled.items);
     json_decref(v->differences);
 }
 
@@ -236,10 +295,12 @@ static enum status verify_once(struct verify *v, struct error *err)
         st = source_rows_open(c->source_conninfo, &c->mappings, &v->source, err);
     if (st == STATUS_OK)
         st = open_sink(v, err);
+    for (int t = 0; t < TABLE_COUNT && v->sample && st == STATUS_OK; t++)
+        st = each_row(v, (enum table_id)t, collect_key, err);
     if (st == STATUS_OK)
         st = feed_oracle(v, err);
     for (int t = 0; t < TABLE_COUNT && st == STATUS_OK; t++)
-        st = check_table(v, (enum table_id)t, err);
+        st = each_row(v, (enum table_id)t, check_row, err);
     if (st == STATUS_OK && !v->sample)
         st = check_missing(v, err);
     return st;
@@ -314,7 +375,7 @@ int cmd_verify(struct cli *cli)
         return cli_fail(cli, CLI_USAGE, "--wait %s", err.text);
     int64_t deadline_us = clock_mono_us(&clock_real) + wait_us;
     for (;;) {
-        struct verify v = {.cli = cli, .sample = sample};
+        struct verify v = {.cli = cli, .sample = sample, .seed = clock_wall_us(&clock_real)};
         enum status st = verify_once(&v, &err);
         bool agree = st == STATUS_OK && v.differ == 0 && v.missing == 0;
         bool last = agree || clock_mono_us(&clock_real) >= deadline_us;

@@ -51,13 +51,28 @@ static enum status append_identifier(PGconn *conn, const char *name, struct buf 
 
 /*
  * Time order, so that the merge only has to look at the heads; rows of one time in the order in
- * which they were written. A time inside a JSON value gives no order: what is computed does not
- * depend on the order of arrival, except for several changes of one memory.
+ * which they were written. to_jsonb() lets any column be looked into without failing on odd text;
+ * jsonb orders numbers as numbers and RFC 3339 texts by time.
  */
+static enum status append_order(PGconn *conn, const struct mapping_source *at, struct buf *sql)
+{
+    if (!at->column[0])
+        return STATUS_OK;
+    enum status st =
+        buf_append_str(sql, at->path[0] ? STR(" ORDER BY to_jsonb(") : STR(" ORDER BY "));
+    if (st == STATUS_OK)
+        st = append_identifier(conn, at->column, sql);
+    if (st == STATUS_OK && at->path[0]) {
+        char *literal = PQescapeLiteral(conn, at->path, strlen(at->path));
+        st = literal ? buf_printf(sql, ") #> string_to_array(%s, '.')", literal) : STATUS_NOMEM;
+        PQfreemem(literal);
+    }
+    return st == STATUS_OK ? buf_append_str(sql, STR(", ctid")) : st;
+}
+
 static enum status append_select(PGconn *conn, const struct table_reader *t, struct buf *sql)
 {
     const struct mapping *m = t->binding.mapping;
-    const struct mapping_source *at = &m->fields[FIELD_AT];
     enum status st = buf_printf(sql, "DECLARE %s NO SCROLL CURSOR FOR SELECT ", t->cursor);
     for (int i = 0; i < t->relation.n_columns && st == STATUS_OK; i++) {
         if (i)
@@ -73,13 +88,8 @@ static enum status append_select(PGconn *conn, const struct table_reader *t, str
         st = buf_append_str(sql, STR("."));
     if (st == STATUS_OK)
         st = append_identifier(conn, m->table, sql);
-    if (st == STATUS_OK && at->column[0] && !at->path[0]) {
-        st = buf_append_str(sql, STR(" ORDER BY "));
-        if (st == STATUS_OK)
-            st = append_identifier(conn, at->column, sql);
-        if (st == STATUS_OK)
-            st = buf_append_str(sql, STR(", ctid"));
-    }
+    if (st == STATUS_OK)
+        st = append_order(conn, &m->fields[FIELD_AT], sql);
     return st == STATUS_OK ? buf_append(sql, "", 1) : st;
 }
 
