@@ -163,12 +163,12 @@ static int print_text(struct cli *cli, const struct preflight_report *r, int cod
         [CHECK_OK] = "ok", [CHECK_WARN] = "warn", [CHECK_FAIL] = "FAIL"};
     for (size_t i = 0; i < r->n; i++) {
         const struct check *c = &r->checks[i];
-        fprintf(cli->out, "%-4s  %-20s %s\n", words[c->result], c->name, c->found);
+        fprintf(cli->out, "%-4s  %-24s %s\n", words[c->result], c->name, c->found);
         /* A fix may be several statements, one per line. */
         const char *line = c->fix;
         while (*line) {
             size_t n = strcspn(line, "\n");
-            fprintf(cli->out, "      %-20s %.*s\n", line == c->fix ? "  mend with:" : "", (int)n,
+            fprintf(cli->out, "      %-24s %.*s\n", line == c->fix ? "  mend with" : "", (int)n,
                     line);
             line += n + (line[n] == '\n');
         }

@@ -4,11 +4,17 @@
 #include <errno.h>
 #include <string.h>
 
+struct progress {
+    FILE *out;
+    int lines;
+};
+
 static void print_line(void *ctx, const char *line)
 {
-    const struct cli *cli = ctx;
-    fprintf(cli->out, "%s\n", line);
-    fflush(cli->out); /* each step as it is done: one may take long */
+    struct progress *p = ctx;
+    p->lines++;
+    fprintf(p->out, "%s\n", line);
+    fflush(p->out); /* each step as it is done: one may take long */
 }
 
 static void collect_line(void *ctx, const char *line)
@@ -38,9 +44,9 @@ static int status(struct cli *cli)
 {
     struct error err;
     bool pending = false;
+    struct progress p = {.out = cli->out};
     if (!cli_has(cli, "json")) {
-        if (migrate_status(cli->config->sink_conninfo, print_line, cli, &pending, &err) !=
-            STATUS_OK)
+        if (migrate_status(cli->config->sink_conninfo, print_line, &p, &pending, &err) != STATUS_OK)
             return cli_fail(cli, CLI_FAILED, "%s", err.text);
         return CLI_OK;
     }
@@ -58,19 +64,24 @@ int cmd_migrate(struct cli *cli)
 {
     struct error err;
     enum status st;
+    struct progress p = {.out = cli->out};
     const char *what = cli->args[0];
     if (strcmp(what, "status") == 0)
         return status(cli);
     if (strcmp(what, "up") == 0) {
-        st = migrate_up(cli->config->sink_conninfo, print_line, cli, &err);
+        st = migrate_up(cli->config->sink_conninfo, print_line, &p, &err);
     } else if (strcmp(what, "down") == 0) {
         int steps = 1;
         int code = steps_of(cli, &steps);
         if (code != CLI_OK)
             return code;
-        st = migrate_down(cli->config->sink_conninfo, steps, print_line, cli, &err);
+        st = migrate_down(cli->config->sink_conninfo, steps, print_line, &p, &err);
     } else {
         return cli_fail(cli, CLI_USAGE, "\"%s\" is none of up, down, status", what);
     }
-    return st == STATUS_OK ? CLI_OK : cli_fail(cli, CLI_FAILED, "%s", err.text);
+    if (st != STATUS_OK)
+        return cli_fail(cli, CLI_FAILED, "%s", err.text);
+    if (p.lines == 0)
+        fprintf(cli->out, "nothing to do\n");
+    return CLI_OK;
 }
