@@ -145,7 +145,7 @@ static void say(char *text, size_t *len, const char *word)
 
 static struct str make_text(struct script *s, size_t user)
 {
-    char text[TEXT_BYTES];
+    char text[TEXT_BYTES + 8]; /* and the ending */
     size_t len = 0;
     if (chance(s, 15))
         s->topics[user] = below(s, TOPICS);
