@@ -331,11 +331,11 @@ static enum status emit_risk(const struct memory_aging *s, const struct key_log 
     CLEANUP(buf_deinit) struct buf json;
     enum status st = STATUS_LIMIT;
 
+    buf_init(&json, LIMIT_JSON_BYTES);
     if (found->accesses == 0) {
         found->risk.n = 0;
         return row_set_null(row, MH_FORGETTING_RISK_MEMORIES, "no_access_signal");
     }
-    buf_init(&json, LIMIT_JSON_BYTES);
     for (size_t max = AGING_RISK_MAX + 1; max-- > 0 && st == STATUS_LIMIT;) {
         struct jsonw w;
         buf_reset(&json);
