@@ -77,7 +77,6 @@ static void counters_free(struct counters *c)
     sessions_deinit(&c->sessions);
     free(c);
 }
-CLEANUP_FREEP(struct counters, counters_free);
 
 static bool is_bot(const struct msg_rec *m)
 {
@@ -115,8 +114,9 @@ static void add_user(struct counters *c, const struct msg_rec *m, int sign)
     change32(&c->n_user, sign);
     if (m->chars)
         change32(&c->n_text, sign);
-    c->words_sum += sign * (int64_t)m->words;
-    c->words_sum2 += sign * ((int64_t)m->words * m->words);
+    int64_t words = m->words;
+    c->words_sum += sign * words;
+    c->words_sum2 += sign * words * words;
     c->chars_sum += sign * (int64_t)m->chars;
     hist_change(&c->words, m->words, sign);
     hist_change(&c->chars, m->chars, sign);
@@ -129,7 +129,7 @@ static void add_user(struct counters *c, const struct msg_rec *m, int sign)
         change32(&c->n_emotion, sign);
         change16(&c->emotions[m->emotion], sign);
         c->valence_sum += sign * m->valence;
-        c->valence_sum2 += sign * (m->valence * m->valence);
+        c->valence_sum2 += (int64_t)m->valence * m->valence * sign;
     }
 }
 
@@ -196,20 +196,20 @@ static void add(struct counters *c, const struct key_log *log, size_t index, int
         add_user(c, m, sign);
 }
 
-static enum status count_log(const struct key_log *log, struct counters **ret, struct error *err)
+/* NULL when there is no memory. */
+static struct counters *count_log(const struct key_log *log)
 {
-    CLEANUP(counters_freep) struct counters *c = calloc(1, sizeof(*c));
-    if (!c)
-        return error_set(err, STATUS_NOMEM, "could not allocate conversation counters");
+    struct counters *c = calloc(1, sizeof(*c));
     struct key_log prefix = *log;
-    for (size_t i = 0; i < log->n_messages; i++) {
+    for (size_t i = 0; c && i < log->n_messages; i++) {
         prefix.n_messages = i + 1;
         add(c, &prefix, i, 1);
-        if (sessions_insert(&c->sessions, &prefix, i) != STATUS_OK)
-            return error_set(err, STATUS_NOMEM, "could not allocate sessions");
+        if (sessions_insert(&c->sessions, &prefix, i) != STATUS_OK) {
+            counters_free(c);
+            c = NULL;
+        }
     }
-    *ret = TAKE(c);
-    return STATUS_OK;
+    return c;
 }
 
 static enum status cp_insert(void *state, const struct key_log *log, enum record_kind kind,
@@ -218,8 +218,14 @@ static enum status cp_insert(void *state, const struct key_log *log, enum record
     struct state *s = state;
     assert(kind == RECORD_MESSAGE);
     assert(index < log->n_messages);
-    if (!s->counters)
-        return log->n_messages < COUNTED_MIN ? STATUS_OK : count_log(log, &s->counters, err);
+    if (!s->counters) {
+        if (log->n_messages < COUNTED_MIN)
+            return STATUS_OK;
+        s->counters = count_log(log);
+        if (s->counters)
+            return STATUS_OK;
+        return error_set(err, STATUS_NOMEM, "could not allocate conversation counters");
+    }
     add(s->counters, log, index, 1);
     if (sessions_insert(&s->counters->sessions, log, index) != STATUS_OK)
         return error_set(err, STATUS_NOMEM, "could not allocate sessions");
@@ -250,36 +256,29 @@ static void evaluate_emotions(const struct msg_rec *records, size_t n, struct re
         if (is_bot(m) || !(m->flags & MSG_HAS_EMOTION))
             continue;
         if (last) {
-            int x = last->valence, y = m->valence;
-            r->lag1.n++;
-            r->lag1.x += x;
-            r->lag1.y += y;
-            r->lag1.xx += x * x;
-            r->lag1.yy += y * y;
-            r->lag1.xy += x * y;
-            r->negatives = (uint16_t)(r->negatives + (x < 0));
-            r->recoveries = (uint16_t)(r->recoveries + (x < 0 && y > 0));
+            pair_add(&r->lag1, last->valence, m->valence);
+            r->negatives = (uint16_t)(r->negatives + (last->valence < 0));
+            r->recoveries = (uint16_t)(r->recoveries + (last->valence < 0 && m->valence > 0));
         }
         last = m;
     }
 }
 
-static enum status evaluate(const struct msg_rec *records, size_t n, struct result **ret,
-                            struct error *err)
+/* NULL when there is no memory. */
+static struct result *evaluate(const struct msg_rec *records, size_t n)
 {
     struct segment segments[RECORD_SESSION_MAX];
     size_t n_segments = segment_session(records, n, segments);
     struct result *r = calloc(1, sizeof(*r) + n_segments * sizeof(*segments));
     if (!r)
-        return error_set(err, STATUS_NOMEM, "could not allocate the result of a session");
+        return NULL;
     r->n_segments = n_segments;
     memcpy(r->segments, segments, n_segments * sizeof(*segments));
     r->by_user = !is_bot(&records[0]);
     for (size_t i = 0; i < n; i++)
         r->n_user = (uint16_t)(r->n_user + !is_bot(&records[i]));
     evaluate_emotions(records, n, r);
-    *ret = r;
-    return STATUS_OK;
+    return r;
 }
 
 static void sum_session(const struct session *s, struct cp_counts *out)
@@ -311,13 +310,10 @@ static enum status sum_sessions(struct sessions *sessions, const struct key_log 
     size_t first = 0;
     for (size_t i = 0; i < sessions->n; i++) {
         struct session *s = &sessions->at[i];
-        if (!s->cache) {
-            struct result *r = NULL;
-            enum status st = evaluate(&log->messages[first], s->n, &r, err);
-            if (st != STATUS_OK)
-                return st;
-            s->cache = r;
-        }
+        if (!s->cache)
+            s->cache = evaluate(&log->messages[first], s->n);
+        if (!s->cache)
+            return error_set(err, STATUS_NOMEM, "could not allocate the result of a session");
         sum_session(s, out);
         first += s->n;
     }
@@ -325,29 +321,27 @@ static enum status sum_sessions(struct sessions *sessions, const struct key_log 
 }
 
 /* The newest segments, oldest first, as clustering wants them. */
-static void collect_topics(const struct sessions *sessions, struct topics *t)
+static void collect_topics(const struct sessions *sessions, size_t n_segments, struct topics *t)
 {
-    size_t first = sessions->n_messages;
-    size_t room = SEGMENT_CLUSTERED_MAX;
-    for (size_t i = sessions->n; i-- > 0 && room > 0;) {
+    size_t skip = n_segments > SEGMENT_CLUSTERED_MAX ? n_segments - SEGMENT_CLUSTERED_MAX : 0;
+    size_t first = 0, seen = 0;
+    t->n = 0;
+    for (size_t i = 0; i < sessions->n; first += sessions->at[i++].n) {
         const struct result *r = sessions->at[i].cache;
-        first -= sessions->at[i].n;
-        for (size_t j = r->n_segments; j-- > 0 && room > 0;) {
-            room--;
-            t->segments[room] = &r->segments[j];
-            t->starts[room] = first + r->segments[j].first;
+        for (size_t j = 0; j < r->n_segments; j++) {
+            if (seen++ < skip)
+                continue;
+            t->segments[t->n] = &r->segments[j];
+            t->starts[t->n++] = first + r->segments[j].first;
         }
     }
-    t->n = SEGMENT_CLUSTERED_MAX - room;
-    memmove(t->segments, &t->segments[room], t->n * sizeof(t->segments[0]));
-    memmove(t->starts, &t->starts[room], t->n * sizeof(t->starts[0]));
 }
 
 static enum status take_topics(const struct sessions *sessions, const struct key_log *log,
                                struct cp_counts *out)
 {
     struct topics t;
-    collect_topics(sessions, &t);
+    collect_topics(sessions, out->n_segments, &t);
     return topics_rank(log, &t, out);
 }
 
@@ -479,16 +473,17 @@ static enum status cp_emit(void *state, const struct key_log *log, struct row *r
                            struct error *err)
 {
     struct state *s = state;
-    CLEANUP(counters_freep) struct counters *own = NULL;
-    enum status st = s->counters ? STATUS_OK : count_log(log, &own, err);
-    if (st != STATUS_OK)
-        return st;
+    struct counters *c = s->counters ? s->counters : count_log(log);
+    if (!c)
+        return error_set(err, STATUS_NOMEM, "could not allocate conversation counters");
     struct cp_counts counts = {.as_of_us = log->as_of_us,
                                .truncated = log->truncated,
                                .next_expiry_us = INT64_MAX,
                                .session_close_us = INT64_MAX,
                                .next_outcome_us = INT64_MAX};
-    st = take(s->counters ? s->counters : own, log, &counts, err);
+    enum status st = take(c, log, &counts, err);
+    if (c != s->counters)
+        counters_free(c);
     return st == STATUS_OK ? cp_write(&counts, row, err) : st;
 }
 

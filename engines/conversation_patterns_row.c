@@ -124,8 +124,12 @@ static void write_base64(struct jsonw *w, const int8_t bytes[FINGERPRINT_BYTES])
         uint32_t group = 0;
         for (size_t j = 0; j < 3; j++)
             group = group << 8 | (j < have ? (uint8_t)bytes[i + j] : 0);
-        for (size_t j = 0; j < 4; j++)
-            text[n++] = j <= have ? digits[group >> (18 - 6 * j) & 63] : '=';
+        for (size_t j = 0; j < 4; j++) {
+            text[n] = '=';
+            if (j <= have)
+                text[n] = digits[group >> (18 - 6 * j) & 63];
+            n++;
+        }
     }
     jsonw_string(w, (struct str){text, n});
 }

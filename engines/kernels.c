@@ -23,6 +23,16 @@ double kernel_variance(uint64_t n, int64_t sum, int64_t sum2)
     return (double)top / ((double)n * (double)(n - 1));
 }
 
+void pair_add(struct pair_sums *s, int64_t x, int64_t y)
+{
+    s->n++;
+    s->x += x;
+    s->y += y;
+    s->xx += x * x;
+    s->yy += y * y;
+    s->xy += x * y;
+}
+
 bool kernel_correlation(const struct pair_sums *s, double *ret)
 {
     if (s->n < 3)

@@ -25,6 +25,7 @@ struct pair_sums {
     uint32_t n;
     int64_t x, y, xx, yy, xy;
 };
+void pair_add(struct pair_sums *s, int64_t x, int64_t y);
 /* Pearson's correlation; false when it is undefined (a constant side, or fewer than 3 pairs). */
 bool kernel_correlation(const struct pair_sums *s, double *ret);
 

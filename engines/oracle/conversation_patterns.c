@@ -76,7 +76,7 @@ static struct vec centroid_of(const struct world *w, size_t segment)
             continue;
         const struct msg_rec *m = w->notes[i].m;
         for (size_t e = 0; e < m->n_vector; e++)
-            sum.w[m->vector[e].bucket] += (w->notes[i].user ? 2 : 1) * m->vector[e].weight;
+            sum.w[m->vector[e].bucket] += (w->notes[i].user ? INT64_C(2) : 1) * m->vector[e].weight;
     }
     return sum;
 }
@@ -229,7 +229,7 @@ static void count_messages(const struct world *w)
         if (emotional(&w->notes[i])) {
             out->n_emotion++;
             out->valence_sum += m->valence;
-            out->valence_sum2 += m->valence * m->valence;
+            out->valence_sum2 += (int64_t)m->valence * m->valence;
         }
         if (i > 0 && !w->notes[i - 1].user && w->notes[i - 1].run == w->notes[i].run)
             count(&out->latency_s, (uint32_t)((w->notes[i].t_us - w->notes[i - 1].t_us) / 1000000));
@@ -322,16 +322,11 @@ static void count_emotion_pairs(const struct world *w)
             j++;
         if (j == w->n || w->notes[j].session != w->notes[i].session)
             continue;
-        int64_t x = w->notes[i].m->valence, y = w->notes[j].m->valence;
-        out->lag1.n++;
-        out->lag1.x += x;
-        out->lag1.y += y;
-        out->lag1.xx += x * x;
-        out->lag1.yy += y * y;
-        out->lag1.xy += x * y;
-        if (x < 0) {
+        const struct msg_rec *one = w->notes[i].m, *next = w->notes[j].m;
+        pair_add(&out->lag1, one->valence, next->valence);
+        if (one->valence < 0) {
             out->negatives++;
-            out->recoveries += y > 0;
+            out->recoveries += next->valence > 0;
         }
     }
 }
@@ -543,7 +538,7 @@ static void find_moments(const struct world *w)
 {
     int64_t t = w->view->as_of_us, close_us = w->notes[w->n - 1].t_us + 60 * US_PER_MINUTE;
     int64_t hour = t - t % US_PER_HOUR;
-    while (w->notes[0].t_us >= hour - 30 * 24 * US_PER_HOUR)
+    while (w->notes[0].t_us >= hour - 30 * US_PER_DAY)
         hour += US_PER_HOUR;
     w->out->next_expiry_us = hour;
     if (close_us > t)
