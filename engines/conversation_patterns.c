@@ -128,7 +128,7 @@ static void add_user(struct counters *c, const struct msg_rec *m, int sign)
     if (m->flags & MSG_HAS_EMOTION) {
         change32(&c->n_emotion, sign);
         change16(&c->emotions[m->emotion], sign);
-        c->valence_sum += sign * m->valence;
+        c->valence_sum += m->valence * (int64_t)sign;
         c->valence_sum2 += (int64_t)m->valence * m->valence * sign;
     }
 }

@@ -167,7 +167,9 @@ static struct vec largest_of(struct vec v)
         for (size_t b = 1; b < DIMS; b++)
             if (llabs(v.w[b]) > llabs(v.w[best]))
                 best = b;
-        kept.w[best] += v.w[best];
+        if (v.w[best] == 0)
+            break;
+        kept.w[best] = v.w[best];
         v.w[best] = 0;
     }
     return kept;
@@ -267,16 +269,16 @@ static void count_tops(const struct world *w)
             emotions[w->notes[i].m->emotion]++;
     }
     for (size_t i = 0; i < 168; i++) {
-        size_t rank = rank_of(how, 168, i);
-        if (how[i] == 0 || rank >= CP_HOW_TOP)
+        size_t rank = how[i] ? rank_of(how, 168, i) : NONE;
+        if (rank >= CP_HOW_TOP)
             continue;
         out->how[rank].how = (uint32_t)i;
         out->how[rank].count = how[i];
         out->n_how++;
     }
     for (size_t i = 0; i < 256; i++) {
-        size_t rank = rank_of(emotions, 256, i);
-        if (emotions[i] == 0 || rank >= CP_EMOTIONS_TOP)
+        size_t rank = emotions[i] ? rank_of(emotions, 256, i) : NONE;
+        if (rank >= CP_EMOTIONS_TOP)
             continue;
         out->dominant[rank].emotion = (uint8_t)i;
         out->dominant[rank].count = emotions[i];
