@@ -47,7 +47,7 @@ static enum status grow_buckets(struct arena *a)
     for (uint32_t i = 0; i < a->n_slots; i++) {
         if (a->slots[i].refs == 0)
             continue;
-        uint16_t *first = bucket_of(a, arena_get(a, i + 1));
+        uint16_t *first = bucket_of(a, arena_get(a, (label_ref)(i + 1)));
         a->slots[i].next = *first;
         *first = (uint16_t)(i + 1);
     }
@@ -126,7 +126,7 @@ enum status arena_intern(struct arena *a, struct str s, label_ref *ret)
     memcpy(a->text + a->text_len, s.ptr, s.len);
     a->text_len += (uint32_t)s.len;
     a->n_used++;
-    *ret = number;
+    *ret = (label_ref)number;
     return STATUS_OK;
 }
 

@@ -20,7 +20,7 @@
 #define RECORD_LABELS         6   /* label tokens kept of a message */
 #define RECORD_LABEL_BYTES    24
 #define RECORD_VECTOR         32 /* largest entries of the 256-d signed feature vector (mode L) */
-#define RECORD_TRIGRAMS       64 /* hashed character trigrams kept of a message, for the fingerprint */
+#define RECORD_TRIGRAMS       40 /* hashed character trigrams kept of a message, for the fingerprint */
 
 /* One entry of a sparse feature vector; vectors are sorted by bucket, weights are never 0. */
 struct vector_entry {
@@ -44,7 +44,7 @@ enum msg_flag {
 };
 
 /* Refers to a token in the key's refcounted arena; 0 = none. */
-typedef uint32_t label_ref;
+typedef uint16_t label_ref;
 
 struct msg_rec {
     int64_t t_us;

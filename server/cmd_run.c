@@ -89,8 +89,7 @@ static void *lease_main(void *arg)
             r->lease.error = err;
             break;
         }
-        log_write(LOG_WARN, "lease", "could not renew, trying again error=\"%s\"",
-                  err.text);
+        log_write(LOG_WARN, "lease", "could not renew, trying again error=\"%s\"", err.text);
     }
     atomic_store(&r->lease.ended, true);
     return NULL;
@@ -156,7 +155,7 @@ static void worker_acked(void *ctx)
 static enum status start_workers(struct run *r, struct error *err)
 {
     for (uint32_t i = 0; i < r->start.workers; i++) {
-        char url[512];
+        char url[CONFIG_PATH_BYTES + 64];
         link_url(r, i, url, sizeof(url));
         struct worker_config wc = {
             .partition =
@@ -187,7 +186,7 @@ static enum status start_workers(struct run *r, struct error *err)
 static enum status start_router(struct run *r, struct error *err)
 {
     for (uint32_t i = 0; i < r->start.workers; i++) {
-        char url[512];
+        char url[CONFIG_PATH_BYTES + 64];
         link_url(r, i, url, sizeof(url));
         enum status st = link_listen(url, &r->links[i], err);
         if (st)

@@ -96,7 +96,7 @@ const struct config_row config_rows[] = {
 
     {"state.dir", CONFIG_STRING, ROOT(state_dir), "./var/state",
      .help = "directory of the durable state, used by one process"},
-    {"state.memory", CONFIG_SIZE, ROOT(memory_bytes), "128MiB", .min = 1 << 20,
+    {"state.memory", CONFIG_SIZE, ROOT(memory_bytes), "160MiB", .min = 1 << 20,
      .max = INT64_C(1) << 44,
      .help = "memory for the keys of all workers; the least recently used are paged out"},
     {"state.workers", CONFIG_INT, ROOT(workers_wanted), "0", .min = 0, .max = LIMIT_WORKERS,

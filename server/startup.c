@@ -145,8 +145,7 @@ static enum status fold_one(const struct config *cfg, struct store *store, uint3
 static enum status respread(const struct config *cfg, uint32_t from, uint32_t to, uint64_t epoch,
                             struct error *err)
 {
-    log_write(LOG_INFO, "run", "spreading the state anew workers_before=%u workers=%u",
-              from, to);
+    log_write(LOG_INFO, "run", "spreading the state anew workers_before=%u workers=%u", from, to);
     struct store_identity identity = {0};
     struct store *stores[LIMIT_WORKERS] = {0};
     bool fresh = false;
@@ -333,8 +332,7 @@ static enum status start_with(const struct config *cfg, struct startup *s, PGcon
     if (cfg->create)
         st = preflight_publication_create(conn, &pc, &created, err);
     if (created)
-        log_write(LOG_INFO, "run", "created publication publication=\"%s\"",
-                  cfg->publication);
+        log_write(LOG_INFO, "run", "created publication publication=\"%s\"", cfg->publication);
     bool fresh = false;
     if (!st)
         st = open_state(cfg, s, &fresh, err);

@@ -159,7 +159,7 @@ static void test_what_is_not_given_is_the_default(void **state)
     assert_int_equal(c->on_gap, ON_GAP_STOP);
     assert_string_equal(c->sink_conninfo, "dbname=x");
     assert_int_equal(c->ttl_us, 5 * US_PER_MINUTE);
-    assert_int_equal(c->memory_bytes, 128 << 20);
+    assert_int_equal(c->memory_bytes, 160 << 20);
     assert_in_range(config_workers(c), 1, LIMIT_WORKERS);
     assert_string_equal(c->link_url, "inproc");
     assert_int_equal(c->log_level, LOG_INFO);
