@@ -1,0 +1,100 @@
+#!/usr/bin/python3
+"""Runs the integration tests beside one private PostgreSQL server and writes one line per test.
+
+usage: run.py [--results FILE] [--keep] [NAME...]
+
+NAME selects tests as unittest does: test_crash, test_crash.KillTest, test_crash.KillTest.test_kill. --results writes "OK name",
+"FAIL name" or "SKIP name" for each. --keep leaves logs, states and databases for a look (they stay anyway when a test fails).
+WARMPATH names the program, default build/warmpath.
+"""
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+import unittest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import cluster
+import harness
+
+
+class Result(unittest.TextTestResult):
+    """Says what runs and how long it took, and remembers what became of it."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.outcomes = []
+        self.current = None
+
+    def startTest(self, test):
+        super().startTest(test)
+        self.current = [test.id(), "OK", time.monotonic()]
+        print(f"  {test.id()} ...", file=sys.stderr, flush=True)
+
+    def stopTest(self, test):
+        name, outcome, began = self.current
+        print(f"  {name}: {outcome} ({time.monotonic() - began:.1f} s)", file=sys.stderr, flush=True)
+        self.outcomes.append((outcome, name))
+        super().stopTest(test)
+
+    def addFailure(self, test, err):
+        super().addFailure(test, err)
+        self.mark(test, "FAIL")
+
+    def addError(self, test, err):
+        super().addError(test, err)
+        self.mark(test, "FAIL")
+
+    def addSkip(self, test, reason):
+        super().addSkip(test, reason)
+        self.mark(test, "SKIP")
+
+    def addSubTest(self, test, subtest, err):
+        super().addSubTest(test, subtest, err)
+        if err:
+            self.mark(test, "FAIL")
+
+    def mark(self, test, outcome):
+        if self.current:
+            self.current[1] = outcome
+        if not isinstance(test, unittest.TestCase) or not self.current or test.id() != self.current[0]:
+            self.outcomes.append((outcome, str(test).replace("\n", " ")))  # setUpClass, or a module that cannot be imported
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--results")
+    p.add_argument("--keep", action="store_true")
+    p.add_argument("names", nargs="*")
+    a = p.parse_args()
+    here = os.path.dirname(os.path.abspath(__file__))
+    loader = unittest.TestLoader()
+    suite = loader.loadTestsFromNames(a.names) if a.names else loader.discover(here, "test_*.py")
+    work = tempfile.mkdtemp(prefix="warmpath-it-")
+    os.chmod(work, 0o755)  # for the server's user
+    ok = False
+    try:
+        print(f"integration tests in {work}", file=sys.stderr, flush=True)
+        with cluster.Cluster(os.path.join(work, "pg"), fsync=False) as server:
+            harness.begin(server, work)
+            result = unittest.TextTestRunner(stream=sys.stderr, resultclass=Result, verbosity=0).run(suite)
+        if a.results:
+            with open(a.results, "w") as f:
+                for outcome, name in result.outcomes:
+                    f.write(f"{outcome} {name}\n")
+        ok = result.wasSuccessful() and result.testsRun > 0
+    except cluster.ClusterError as e:
+        print(f"run.py: {e}", file=sys.stderr)
+    finally:
+        harness.end()
+        if ok and not a.keep:
+            shutil.rmtree(work, ignore_errors=True)
+        else:
+            print(f"logs and states are in {work}", file=sys.stderr)
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
