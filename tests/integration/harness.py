@@ -229,7 +229,7 @@ class Warmpath:
     def dead_letters(self):
         return json.loads(self.must("dlq", "list", "--json"))
 
-    def verify(self, seconds=60):
+    def verify(self, seconds=15):
         """Every row equals what the oracle computes from the source tables; returns the counts."""
         code, out, err = self.command("verify", "--all", "--json", "--wait", f"{seconds}s", timeout=seconds + 60)
         if code != 0:

@@ -41,10 +41,12 @@ class Result(unittest.TextTestResult):
 
     def addFailure(self, test, err):
         super().addFailure(test, err)
+        print(self.failures[-1][1], file=sys.stderr, flush=True)  # now, not after all the others
         self.mark(test, "FAIL")
 
     def addError(self, test, err):
         super().addError(test, err)
+        print(self.errors[-1][1], file=sys.stderr, flush=True)
         self.mark(test, "FAIL")
 
     def addSkip(self, test, reason):
