@@ -506,13 +506,13 @@ static int64_t make_pause(uint64_t *random, bool dense)
     return below(random, 40) * US_PER_DAY;
 }
 
-struct script {
+struct plan {
     unsigned events;
     unsigned emotions; /* one message in so many has one; 0 = none */
     bool dense;        /* long runs, so that sessions are split */
 };
 
-static void one_message(struct rig *r, uint64_t *random, const struct script *s, unsigned *ids)
+static void one_message(struct rig *r, uint64_t *random, const struct plan *s, unsigned *ids)
 {
     static const char *const labels[] = {"joy", "sadness", "anger", "neutral", "no such label"};
     char text[TEXT_MAX];
@@ -531,7 +531,7 @@ static void one_message(struct rig *r, uint64_t *random, const struct script *s,
     say(r, &said);
 }
 
-static void run_script(uint64_t seed, const struct script *s)
+static void run_script(uint64_t seed, const struct plan *s)
 {
     struct rig r;
     rig_start(&r);
@@ -560,15 +560,36 @@ static void test_random_scripts_agree_with_the_oracle(void **state)
 {
     (void)state;
     for (uint64_t seed = 1; seed <= 2000; seed++)
-        run_script(seed, &(struct script){.events = 10 + (unsigned)(seed % 60),
-                                          .emotions = (unsigned)(seed % 4)});
+        run_script(seed, &(struct plan){.events = 10 + (unsigned)(seed % 60),
+                                        .emotions = (unsigned)(seed % 4)});
 }
 
 static void test_long_runs_agree_with_the_oracle(void **state)
 {
     (void)state;
     for (uint64_t seed = 1; seed <= 10; seed++)
-        run_script(seed, &(struct script){.events = 450, .emotions = 2, .dense = true});
+        run_script(seed, &(struct plan){.events = 450, .emotions = 2, .dense = true});
+}
+
+static void test_a_log_at_its_cap_agrees_with_the_oracle(void **state)
+{
+    (void)state;
+    struct rig r;
+    rig_start(&r);
+    uint64_t random = 7;
+    unsigned ids = 0;
+    const struct plan s = {.emotions = 2};
+    while (ids < LIMIT_MESSAGES + 60) {
+        r.now_us += 1 + below(&random, 400) * US_PER_SECOND;
+        one_message(&r, &random, &s, &ids);
+    }
+    compare(&r);
+    assert_int_equal(r.row.state_flags & ROW_TRUNCATED, ROW_TRUNCATED);
+    assert_int_equal(r.row.event_count, LIMIT_MESSAGES);
+    for (unsigned i = 0; i < 30; i++)
+        take_back(&r, ids - 1 - 40 * i, r.now_us);
+    compare(&r);
+    rig_stop(&r);
 }
 
 /* Key and oracle of each user of a shared script, side by side. */
@@ -712,6 +733,7 @@ int main(void)
         cmocka_unit_test(test_a_quiet_key_holds_no_heap_and_gives_it_back),
         cmocka_unit_test(test_text_of_any_script_gives_rates_between_zero_and_one),
         cmocka_unit_test(test_random_scripts_agree_with_the_oracle),
+        cmocka_unit_test(test_a_log_at_its_cap_agrees_with_the_oracle),
         cmocka_unit_test(test_scripts_with_every_kind_of_trouble_agree_with_the_oracle),
         cmocka_unit_test(test_the_order_of_arrival_does_not_matter),
         cmocka_unit_test(test_long_runs_agree_with_the_oracle),
