@@ -6,10 +6,11 @@
  */
 #pragma once
 
+#include <stddef.h>
 #include <stdint.h>
 
-#define HISTOGRAM_DOUBLINGS    34
-#define HISTOGRAM_PER_DOUBLING 16
+#define HISTOGRAM_DOUBLINGS    ((size_t)34)
+#define HISTOGRAM_PER_DOUBLING ((size_t)16)
 
 struct histogram {
     uint64_t n;

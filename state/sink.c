@@ -422,6 +422,7 @@ enum status sink_submit(struct sink *s, struct sink_item *items, size_t n)
         st = STATUS_AGAIN;
     for (size_t i = 0; !st && i < n; i++) {
         struct sink_node *node = list_take(&nodes);
+        assert(node);
         node->item = items[i];
         items[i].row = (struct row){0};
         list_append(&s->queue, node);

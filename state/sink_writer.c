@@ -26,7 +26,7 @@ struct step {
 
 /* BEGIN, fence, per table three, activity, progress, heartbeats, notify, COMMIT; or what connecting
  * takes. */
-#define STEPS_MAX (3 * LIMIT_TABLES + 10)
+#define STEPS_MAX (3 * LIMIT_TABLES + 12)
 
 struct script {
     struct sink_writer *w;
@@ -86,7 +86,8 @@ static struct step *send_prepared(struct script *s, enum step_kind kind, const c
                                   const char *const *params)
 {
     struct step *step = add_step(s, kind);
-    note_sent(s, PQsendQueryPrepared(s->w->conn, name, n, params, NULL, NULL, 0));
+    if (!s->st)
+        note_sent(s, PQsendQueryPrepared(s->w->conn, name, n, params, NULL, NULL, 0));
     return step;
 }
 
@@ -300,8 +301,8 @@ static void send_notify(struct script *s, size_t n)
     if (s->st || n == 0)
         return;
     struct sink_node *owners[LIMIT_SINK_BATCH_ROWS];
-    memcpy(owners, s->nodes, n * sizeof(owners[0]));
-    qsort(owners, n, sizeof(owners[0]), by_owner);
+    memcpy(owners, s->nodes, n * sizeof(struct sink_node *));
+    qsort(owners, n, sizeof(struct sink_node *), by_owner);
     struct pg_array *a = &s->w->arrays[0];
     pg_array_begin(a);
     for (size_t from = 0; from < n && !s->st;) {
@@ -483,6 +484,10 @@ enum status sink_writer_connect(struct sink_writer *w, struct error *err)
     send_text(&s, "SET synchronous_commit = on");
     send_text(&s, "SET lock_timeout = '5s'");
     send_text(&s, "SET statement_timeout = '30s'");
+    /* Every statement looks rows up by their key: planning again for each array gains nothing. */
+    send_text(&s, "SET plan_cache_mode = force_generic_plan");
+    send_prepare(&s, "begin", "BEGIN");
+    send_prepare(&s, "commit", "COMMIT");
     send_prepare(&s, "fence", sink_sql_fence);
     send_prepare(&s, "activity", sink_sql_activity);
     send_prepare(&s, "processor", sink_sql_processor);
@@ -536,7 +541,7 @@ size_t sink_writer_group_end(struct sink_node *const *nodes, size_t n, size_t fr
 
 void sink_writer_arrange(struct sink_node **nodes, size_t n)
 {
-    qsort(nodes, n, sizeof(nodes[0]), by_key);
+    qsort(nodes, n, sizeof(struct sink_node *), by_key);
     for (size_t from = 0; from < n;) {
         size_t to = sink_writer_group_end(nodes, n, from);
         struct sink_node *whole = NULL, *touch = NULL;
@@ -592,9 +597,8 @@ enum status sink_writer_run(struct sink_writer *w, struct sink_node **nodes, siz
     snprintf(epoch, sizeof(epoch), "%" PRIu64, w->cfg->epoch);
     const char *params[] = {w->cfg->pipeline, epoch};
     struct script s = {.w = w, .nodes = nodes};
-    send_text(&s, "BEGIN");
-    if (!s.st)
-        send_prepared(&s, STEP_PLAIN, "fence", 2, params);
+    send_prepared(&s, STEP_PLAIN, "begin", 0, NULL);
+    send_prepared(&s, STEP_PLAIN, "fence", 2, params);
     send_tables(&s, n);
     send_activity(&s, n);
     send_progress(&s, n, beat);
@@ -604,7 +608,7 @@ enum status sink_writer_run(struct sink_writer *w, struct sink_node **nodes, siz
         s.st = STATUS_IO;
     if (FAULT_POINT("sink_before_commit"))
         s.st = STATUS_IO;
-    send_text(&s, "COMMIT");
+    send_prepared(&s, STEP_PLAIN, "commit", 0, NULL);
     enum status st = finish(&s, err);
     if (!st && FAULT_POINT("sink_after_commit"))
         st = error_set(err, STATUS_IO, "the answer to COMMIT was lost");
