@@ -1,9 +1,9 @@
 /*
  * state/lease.h - who may write: one lease row and one epoch row per pipeline in PostgreSQL.
  *
- * strategic_lease(pipeline, holder, until) is renewed; strategic_epoch(pipeline, epoch) only changes
- * on a change of holder and is read FOR SHARE by every sink transaction, so a take-over waits for a
- * commit in flight and fences every later one. Time is the database's clock only.
+ * strategic_lease(pipeline, holder, until) is renewed; strategic_epoch(pipeline, epoch) only
+ * changes on a change of holder and is read FOR SHARE by every sink transaction, so a take-over
+ * waits for a commit in flight and fences every later one. Time is the database's clock only.
  */
 #pragma once
 
@@ -14,7 +14,7 @@
 
 struct lease;
 
-#define LEASE_TTL_S 10
+#define LEASE_TTL_S   10
 #define LEASE_RENEW_S 3
 
 /* Takes the lease and a new epoch; REFUSED when someone else holds it, with the holder's name and

@@ -28,6 +28,5 @@ MUST_CHECK enum status migrate_down(const char *conninfo, int steps,
                                     void (*fn)(void *ctx, const char *line), void *ctx,
                                     struct error *err);
 /* One line per migration: version, name, applied at or pending. */
-MUST_CHECK enum status migrate_status(const char *conninfo,
-                                      void (*fn)(void *ctx, const char *line), void *ctx,
-                                      bool *ret_pending, struct error *err);
+MUST_CHECK enum status migrate_status(const char *conninfo, void (*fn)(void *ctx, const char *line),
+                                      void *ctx, bool *ret_pending, struct error *err);
