@@ -548,9 +548,8 @@ enum status store_begin(struct store *s, struct error *err)
     return st;
 }
 
-/* A checkpoint that failed once must not be tried again on this handle: after a failed fsync the
- * kernel may report success for pages it has dropped, and SQLite would reuse the WAL that still has
- * them. The next open writes the whole WAL anew. */
+/* After a failed sync of either file nothing is tried again on this handle: which pages the kernel
+ * has dropped is unknown. The WAL stays as it is, and the next open starts from it. */
 static enum status checkpoint(struct store *s, struct error *err)
 {
     if (s->wal_pages < CHECKPOINT_PAGES)
@@ -627,26 +626,32 @@ enum status store_identity_write(struct store *s, const struct store_identity *i
     return st;
 }
 
-/* Marks the file clean and moves the WAL into it. After a failed write nothing more is touched:
- * recovery at the next open decides. */
-static enum status settle(struct store *s, struct error *err)
+static enum status mark_clean(struct store *s, struct error *err)
 {
-    sqlite3_db_config(s->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, s->broken != STATUS_OK, NULL);
     if (s->broken)
         return error_set(err, STATUS_IO, "\"%s\" was closed after a failed write", s->path);
-    if (!s->durable)
-        return STATUS_OK;
     store_bind_u64(s->sql[SQL_MARK_CLEAN], 1, s->meta.epoch);
     enum status st = store_run(s, SQL_MARK_CLEAN, "close", err);
+    return !st && sqlite3_changes(s->db) != 1 ? fenced(s, err) : st;
+}
+
+/* Marks the file clean and moves the WAL into it. After any failure nothing more is touched, above
+ * all not by sqlite3_close(), which would try the checkpoint again and drop the WAL: recovery at
+ * the next open decides. */
+static enum status settle(struct store *s, struct error *err)
+{
+    enum status st = mark_clean(s, err);
+    if (!st &&
+        sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL) != SQLITE_OK)
+        st = store_error(s, "checkpoint", err);
     if (st)
-        return st;
-    int rc = sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
-    return rc == SQLITE_OK ? STATUS_OK : store_error(s, "checkpoint", err);
+        sqlite3_db_config(s->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    return st;
 }
 
 enum status store_close_checked(struct store *s, struct error *err)
 {
-    enum status st = s->db ? settle(s, err) : STATUS_OK;
+    enum status st = s->db && s->durable ? settle(s, err) : STATUS_OK;
     for (size_t i = 0; i < SQL_COUNT; i++)
         sqlite3_finalize(s->sql[i]);
     sqlite3_close(s->db);

@@ -17,7 +17,7 @@ extern const struct embedded_file store_migrations[];
 extern const int n_store_migrations;
 
 /* 4 kB pages and no memory map, so that an I/O error is an error code and not SIGBUS. SQLite's own
- * checkpoints are off because it ignores their failures and tries again (store_checkpoint). */
+ * checkpoints are off because it ignores their failures and goes on; store.c runs them. */
 static const char setup_sql[] = "PRAGMA page_size=4096;"
                                 "PRAGMA journal_mode=WAL;"
                                 "PRAGMA synchronous=FULL;"
@@ -219,8 +219,7 @@ static enum status take_over(struct store *s, const struct store_meta *create, u
     return run_script(s->db, s->path, sql, "take over", err);
 }
 
-/* After a crash: is the file whole, and is what SQLite recovered really on disk? Recovered frames
- * may live in the kernel's cache alone when an fsync had failed; a checkpoint writes them anew. */
+/* After a crash: is the file whole? */
 static enum status check_unclean(struct store *s, struct error *err)
 {
     sqlite3_stmt *st = NULL;
@@ -237,13 +236,35 @@ static enum status check_unclean(struct store *s, struct error *err)
                                STR_ARGS(text));
     }
     sqlite3_finalize(st);
-    if (result)
-        return result;
-    /* PASSIVE waits for nobody: a reader may hold the newest frames back, which then go next time.
-     */
-    rc = sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
-    if (rc != SQLITE_OK && rc != SQLITE_BUSY)
-        return store_error(s, "checkpoint", err);
+    return result;
+}
+
+/*
+ * Writes the WAL over itself and syncs it, with the write lock held. If the last process ended
+ * because an fsync failed, what SQLite has just recovered may be in the kernel's cache alone,
+ * marked as written: no later fsync would bring it to the disk, and a power cut would take commits
+ * that this process is about to build upon. Writing makes the pages dirty again.
+ */
+static enum status rewrite_wal(struct store *s, struct error *err)
+{
+    char bytes[16384];
+    sqlite3_file *wal = NULL;
+    sqlite3_int64 size = 0;
+    int rc = sqlite3_file_control(s->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &wal);
+    if (rc != SQLITE_OK || !wal || !wal->pMethods)
+        return STATUS_OK; /* in memory */
+    rc = wal->pMethods->xFileSize(wal, &size);
+    for (sqlite3_int64 at = 0; rc == SQLITE_OK && at < size; at += (int)sizeof(bytes)) {
+        int n = size - at < (int)sizeof(bytes) ? (int)(size - at) : (int)sizeof(bytes);
+        rc = wal->pMethods->xRead(wal, bytes, n, at);
+        if (rc == SQLITE_OK)
+            rc = wal->pMethods->xWrite(wal, bytes, n, at);
+    }
+    if (rc == SQLITE_OK && size > 0)
+        rc = wal->pMethods->xSync(wal, SQLITE_SYNC_NORMAL);
+    if (rc != SQLITE_OK)
+        return error_set(err, STATUS_IO, "could not rewrite \"%s-wal\": %s", s->path,
+                         sqlite3_errstr(rc));
     return STATUS_OK;
 }
 
@@ -347,7 +368,9 @@ enum status store_file_open(const char *path, const struct store_meta *create, u
     if (st)
         return st;
     bool clean = false;
-    st = take_over(s, create, epoch, &clean, err);
+    st = rewrite_wal(s, err);
+    if (!st)
+        st = take_over(s, create, epoch, &clean, err);
     if (!st)
         st = run_script(s->db, s->path, "COMMIT", "take over", err);
     if (!st && !clean)

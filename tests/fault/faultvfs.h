@@ -4,6 +4,10 @@
  *
  * Operations counted: open, write, truncate, sync, delete. A failing write may first write half of
  * its bytes, as a full disk does.
+ *
+ * It also knows what a power cut would leave: of each file what its last successful sync had seen.
+ * A failed sync drops what was written before it for good, as the Linux page cache does: the next
+ * sync succeeds and writes nothing of it.
  */
 #pragma once
 
@@ -25,3 +29,8 @@ void faultvfs_install(void);
 void faultvfs_arm(const struct faultvfs_plan *plan);
 /* Disarms; whether the fault happened. */
 bool faultvfs_disarm(void);
+
+/* Forgets all files, and takes what those opened from now on hold as durable. */
+void faultvfs_power_on(void);
+/* Sets every file opened since to what the disk holds, and stops watching. No file may be open. */
+void faultvfs_power_cut(void);

@@ -82,18 +82,18 @@ static void make_state(const char *dir, uint32_t workers)
         struct store_applied applied[SOURCE_COUNT][LIMIT_PARTITIONS] = {0};
         size_t n = 0;
         for (uint32_t p = w; p < LIMIT_PARTITIONS; p += workers) {
-            pages[n] = build_page(&text, n + 1, p, w + 1, 300 + p);
+            pages[n] = build_page(&text, n + 1, p, workers - w, 300 + p);
             pages[n].due_us = p % 3 ? (int64_t)p * 1000 : INT64_MAX;
             applied[SOURCE_POSTGRES][p] = (struct store_applied){{p + 100, p}, p + 1};
             n++;
         }
-        must_append(s[w], "x", w + 1);
+        must_append(s[w], "x", workers - w);
         struct store_dead_letter letter = {
             .at_us = w + 1, .where = STR("here"), .reason = STR("why"), .bytes = STR("x")};
         struct store_commit c = {
             .entries = STR(""),
             .fold_below = UINT64_MAX,
-            .as_of_us = 1000 + w,
+            .as_of_us = 1000 + workers - w,
             .covered = 2000 + w,
             .applied = (const struct store_applied(*)[LIMIT_PARTITIONS])applied,
             .pages = pages,
@@ -233,9 +233,10 @@ static void test_respread_gives_usable_stores(void **state)
     const char *dir = dir_of(state);
     make_state(dir, 4);
     assert_int_equal(store_set_respread(dir, 2, NULL), STATUS_OK);
+    assert_false(has(dir, "set-000001"));
     struct store *s[2];
     must_open(dir, 2, 9, s);
-    assert_int_equal(store_as_of(s[0]), 1003); /* the greatest */
+    assert_int_equal(store_as_of(s[0]), 1004); /* the greatest */
     assert_int_equal(store_next_key_id(s[0]), 33);
     assert_int_equal(store_next_key_id(s[1]), 33);
     /* Entries must come after those that pages of any old file contain. */
