@@ -378,7 +378,7 @@ static void test_a_power_cut_after_any_failure_loses_no_answered_commit(void **s
     for (size_t i = 0; i < sizeof(cuts) / sizeof(cuts[0]); i++) {
         struct faultvfs_plan plan = cuts[i];
         /* Writes are many and alike: a prime step still meets every kind of them. */
-        int step = plan.ops == FAULTVFS_SYNC ? 1 : 97;
+        int step = plan.ops == FAULTVFS_SYNC ? 1 : 397;
         for (plan.n = 1; power_cut_with_fault(&plan, plan.n / step % 2 == 0); plan.n += step)
             assert_true(plan.n < OPERATIONS_MAX);
         for (plan.n = 1; power_cut_with_fault(&plan, plan.n / step % 2 == 1); plan.n += step)
