@@ -38,7 +38,8 @@ struct engine_ops {
      * are context; a change that weighs 0 does not touch the table. */
     uint32_t row_kinds;
     struct trigger_policy trigger;
-    size_t state_size;  /* the key allocates this, zeroed, per key and engine */
+    size_t state_size;  /* allocated zeroed when the key's first record of row_kinds enters; the log
+                         * so far is then inserted record by record */
     enum status (*init)(void *state, struct error *err);
     void (*fini)(void *state); /* accepts a half-initialised state */
     /* After record `index` of its array was put into the log. Memories whose fields changed are

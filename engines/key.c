@@ -14,14 +14,15 @@
 
 enum status key_new(struct str user_id, struct str bot_name, struct key **ret, struct error *err)
 {
-    size_t states = 0;
-    for (size_t i = 0; engine_at(i); i++)
-        states += klog_state_size(engine_at(i));
-    size_t bytes = sizeof(struct key) + states + user_id.len + bot_name.len;
-    CLEANUP(key_freep) struct key *k = calloc(1, bytes);
+    uint32_t n_states = 0;
+    while (engine_at(n_states))
+        n_states++;
+    size_t names_at = sizeof(struct key) + n_states * sizeof(void *);
+    size_t bytes = names_at + user_id.len + bot_name.len;
+    struct key *k = calloc(1, bytes);
     if (!k)
         return error_set(err, STATUS_NOMEM, "could not allocate a key");
-    char *names = (char *)k->tail + states;
+    char *names = (char *)k + names_at;
     if (user_id.len)
         memcpy(names, user_id.ptr, user_id.len);
     if (bot_name.len)
@@ -32,15 +33,8 @@ enum status key_new(struct str user_id, struct str bot_name, struct key **ret, s
     k->message_cut_us = INT64_MIN;
     k->access_cut_us = INT64_MIN;
     k->bytes = (uint32_t)bytes;
-
-    unsigned char *state = k->tail;
-    for (size_t i = 0; engine_at(i); i++) {
-        enum status st = engine_at(i)->init ? engine_at(i)->init(state, err) : STATUS_OK;
-        if (st)
-            return st;
-        state += klog_state_size(engine_at(i));
-    }
-    *ret = TAKE(k);
+    k->n_states = n_states;
+    *ret = k;
     return STATUS_OK;
 }
 
@@ -48,11 +42,10 @@ void key_free(struct key *k)
 {
     if (!k)
         return;
-    unsigned char *state = k->tail;
-    for (size_t i = 0; engine_at(i); i++) {
-        if (engine_at(i)->fini)
-            engine_at(i)->fini(state);
-        state += klog_state_size(engine_at(i));
+    for (size_t i = 0; i < k->n_states; i++) {
+        if (k->states[i] && engine_at(i)->fini)
+            engine_at(i)->fini(k->states[i]);
+        free(k->states[i]);
     }
     arena_deinit(&k->arena);
     free(k->messages);
@@ -75,11 +68,10 @@ size_t key_bytes(const struct key *k)
     n += k->messages_cap * sizeof(*k->messages) + k->accesses_cap * sizeof(*k->accesses);
     n += k->memories_cap * sizeof(*k->memories) + k->marks_cap * sizeof(*k->marks);
     n += (k->message_ids.cap + k->access_ids.cap) * sizeof(*k->message_ids.entries);
-    const unsigned char *state = k->tail;
-    for (size_t i = 0; engine_at(i); i++) {
-        if (engine_at(i)->heap_bytes)
-            n += engine_at(i)->heap_bytes(state);
-        state += klog_state_size(engine_at(i));
+    for (size_t i = 0; i < k->n_states; i++) {
+        const struct engine_ops *ops = engine_at(i);
+        if (k->states[i])
+            n += ops->state_size + (ops->heap_bytes ? ops->heap_bytes(k->states[i]) : 0);
     }
     return n;
 }
@@ -90,14 +82,14 @@ size_t key_bytes(const struct key *k)
 static void note(const struct key *k, enum record_kind kind, size_t index, bool removed,
                  struct key_change *change)
 {
-    const unsigned char *state = k->tail;
-    const struct engine_ops *ops = NULL;
     uint32_t weights[TABLE_COUNT] = {0};
-    for (size_t i = 0; (ops = engine_at(i)); i++, state += klog_state_size(ops)) {
+    for (size_t i = 0; i < k->n_states; i++) {
+        const struct engine_ops *ops = engine_at(i);
         if (!(ops->kinds & 1u << kind))
             continue;
         uint32_t weight = ops->weight ? ops->weight(&k->log, kind, index) : 0;
-        bool urgent = ops->urgent && ops->urgent(state, &k->log, kind, index, removed);
+        bool urgent =
+            k->states[i] && ops->urgent && ops->urgent(k->states[i], &k->log, kind, index, removed);
         if (weight > weights[ops->table])
             weights[ops->table] = weight;
         change->urgent[ops->table] |= urgent;
@@ -589,12 +581,13 @@ enum status key_emit(struct key *k, enum table_id table, int64_t as_of_us, struc
     if (k->message_cut_us != INT64_MIN && k->log.n_messages < LIMIT_MESSAGES)
         row->state_flags |= ROW_REBUILD;
 
-    unsigned char *state = k->tail;
-    const struct engine_ops *ops = NULL;
-    for (size_t i = 0; (ops = engine_at(i)); i++, state += klog_state_size(ops)) {
+    for (size_t i = 0; i < k->n_states; i++) {
+        const struct engine_ops *ops = engine_at(i);
         if (ops->table != table)
             continue;
-        st = ops->emit(state, &k->log, row, err);
+        st = klog_start_engine(k, i, err);
+        if (!st)
+            st = ops->emit(k->states[i], &k->log, row, err);
         if (st)
             return st;
         row->engine_version += ops->version;

@@ -224,28 +224,64 @@ struct str key_log_label(const struct key_log *log, label_ref ref)
 
 /* ---- telling the engines ---- */
 
+/* Puts the log in again, record by record, for one engine. */
+static enum status replay_log(struct key *k, const struct engine_ops *ops, void *state,
+                              struct error *err)
+{
+    struct key_log *log = &k->log;
+    size_t n_messages = log->n_messages, n_accesses = log->n_accesses, n_memories = log->n_memories;
+    enum status st = STATUS_OK;
+    log->n_messages = log->n_accesses = log->n_memories = 0;
+    while (log->n_memories < n_memories) {
+        log->n_memories++;
+        if (!st && ops->kinds & 1u << RECORD_MEMORY)
+            st = ops->insert(state, log, RECORD_MEMORY, log->n_memories - 1, err);
+    }
+    while (log->n_messages < n_messages) {
+        log->n_messages++;
+        if (!st && ops->kinds & 1u << RECORD_MESSAGE)
+            st = ops->insert(state, log, RECORD_MESSAGE, log->n_messages - 1, err);
+    }
+    while (log->n_accesses < n_accesses) {
+        log->n_accesses++;
+        if (!st && ops->kinds & 1u << RECORD_ACCESS)
+            st = ops->insert(state, log, RECORD_ACCESS, log->n_accesses - 1, err);
+    }
+    return st;
+}
+
+enum status klog_start_engine(struct key *k, size_t engine, struct error *err)
+{
+    const struct engine_ops *ops = engine_at(engine);
+    if (k->states[engine])
+        return STATUS_OK;
+    void *state = calloc(1, ops->state_size ? ops->state_size : 1);
+    if (!state)
+        return error_set(err, STATUS_NOMEM, "could not allocate the state of an engine");
+    k->states[engine] = state;
+    enum status st = ops->init ? ops->init(state, err) : STATUS_OK;
+    return st ? st : replay_log(k, ops, state, err);
+}
+
 static enum status engines_insert(struct key *k, enum record_kind kind, size_t index,
                                   struct error *err)
 {
-    unsigned char *state = k->tail;
-    const struct engine_ops *ops = NULL;
-    for (size_t i = 0; (ops = engine_at(i)); i++, state += klog_state_size(ops)) {
-        if (!(ops->kinds & 1u << kind))
-            continue;
-        enum status st = ops->insert(state, &k->log, kind, index, err);
-        if (st)
-            return st;
+    enum status st = STATUS_OK;
+    for (size_t i = 0; !st && i < k->n_states; i++) {
+        const struct engine_ops *ops = engine_at(i);
+        if (k->states[i] && ops->kinds & 1u << kind)
+            st = ops->insert(k->states[i], &k->log, kind, index, err);
+        else if (!k->states[i] && ops->row_kinds & 1u << kind)
+            st = klog_start_engine(k, i, err);
     }
-    return STATUS_OK;
+    return st;
 }
 
 static void engines_retract(struct key *k, enum record_kind kind, size_t index)
 {
-    unsigned char *state = k->tail;
-    const struct engine_ops *ops = NULL;
-    for (size_t i = 0; (ops = engine_at(i)); i++, state += klog_state_size(ops))
-        if (ops->kinds & 1u << kind)
-            ops->retract(state, &k->log, kind, index);
+    for (size_t i = 0; i < k->n_states; i++)
+        if (k->states[i] && engine_at(i)->kinds & 1u << kind)
+            engine_at(i)->retract(k->states[i], &k->log, kind, index);
 }
 
 /* ---- room ---- */

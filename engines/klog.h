@@ -13,6 +13,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/*
+ * Most keys never have a row of every table (chats without memories): an engine's state is made
+ * when the first record of its row_kinds enters, from the log as it is then. Since a state is a
+ * cache of the log, it is the same as if it had been there from the start.
+ */
+
 #define FUTURE_SLACK_US      (INT64_C(5) * 60 * 1000000) /* later than T + this: not shown yet */
 #define LIMIT_FUTURE_RECORDS 256                         /* of messages and of accesses, per key */
 
@@ -55,15 +61,13 @@ struct key {
     int64_t first_left_us;  /* oldest message that left the log by age or cap; INT64_MAX = none */
     int64_t message_cut_us; /* youngest message that the cap pushed out; INT64_MIN = none */
     int64_t access_cut_us;
-    uint32_t bytes; /* of this allocation: engine states and names behind it */
-    _Alignas(16) unsigned char tail[];
+    uint32_t bytes; /* of this allocation: the names lie behind the states */
+    uint32_t n_states;
+    void *states[]; /* by engine; NULL until the key has a record that justifies a row of it */
 };
 
-/* Bytes of an engine's state in tail, rounded so that the next one is aligned. */
-static inline size_t klog_state_size(const struct engine_ops *ops)
-{
-    return (ops->state_size + 15) & ~(size_t)15;
-}
+/* Makes the state of an engine from the whole log, if there is none yet. */
+MUST_CHECK enum status klog_start_engine(struct key *k, size_t engine, struct error *err);
 
 /* Oldest time that is inside the window at T. */
 int64_t klog_horizon_us(int64_t as_of_us);
