@@ -83,6 +83,7 @@ static void test_pipelines_do_not_share_a_lease(void **state)
 {
     (void)state;
     CLEANUP(lease_releasep) struct lease *first = acquire("a");
+    assert_int_equal(lease_epoch(first), 1);
     CLEANUP(lease_releasep) struct lease *other = NULL;
     assert_int_equal(lease_acquire(conninfo, "other", "b", &other, NULL), STATUS_OK);
     assert_int_equal(lease_epoch(other), 1);
@@ -171,6 +172,7 @@ static void test_a_silent_sink_cannot_block_a_take_over_for_ever(void **state)
     CLEANUP(lease_releasep) struct lease *next = acquire("b");
     assert_int_equal(lease_epoch(next), 2);
     CLEANUP(PQclearp) PGresult *res = PQexec(sink, "COMMIT");
+    assert_int_equal(PQresultStatus(res), PGRES_FATAL_ERROR);
     assert_int_equal(PQstatus(sink), CONNECTION_BAD);
 }
 

@@ -25,7 +25,8 @@ void sql_close(PGconn *conn)
     PQfinish(conn);
 }
 
-static PGresult *execute(PGconn *conn, const char *fmt, va_list args)
+static __attribute__((format(printf, 2, 0))) PGresult *execute(PGconn *conn, const char *fmt,
+                                                               va_list args)
 {
     char *query = NULL;
     if (vasprintf(&query, fmt, args) < 0)
