@@ -222,7 +222,7 @@ static PGconn *start_connecting(const struct pg_connect *what, const char *optio
 }
 
 enum status pgconn_open(const struct pg_connect *what, const struct pg_wait *wait, PGconn **ret,
-                    struct error *err)
+                        struct error *err)
 {
     CLEANUP(buf_deinit) struct buf options;
     buf_init(&options, 16384);

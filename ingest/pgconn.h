@@ -61,7 +61,7 @@ struct pg_connect {
     int64_t timeout_us;
 };
 MUST_CHECK enum status pgconn_open(const struct pg_connect *what, const struct pg_wait *wait,
-                               PGconn **ret, struct error *err);
+                                   PGconn **ret, struct error *err);
 
 /*
  * Runs one command and gives its first result (the caller clears it). END: stopped. IO: connection

@@ -41,10 +41,12 @@ static enum status malformed(struct error *err, const char *message, const char 
     return error_set(err, STATUS_PROTOCOL, "malformed pgoutput %s message: %s", message, what);
 }
 
-/* The server's time stamps count from 2000; a sum that overflows cannot be a time. */
+/* The server's clock counts from 2000. Events take its commit times: they must be years that can be
+ * written down, 1 to 9999. */
 static bool unix_us(uint64_t postgres_us, int64_t *ret)
 {
-    return !__builtin_add_overflow((int64_t)postgres_us, US_POSTGRES_EPOCH, ret);
+    return !__builtin_add_overflow((int64_t)postgres_us, US_POSTGRES_EPOCH, ret) &&
+           *ret >= TIME_MIN_US && *ret <= TIME_MAX_US;
 }
 
 /* Identifiers fit NAMEDATALEN (64) with their NUL. */

@@ -153,6 +153,9 @@ static enum status offer_truncate(struct stream *s, struct error *err)
             return error_set(err, STATUS_PROTOCOL, "TRUNCATE of the undescribed relation %u", id);
         if (!e->binding.mapping)
             continue;
+        /* A server lists each table once; the events of one change share 8 bits of the position. */
+        if ((s->position.seq & 0xFF) >= MAPPING_TABLES_MAX)
+            return error_set(err, STATUS_PROTOCOL, "TRUNCATE lists a table more than once");
         event_arena_reset(s->arena);
         buf_reset(&s->dead_letter);
         st = make_dead_letter(s, &e->relation,

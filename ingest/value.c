@@ -11,10 +11,6 @@
 
 static const char out_of_memory[] = "does not fit into memory";
 
-/* 0001-01-01 and the end of 9999-12-31, the years that every other part can print. */
-#define TIME_MIN_US (INT64_C(-62135596800) * US_PER_SECOND)
-#define TIME_MAX_US (INT64_C(253402300800) * US_PER_SECOND - 1)
-
 const char *value_number(struct str text, double *ret)
 {
     /* Longer than any double prints; a longer numeric holds no more information. */

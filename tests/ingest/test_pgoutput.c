@@ -356,13 +356,16 @@ static void test_a_commit_must_end_behind_its_record(void **state)
     assert_int_equal(decode(), STATUS_PROTOCOL);
 }
 
-static void test_times_that_overflow_are_refused(void **state)
+static void test_times_beyond_the_year_9999_are_refused(void **state)
 {
     (void)state;
     buf_reset(&wire);
     wire_begin(&wire, 0x100, TIME_US);
     memset(wire.data + 9, 0xFF, 8);
     wire.data[9] = 0x7F;
+    assert_int_equal(decode(), STATUS_PROTOCOL);
+    buf_reset(&wire);
+    wire_begin(&wire, 0x100, TIME_MAX_US + 1);
     assert_int_equal(decode(), STATUS_PROTOCOL);
 }
 
@@ -415,7 +418,7 @@ int main(void)
         cmocka_unit_test(test_a_table_with_the_most_columns_is_read),
         cmocka_unit_test(test_names_of_64_bytes_are_refused),
         cmocka_unit_test(test_a_commit_must_end_behind_its_record),
-        cmocka_unit_test(test_times_that_overflow_are_refused),
+        cmocka_unit_test(test_times_beyond_the_year_9999_are_refused),
         cmocka_unit_test(test_frames_are_data_or_keepalive_and_nothing_else),
     };
     return cmocka_run_group_tests_name("ingest/pgoutput", tests, setup, teardown);

@@ -497,6 +497,14 @@ static void test_breaches_of_protocol_are_refused(void **state)
     wire_truncate(&wire, 1, ids);
     assert_int_equal(put(), STATUS_PROTOCOL);
 
+    uint32_t many[MAPPING_TABLES_MAX + 1];
+    for (size_t i = 0; i <= MAPPING_TABLES_MAX; i++)
+        many[i] = 1;
+    describe(1, "chat");
+    frame(0x150);
+    wire_truncate(&wire, MAPPING_TABLES_MAX + 1, many);
+    assert_int_equal(put(), STATUS_PROTOCOL); /* one table again and again */
+
     stream_start(stream, 0x100, 0);
     begin(0x200);
     frame(0x330);
