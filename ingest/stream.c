@@ -198,7 +198,7 @@ enum status stream_retry(struct stream *s, struct error *err)
         st = offer_commit(s, err);
         break;
     }
-    if (!st)
+    if (st != STATUS_AGAIN)
         s->pending = PENDING_NONE;
     s->feedback.outstanding = s->pending != PENDING_NONE;
     return st;
