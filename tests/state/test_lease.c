@@ -180,6 +180,7 @@ static void test_the_fence_lets_only_the_current_epoch_through(void **state)
 {
     (void)state;
     CLEANUP(lease_releasep) struct lease *l = acquire("a");
+    assert_int_equal(lease_epoch(l), 1);
     sql_run(db, "SELECT strategic_fence('main', 1)");
     CLEANUP(PQclearp) PGresult *old = PQexec(db, "SELECT strategic_fence('main', 0)");
     assert_string_equal(PQresultErrorField(old, PG_DIAG_SQLSTATE), "WP001");
