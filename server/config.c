@@ -105,13 +105,23 @@ static void check_whole(struct config_loader *l, const struct config_input *in)
                        c->link_url);
 }
 
+static struct config *config_new(void)
+{
+    struct config *c = calloc(1, sizeof(*c));
+    if (!c)
+        return NULL;
+    c->origins = calloc(config_row_count, sizeof(*c->origins));
+    if (c->origins)
+        return c;
+    free(c);
+    return NULL;
+}
+
 enum status config_parse(struct str yaml, const char *name, const struct config_input *in,
                          struct config **ret, struct buf *problems, struct error *err)
 {
-    CLEANUP(config_freep) struct config *c = calloc(1, sizeof(*c));
-    if (c)
-        c->origins = calloc(config_row_count, sizeof(*c->origins));
-    if (!c || !c->origins)
+    CLEANUP(config_freep) struct config *c = config_new();
+    if (!c)
         return error_set(err, STATUS_NOMEM, "could not allocate the configuration");
     struct config_loader l = {.cfg = c, .name = name, .problems = problems};
     config_walk_defaults(&l);

@@ -28,7 +28,7 @@
 
 #define CONFIG_DEPTH_MAX      16
 #define CONFIG_FILE_BYTES     (1u << 20)
-#define CONFIG_CONNINFO_BYTES 2048
+#define CONFIG_CONNINFO_BYTES ((size_t)2048)
 #define CONFIG_PATH_BYTES     1024
 #define CONFIG_TRIGGERS_MAX   1024 /* entries of triggers and triggers_by_bot together */
 #define CONFIG_PROBLEM_BYTES  (64u << 10)

@@ -161,7 +161,7 @@ void config_env_name(const char *path, char *out, size_t size)
 {
     int n = snprintf(out, size, "WARMPATH_%s", path);
     for (int i = 0; i < n && (size_t)i + 1 < size; i++)
-        out[i] = out[i] == '.' ? '_' : (char)toupper((unsigned char)out[i]);
+        out[i] = (char)(out[i] == '.' ? '_' : toupper((unsigned char)out[i]));
 }
 
 struct unit {
@@ -288,7 +288,7 @@ static enum status parse_number(const struct config_row *row, struct str text, i
 static enum status parse_in_range(const struct config_row *row, struct str text, int64_t *ret,
                                   struct error *err)
 {
-    int64_t v;
+    int64_t v = 0;
     enum status st = parse_number(row, text, &v, err);
     if (st != STATUS_OK)
         return st;

@@ -174,6 +174,7 @@ static void store_relation(struct config_loader *l, const struct place *p, struc
 
 static void store_map_entry(struct config_loader *l, const struct place *p, struct str text)
 {
+    assert(p->table); /* the schema has maps in tables only */
     struct mapping_source *src = &p->table->fields[p->field];
     if (src->n_enum == MAPPING_ENUM_MAX) {
         config_problem(l, p->mark, p->path, "a map holds at most %d values", MAPPING_ENUM_MAX);
@@ -202,6 +203,7 @@ static void store_plain(struct config_loader *l, const struct config_row *row,
     if (row->scope == SCOPE_TABLE) {
         base = p->table;
     } else if (row->scope == SCOPE_FIELD) {
+        assert(p->table);
         struct mapping_source *src = &p->table->fields[p->field];
         src->set = true;
         src->has_default |= row->offset == offsetof(struct mapping_source, default_to);

@@ -22,7 +22,7 @@ void output_age(int64_t age_us, char out[32])
         snprintf(out, 32, "%" PRId64 " s", s);
     else if (s < 7200)
         snprintf(out, 32, "%" PRId64 " min", s / 60);
-    else if (s < 2 * 86400)
+    else if (s < INT64_C(2) * 86400)
         snprintf(out, 32, "%" PRId64 " h", s / 3600);
     else
         snprintf(out, 32, "%" PRId64 " d", s / 86400);
