@@ -1,0 +1,164 @@
+/*
+ * tests/contract/test_oracle.c - every row of every table equals the naive recomputation, byte for
+ * byte, at random moments of random scripts and across restarts.
+ *
+ * The oracle plays the whole history again for each row, in separate code (engines/oracle).
+ */
+#include "core/clock.h"
+#include "engines/key.h"
+#include "engines/oracle/oracle.h"
+#include "tests/support/script.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define START_US (INT64_C(1767225600) * US_PER_SECOND) /* 2026-01-01 */
+#define USERS    3
+
+struct pair {
+    struct key *keys[USERS];
+    size_t n;
+    struct oracle *oracle;
+    size_t compared; /* rows that both sides have */
+};
+
+static struct key **key_of(struct pair *p, const struct event *e)
+{
+    for (size_t i = 0; i < p->n; i++)
+        if (str_equal(key_log(p->keys[i])->user_id, e->user_id))
+            return &p->keys[i];
+    assert_true(p->n < USERS);
+    assert_int_equal(key_new(e->user_id, e->bot_name, &p->keys[p->n], NULL), STATUS_OK);
+    return &p->keys[p->n++];
+}
+
+static void apply(struct pair *p, const struct script_step *s)
+{
+    struct feature f;
+    struct key_change change;
+    feature_extract(&s->e, s->source, s->ver, &f);
+    assert_int_equal(key_apply(*key_of(p, &s->e), &f, s->as_of_us, &change, NULL), STATUS_OK);
+    assert_int_equal(oracle_add(p->oracle, &s->e, s->source, s->ver, s->as_of_us, NULL), STATUS_OK);
+}
+
+static void restart(struct key **k)
+{
+    struct buf page;
+    struct key *copy = NULL;
+    buf_init(&page, LIMIT_KEY_BYTES);
+    assert_int_equal(key_encode(*k, &page), STATUS_OK);
+    assert_int_equal(key_decode((struct str){page.data, page.len}, &copy, NULL), STATUS_OK);
+    buf_deinit(&page);
+    key_free(*k);
+    *k = copy;
+}
+
+static void compare(struct pair *p, struct key *k, enum table_id table, int64_t as_of_us,
+                    uint64_t seed)
+{
+    struct row naive, row;
+    row_init(&naive, &tables[table]);
+    row_init(&row, &tables[table]);
+    assert_int_equal(key_advance(k, as_of_us, NULL), STATUS_OK);
+    enum status st = oracle_row(p->oracle, table, key_log(k)->user_id, key_log(k)->bot_name,
+                                as_of_us, &naive, NULL);
+    assert_int_equal(st, key_has_row(k, table) ? STATUS_OK : STATUS_END);
+    if (st == STATUS_OK) {
+        struct buf a, b;
+        buf_init(&a, 1 << 20);
+        buf_init(&b, 1 << 20);
+        assert_int_equal(key_emit(k, table, as_of_us, &row, NULL), STATUS_OK);
+        assert_int_equal(row_to_json(&row, &a), STATUS_OK);
+        assert_int_equal(row_to_json(&naive, &b), STATUS_OK);
+        if (a.len != b.len || memcmp(a.data, b.data, a.len) != 0) {
+            print_error("seed %llu\n  engine %.*s\n  oracle %.*s\n", (unsigned long long)seed,
+                        (int)a.len, a.data, (int)b.len, b.data);
+            fail();
+        }
+        assert_true(row_payload_hash(&row) == row_payload_hash(&naive));
+        buf_deinit(&a);
+        buf_deinit(&b);
+        p->compared++;
+    }
+    row_deinit(&naive);
+    row_deinit(&row);
+}
+
+static size_t run(const struct script_options *options, uint32_t every)
+{
+    struct pair p = {0};
+    uint64_t random = options->seed;
+    struct script *s = script_new(options);
+    assert_int_equal(oracle_new(&p.oracle, NULL), STATUS_OK);
+    for (size_t i = 0; i < script_count(s); i++) {
+        const struct script_step *step = script_at(s, i);
+        apply(&p, step);
+        struct key **k = key_of(&p, &step->e);
+        if (script_below(&random, 4 * every) == 0)
+            restart(k);
+        if (script_below(&random, every) == 0)
+            compare(&p, *k, script_below(&random, TABLE_COUNT), step->as_of_us, options->seed);
+    }
+    /* Then time goes on alone: everything expires, and futures come true. */
+    for (int days = 0; days < 40; days += 13)
+        for (size_t i = 0; i < p.n; i++)
+            for (enum table_id t = 0; t < TABLE_COUNT; t++)
+                compare(&p, p.keys[i], t, script_end_us(s) + days * US_PER_DAY, options->seed);
+    for (size_t i = 0; i < p.n; i++)
+        key_free(p.keys[i]);
+    oracle_free(p.oracle);
+    script_free(s);
+    return p.compared;
+}
+
+static void test_rows_equal_the_oracle_with_everything_in_the_script(void **state)
+{
+    (void)state;
+    size_t compared = 0;
+    for (uint64_t round = 0; round < 10; round++) {
+        struct script_options o = {script_seed(100 + round), SCRIPT_ALL, 400, USERS, START_US,
+                                   45 * US_PER_DAY};
+        compared += run(&o, 8);
+    }
+    assert_true(compared > 200);
+}
+
+static void test_rows_equal_the_oracle_with_each_kind_of_trouble_alone(void **state)
+{
+    (void)state;
+    for (unsigned feature = 1; feature <= SCRIPT_INBOX; feature <<= 1) {
+        struct script_options o = {script_seed(200 + feature),
+                                   SCRIPT_MEMORIES | feature,
+                                   300,
+                                   2,
+                                   START_US,
+                                   20 * US_PER_DAY};
+        assert_true(run(&o, 10) > 10);
+    }
+}
+
+/* More messages than a key keeps, so that both cut the same ones. */
+static void test_rows_equal_the_oracle_beyond_the_cap(void **state)
+{
+    (void)state;
+    struct script_options o = {script_seed(300), SCRIPT_DISORDER, LIMIT_MESSAGES + 300, 1,
+                               START_US,         10 * US_PER_DAY};
+    assert_true(run(&o, 400) > 2);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_rows_equal_the_oracle_with_everything_in_the_script),
+        cmocka_unit_test(test_rows_equal_the_oracle_with_each_kind_of_trouble_alone),
+        cmocka_unit_test(test_rows_equal_the_oracle_beyond_the_cap),
+    };
+    return cmocka_run_group_tests_name("contract/oracle", tests, NULL, NULL);
+}
