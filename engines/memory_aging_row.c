@@ -280,8 +280,8 @@ static void write_snapshot(struct jsonw *w, const struct memory_aging *s, const 
     jsonw_object_end(w);
 }
 
-/* Ids full of control characters grow sixfold when escaped: both lists then get shorter, one item
- * at a time, until the column fits. */
+/* Ids and types full of control characters grow sixfold when escaped: ten such items can pass the
+ * bound by a few bytes. Both lists then get shorter, one item at a time, until the column fits. */
 static enum status emit_snapshot(const struct memory_aging *s, const struct key_log *log,
                                  struct survey *found, struct row *row)
 {
@@ -329,24 +329,19 @@ static enum status emit_risk(const struct memory_aging *s, const struct key_log 
                              struct survey *found, struct row *row)
 {
     CLEANUP(buf_deinit) struct buf json;
-    enum status st = STATUS_LIMIT;
+    struct jsonw w;
 
-    buf_init(&json, LIMIT_JSON_BYTES);
+    buf_init(&json, LIMIT_JSON_BYTES); /* ten of the longest items are 6000 bytes */
     if (found->accesses == 0) {
         found->risk.n = 0;
         return row_set_null(row, MH_FORGETTING_RISK_MEMORIES, "no_access_signal");
     }
-    for (size_t max = AGING_RISK_MAX + 1; max-- > 0 && st == STATUS_LIMIT;) {
-        struct jsonw w;
-        buf_reset(&json);
-        jsonw_init(&w, &json);
-        found->risk.n = found->risk.n < max ? found->risk.n : max;
-        jsonw_array_begin(&w);
-        for (size_t i = 0; i < found->risk.n; i++)
-            write_risk(&w, s, log, &found->risk.items[i]);
-        jsonw_array_end(&w);
-        st = jsonw_status(&w);
-    }
+    jsonw_init(&w, &json);
+    jsonw_array_begin(&w);
+    for (size_t i = 0; i < found->risk.n; i++)
+        write_risk(&w, s, log, &found->risk.items[i]);
+    jsonw_array_end(&w);
+    enum status st = jsonw_status(&w);
     return st ? st
               : row_set_json(row, MH_FORGETTING_RISK_MEMORIES, (struct str){json.data, json.len});
 }

@@ -407,7 +407,7 @@ static enum status set_json(struct aging *g, struct row *row, size_t column,
         lists[0] = &g->at_risk;
         n_lists = 1;
     }
-    for (size_t max = 10;; max--) {
+    for (size_t max = 10; max > 0; max--) {
         struct jsonw w;
         for (size_t i = 0; i < n_lists; i++)
             lists[i]->n = lists[i]->n < max ? lists[i]->n : max;
@@ -419,6 +419,7 @@ static enum status set_json(struct aging *g, struct row *row, size_t column,
         if (json.len <= LIMIT_JSON_BYTES)
             return row_set_json(row, column, (struct str){json.data, json.len});
     }
+    return STATUS_LIMIT;
 }
 
 static enum status set_trend_and_risk(struct aging *g, struct row *row)

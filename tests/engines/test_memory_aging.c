@@ -357,7 +357,7 @@ static double drift_after(struct fixture *f, const char *talk)
     static const char *const contents[] = {"dog leg", "dog vet", "dog walk", "dog food", "dog bed"};
 
     for (int i = 0; i < 5; i++) {
-        char id[8];
+        char id[16];
         (void)snprintf(id, sizeof(id), "M%d", i);
         create_about(f, id, T0 - 20 * US_PER_DAY, contents[i], NAN);
         memory(f, MEMORY_ACCESS, id, T0 - 2 * US_PER_DAY);
@@ -386,7 +386,7 @@ static void test_drift_needs_five_memories_in_use(void **state)
     struct fixture *f = *state;
 
     for (int i = 0; i < 6; i++) {
-        char id[8];
+        char id[16];
         (void)snprintf(id, sizeof(id), "M%d", i);
         create_about(f, id, T0 - 20 * US_PER_DAY, "dog leg", NAN);
         if (i < 4)
