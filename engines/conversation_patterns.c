@@ -500,13 +500,11 @@ static void cp_fini(void *state)
     counters_free(TAKE(s->counters));
 }
 
-/* Every message counts once: with the usual turns, ten are five user messages and their replies. */
+/* Five user messages make a row due; replies are shown with them, or when it has been quiet. */
 static uint32_t cp_weight(const struct key_log *log, enum record_kind kind, size_t index)
 {
-    (void)log;
     (void)kind;
-    (void)index;
-    return 1;
+    return log->messages[index].flags & MSG_BOT ? 0 : 1;
 }
 
 /* What a deleted message said must not be shown any longer than it takes to write a row. */
@@ -541,7 +539,7 @@ const struct engine_ops engine_conversation_patterns = {
     .table = TABLE_CONVERSATION_PATTERNS,
     .kinds = 1u << RECORD_MESSAGE,
     .row_kinds = 1u << RECORD_MESSAGE,
-    .trigger = {.count = 10,
+    .trigger = {.count = 5,
                 .max_age_us = 30 * US_PER_SECOND,
                 .idle_us = 2 * US_PER_SECOND,
                 .min_interval_us = US_PER_SECOND,

@@ -93,7 +93,10 @@ static void note(const struct key *k, enum record_kind kind, size_t index, bool 
         if (weight > weights[ops->table])
             weights[ops->table] = weight;
         change->urgent[ops->table] |= urgent;
-        change->touched[ops->table] |= urgent || weight > 0;
+        if (urgent || ops->row_kinds & 1u << kind)
+            change->touched[ops->table] = true;
+        else if (key_has_row(k, ops->table))
+            change->context[ops->table] = true;
     }
     for (size_t t = 0; t < TABLE_COUNT; t++)
         change->weight[t] += weights[t];

@@ -31,7 +31,8 @@ struct key_change {
     bool applied; /* the state changed; false: late, overruled, or an update of an unknown id */
     bool late;
     uint32_t weight[TABLE_COUNT]; /* towards the count trigger of each table */
-    bool touched[TABLE_COUNT];    /* rows of the table may differ now */
+    bool touched[TABLE_COUNT];    /* a record that the table is about has changed */
+    bool context[TABLE_COUNT];    /* only something its rows take into account: refresh in time */
     bool urgent[TABLE_COUNT];
 };
 

@@ -7,6 +7,16 @@
 #include "core/counters.h"
 #include "pipeline/partition_internal.h"
 
+static void note_change(struct held_key *h, const struct key_change *change, int64_t now_us)
+{
+    for (size_t t = 0; t < TABLE_COUNT; t++) {
+        if (change->touched[t])
+            trigger_note(&h->trigger[t], change->weight[t], change->urgent[t], now_us);
+        else if (change->context[t])
+            trigger_note_context(&h->trigger[t], now_us);
+    }
+}
+
 /* ---- life ---- */
 
 /* One unfolded journal entry: applies it unless the key's page contains it. */
@@ -45,9 +55,7 @@ static enum status recover_entry(void *ctx, uint64_t jseq, struct str bytes, str
             return st;
         h->commit_us = e.commit_us;
         h->lsn = e.lsn;
-        for (size_t t = 0; t < TABLE_COUNT; t++)
-            if (change.touched[t])
-                trigger_note(&h->trigger[t], change.weight[t], change.urgent[t], e.now_us);
+        note_change(h, &change, e.now_us);
         break;
     case ENTRY_FLUSH:
         trigger_flush(&h->trigger[e.table], e.now_us);
@@ -191,9 +199,7 @@ static enum status apply_feature(struct partition *p, enum source source,
         return st;
     h->commit_us = f->commit_us;
     h->lsn = f->pos.lsn;
-    for (size_t t = 0; t < TABLE_COUNT; t++)
-        if (change.touched[t])
-            trigger_note(&h->trigger[t], change.weight[t], change.urgent[t], now_us);
+    note_change(h, &change, now_us);
     keymap_use(&p->keys, h);
     keymap_track_dirty(&p->keys, h);
     return partition_schedule(p, h, now_us, err);

@@ -33,6 +33,13 @@ void trigger_note(struct trigger_state *s, uint32_t weight, bool urgent, int64_t
     s->urgent |= urgent;
 }
 
+void trigger_note_context(struct trigger_state *s, int64_t now_us)
+{
+    assert(now_us > 0);
+    if (s->first_us == 0)
+        s->first_us = now_us;
+}
+
 void trigger_flush(struct trigger_state *s, int64_t now_us)
 {
     s->first_us = 0;
@@ -58,7 +65,7 @@ static struct trigger_due next_dirty(const struct trigger_state *s, const struct
     else if (s->urgent && at_once < due.at_us)
         due = (struct trigger_due){at_once, FLUSH_PREDICATE};
     int64_t idle = later(earlier(s->last_us, now_us) + p->idle_us, floor_us);
-    if (p->idle_us && idle < due.at_us)
+    if (p->idle_us && s->last_us >= s->first_us && idle < due.at_us)
         due = (struct trigger_due){idle, FLUSH_IDLE};
     return due;
 }

@@ -48,6 +48,8 @@ struct trigger_due {
 
 /* An applied event touched the table's rows with this weight. */
 void trigger_note(struct trigger_state *s, uint32_t weight, bool urgent, int64_t now_us);
+/* Something the rows take into account has changed: due by age alone. */
+void trigger_note_context(struct trigger_state *s, int64_t now_us);
 /* Everything up to now is on its way to PostgreSQL. */
 void trigger_flush(struct trigger_state *s, int64_t now_us);
 struct trigger_due trigger_next(const struct trigger_state *s, const struct trigger_policy *p,

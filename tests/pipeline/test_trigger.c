@@ -73,6 +73,23 @@ static void test_age_counts_from_the_first_unflushed_event(void **state)
     assert_int_equal(d.at_us, T0 + 10 * S);
 }
 
+/* A message changes what a memory's row takes into account, but must not write it every time. */
+static void test_context_alone_is_due_by_age_only(void **state)
+{
+    (void)state;
+    struct trigger_state s = {0};
+    trigger_note(&s, 1, false, T0);
+    trigger_flush(&s, T0 + S);
+    s.outbox = false;
+    for (int i = 2; i < 8; i++)
+        trigger_note_context(&s, T0 + i * S);
+    struct trigger_due d = due(&s, &policy, T0 + 8 * S);
+    assert_int_equal(d.reason, FLUSH_AGE);
+    assert_int_equal(d.at_us, T0 + 12 * S);
+    trigger_note(&s, 1, false, T0 + 8 * S);
+    assert_int_equal(due(&s, &policy, T0 + 8 * S).at_us, T0 + 10 * S);
+}
+
 static void test_an_engine_can_ask_at_once(void **state)
 {
     (void)state;
@@ -196,6 +213,7 @@ int main(void)
         cmocka_unit_test(test_the_fifth_event_is_due_at_once),
         cmocka_unit_test(test_quiet_is_due_two_seconds_after_the_last_event),
         cmocka_unit_test(test_age_counts_from_the_first_unflushed_event),
+        cmocka_unit_test(test_context_alone_is_due_by_age_only),
         cmocka_unit_test(test_an_engine_can_ask_at_once),
         cmocka_unit_test(test_a_floor_delays_count_but_never_age),
         cmocka_unit_test(test_catching_up_leaves_only_age),
