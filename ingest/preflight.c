@@ -194,7 +194,7 @@ enum status preflight_identify(const char *conninfo, struct server_identity *ret
 
 enum status preflight_system_identifier(const char *conninfo, uint64_t *ret, struct error *err)
 {
-    struct server_identity id;
+    struct server_identity id = {0};
     enum status st = preflight_identify(conninfo, &id, err);
     if (!st)
         *ret = id.system_identifier;

@@ -4,11 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void preflight_report_freep(struct preflight_report **report)
-{
-    free(*report);
-}
-
 enum status preflight_publication_read(PGconn *conn, const char *publication,
                                        struct publication_info *ret, struct error *err)
 {
@@ -216,38 +211,46 @@ static enum status refuse(const struct preflight_report *report, struct error *e
     return STATUS_OK;
 }
 
-enum status preflight_publication_create(PGconn *conn, const struct preflight_config *cfg,
-                                         bool *ret_created, struct error *err)
+static enum status create_or_check(struct preflight *p, bool *ret_created, struct error *err)
 {
-    CLEANUP(preflight_report_freep)
-    struct preflight_report *report = calloc(1, sizeof(*report));
+    struct publication_info pub;
+    enum status st = preflight_publication_read(p->conn, p->cfg->publication, &pub, err);
+    if (!st && pub.exists) {
+        st = preflight_check_publication(p, err);
+        if (!st)
+            st = refuse(p->report, err);
+        if (!st)
+            *ret_created = false;
+        return st;
+    }
+    /* Publishing updates of a table without an identity would break the application. */
+    if (!st)
+        st = preflight_check_tables(p, err);
+    if (!st)
+        st = refuse(p->report, err);
+    if (st)
+        return st;
+
     CLEANUP(buf_deinit) struct buf sql;
     buf_init(&sql, 8192);
-    if (!report)
-        return error_set(err, STATUS_NOMEM, "could not allocate a report");
-    struct preflight p = {
-        .cfg = cfg, .conn = conn, .version = PQserverVersion(conn), .report = report};
-    struct publication_info pub;
-    enum status st = preflight_publication_read(conn, cfg->publication, &pub, err);
-    if (st)
-        return st;
-    if (pub.exists) {
-        st = preflight_check_publication(&p, err);
-        *ret_created = false;
-        return st ? st : refuse(report, err);
-    }
-
-    /* Publishing updates of a table without an identity would break the application. */
-    st = preflight_check_tables(&p, err);
-    if (!st)
-        st = refuse(report, err);
-    if (!st && create_sql(cfg, &sql))
-        st = error_set(err, STATUS_LIMIT, "too many mapped tables for one publication");
-    if (st)
-        return st;
-    CLEANUP(pg_clearp) PGresult *res = PQexec(conn, sql.data);
+    if (create_sql(p->cfg, &sql))
+        return error_set(err, STATUS_LIMIT, "too many mapped tables for one publication");
+    CLEANUP(pg_clearp) PGresult *res = PQexec(p->conn, sql.data);
     if (PQresultStatus(res) != PGRES_COMMAND_OK)
         return pg_result_error(res, "could not create the publication", err);
     *ret_created = true;
     return STATUS_OK;
+}
+
+enum status preflight_publication_create(PGconn *conn, const struct preflight_config *cfg,
+                                         bool *ret_created, struct error *err)
+{
+    struct preflight_report *report = calloc(1, sizeof(*report));
+    if (!report)
+        return error_set(err, STATUS_NOMEM, "could not allocate a report");
+    struct preflight p = {
+        .cfg = cfg, .conn = conn, .version = PQserverVersion(conn), .report = report};
+    enum status st = create_or_check(&p, ret_created, err);
+    free(report);
+    return st;
 }

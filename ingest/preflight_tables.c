@@ -314,7 +314,7 @@ static enum status check_table(struct preflight *p, const struct mapping *m, str
     if (st)
         return st;
     struct table t = {.mapping = m, .name = preflight_quote_table(m->schema, m->table)};
-    char kind = PQntuples(res) > 0 ? preflight_text(res, 0, "relkind")[0] : '\0';
+    const char kind = *preflight_text(res, 0, "relkind"); /* NUL when there is no row */
     if (kind != 'r' && kind != 'p') {
         struct check *c =
             preflight_add(p, "table", CHECK_FAIL, "table %s %s", t.name.text,
