@@ -199,10 +199,10 @@ static void pool_free(struct pool *p)
 static enum status pool_init(struct pool *p, const struct live *l)
 {
     /* One more than needed, so that empty arrays are not NULL. */
-    p->messages = calloc(l->messages.n + 1, sizeof(*p->messages));
-    p->memories = calloc(l->memories.n + 1, sizeof(*p->memories));
-    p->origins = calloc(l->memories.n + 1, sizeof(*p->origins));
-    p->accesses = calloc(l->accesses.n + 1, sizeof(*p->accesses));
+    p->messages = calloc(l->messages.n + 1, sizeof(struct feature *));
+    p->memories = calloc(l->memories.n + 1, sizeof(struct feature *));
+    p->origins = calloc(l->memories.n + 1, sizeof(struct feature *));
+    p->accesses = calloc(l->accesses.n + 1, sizeof(struct feature *));
     p->pinned = calloc(l->memories.n + 1, sizeof(*p->pinned));
     bool all = p->messages && p->memories && p->origins && p->accesses && p->pinned;
     return all ? STATUS_OK : STATUS_NOMEM;
@@ -231,7 +231,7 @@ static void build_view(struct live *l, struct pool *p, struct oracle_view *v)
     for (size_t i = 0; i < l->messages.n; i++)
         if (live_is_visible(l, &l->messages.items[i].f))
             p->messages[v->n_messages++] = &l->messages.items[i].f;
-    qsort(p->messages, v->n_messages, sizeof(*p->messages), by_time);
+    qsort(p->messages, v->n_messages, sizeof(struct feature *), by_time);
 
     if (l->memories.n)
         qsort(l->memories.items, l->memories.n, sizeof(*l->memories.items), by_memory);
@@ -249,7 +249,8 @@ static void build_view(struct live *l, struct pool *p, struct oracle_view *v)
         p->accesses[v->n_accesses++] = &a->f;
         v->n_folded += a->left;
     }
-    qsort(p->accesses + v->n_folded, v->n_accesses - v->n_folded, sizeof(*p->accesses), by_time);
+    qsort(p->accesses + v->n_folded, v->n_accesses - v->n_folded, sizeof(struct feature *),
+          by_time);
 
     v->as_of_us = l->as_of_us;
     v->messages = p->messages;
@@ -330,6 +331,25 @@ static enum status emit_row(const struct oracle_view *v, enum table_id table, st
     return STATUS_OK;
 }
 
+static enum status row_of(struct live *l, enum table_id table, struct str user_id,
+                          struct str bot_name, struct row *row, struct error *err)
+{
+    struct oracle_view view = {.user_id = user_id, .bot_name = bot_name};
+    struct pool pool = {0};
+
+    enum status st = pool_init(&pool, l);
+    if (st) {
+        st = error_set(err, st, "could not build the view of a key");
+    } else {
+        build_view(l, &pool, &view);
+        if (l->message_cut_us != INT64_MIN && view.n_messages < LIMIT_MESSAGES)
+            row->state_flags |= ROW_REBUILD;
+        st = emit_row(&view, table, row, err);
+    }
+    pool_free(&pool);
+    return st;
+}
+
 enum status oracle_row(struct oracle *o, enum table_id table, struct str user_id,
                        struct str bot_name, int64_t as_of_us, struct row *row, struct error *err)
 {
@@ -339,21 +359,12 @@ enum status oracle_row(struct oracle *o, enum table_id table, struct str user_id
     if (!key)
         return STATUS_END;
     CLEANUP(live_freep) struct live *l = NULL;
-    CLEANUP(pool_free) struct pool pool = {0};
     enum status st = live_new(&l);
     for (size_t i = 0; !st && i < key->n; i++)
-        if (key->items[i]->as_of_us <= as_of_us)
-            st = live_apply(l, &key->items[i]->f, key->items[i]->as_of_us);
+        st = live_apply(l, &key->items[i]->f, key->items[i]->as_of_us);
     if (!st)
         st = live_advance(l, as_of_us);
-    if (!st)
-        st = pool_init(&pool, l);
     if (st)
         return error_set(err, st, "could not play the history of a key again");
-
-    struct oracle_view view = {.user_id = user_id, .bot_name = bot_name};
-    build_view(l, &pool, &view);
-    if (l->message_cut_us != INT64_MIN && view.n_messages < LIMIT_MESSAGES)
-        row->state_flags |= ROW_REBUILD;
-    return emit_row(&view, table, row, err);
+    return row_of(l, table, user_id, bot_name, row, err);
 }
