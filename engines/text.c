@@ -382,8 +382,14 @@ static void build_label(const struct scan *s, const struct token *t, size_t slot
     for (const uint8_t *p = s->begin + t->start; p < end;) {
         uint32_t cp = 0;
         uint8_t bytes[4];
+        if (*p < 0x80) { /* a token holds no control characters: nothing to ignore */
+            if (len == RECORD_LABEL_BYTES)
+                break;
+            ret->label[slot][len++] = (char)ascii_fold(*p++);
+            continue;
+        }
         p += unicode_decode(p, s->end, &cp);
-        if (cp == 0xFFFD || (cp >= 0x80 && unicode_class(cp) == UNICODE_IGNORE))
+        if (cp == 0xFFFD || unicode_class(cp) == UNICODE_IGNORE)
             continue;
         size_t n = unicode_encode(unicode_fold(cp), bytes);
         if (len + n > RECORD_LABEL_BYTES)
