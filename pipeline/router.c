@@ -351,6 +351,15 @@ void router_idle(struct router *r, lsn_t wal_end, int64_t server_us)
         r->covered = wal_end;
 }
 
+/* Events leave at once when the worker has nothing left to make durable; else they wait for its ACK
+ * (which wakes the reader), so that frames and commits grow with the load and never with time. */
+static bool frame_must_go(const struct router *r, const struct outgoing *o, int64_t now_us)
+{
+    if (o->n > 0)
+        return o->unacked_bytes == 0 || now_us - o->first_us >= LIMIT_FRAME_DELAY_US;
+    return r->covered > o->covered_sent && now_us - o->sent_us >= MARKER_US;
+}
+
 void router_drained(struct router *r)
 {
     struct error err = {0};
@@ -358,8 +367,7 @@ void router_drained(struct router *r)
     int64_t now = clock_mono_us(r->cfg.clock);
     for (uint32_t i = 0; i < r->cfg.workers && !st && !r->rewind; i++) {
         struct outgoing *o = &r->out[i];
-        bool marker = r->covered > o->covered_sent && now - o->sent_us >= MARKER_US;
-        if ((o->n > 0 || marker) && has_credit(o))
+        if (frame_must_go(r, o, now) && has_credit(o))
             st = send_frame(r, o, &err);
         if (st == STATUS_AGAIN)
             st = STATUS_OK; /* stays buffered; the next call tries again */

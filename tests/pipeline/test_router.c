@@ -171,8 +171,35 @@ static void test_rows_of_an_open_transaction_are_not_covered(void **state)
     assert_int_equal(receive(w, 0).covered, 100);
     assert_int_equal(router_event(w->router, &e, (struct position){200, 256}, T0, NULL), STATUS_OK);
     assert_int_equal(router_commit(w->router, 208, T0, NULL), STATUS_OK);
+    w->now += LIMIT_FRAME_DELAY_US;
     router_drained(w->router);
     assert_int_equal(receive(w, 0).covered, 208);
+}
+
+/* One event after the other, while the worker is busy committing the first: they share a frame. */
+static void test_events_gather_while_the_worker_commits(void **state)
+{
+    struct world *w = *state;
+    greet_both(w);
+    char user[32];
+    struct event e = event_for(0, user);
+    for (uint64_t i = 0; i < 4; i++) {
+        assert_int_equal(router_event(w->router, &e, (struct position){200 + i, 0}, T0, NULL),
+                         STATUS_OK);
+        router_drained(w->router);
+    }
+    assert_int_equal(receive(w, 0).n, 1);
+    ack(w, 0, 1, 100);
+    struct str bytes;
+    enum status st = STATUS_AGAIN;
+    for (int i = 0; i < 10000000 && st == STATUS_AGAIN; i++) {
+        router_drained(w->router); /* as the reader does when the ACK wakes it */
+        st = link_receive(w->down[0], 0, &bytes, NULL);
+    }
+    struct frame_header h;
+    assert_int_equal(st, STATUS_OK);
+    assert_int_equal(frame_open(&w->reader, bytes, &h, NULL), STATUS_OK);
+    assert_int_equal(h.n, 3);
 }
 
 static void test_the_slowest_worker_decides_what_is_durable(void **state)
@@ -279,6 +306,7 @@ int main(void)
         TEST(test_nothing_is_sent_before_every_worker_said_hello),
         TEST(test_events_are_numbered_densely_from_the_hello),
         TEST(test_rows_of_an_open_transaction_are_not_covered),
+        TEST(test_events_gather_while_the_worker_commits),
         TEST(test_the_slowest_worker_decides_what_is_durable),
         TEST(test_an_idle_position_is_not_durable_before_the_workers_say_so),
         TEST(test_a_worker_that_does_not_answer_stops_the_input),
