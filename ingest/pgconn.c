@@ -216,7 +216,8 @@ static PGconn *start_connecting(const struct pg_connect *what, const char *optio
                               "options",
                               what->mode == PG_REPLICATION ? "replication" : NULL,
                               NULL};
-    const char *values[] = {"warmpath",     "1",    "30",    "10",       "3", "30000",
+    const char *name = what->application_name ? what->application_name : "warmpath";
+    const char *values[] = {name,           "1",    "30",    "10",       "3", "30000",
                             what->conninfo, "UTF8", options, "database", NULL};
     return PQconnectStartParams(keywords, values, 1);
 }

@@ -57,6 +57,7 @@ enum pg_mode { PG_ORDINARY, PG_REPLICATION };
 struct pg_connect {
     const char *conninfo;
     enum pg_mode mode;
+    const char *application_name; /* unless the conninfo names one; NULL = "warmpath" */
     int64_t sender_timeout_us;
     int64_t timeout_us;
 };

@@ -165,6 +165,7 @@ static enum status session_open(struct replication *r, lsn_t start, struct error
     const struct pg_connect what = {
         .conninfo = r->cfg.conninfo,
         .mode = PG_REPLICATION,
+        .application_name = r->cfg.application_name,
         .sender_timeout_us = r->cfg.sender_timeout_us,
         .timeout_us = CONNECT_TIMEOUT_US,
     };

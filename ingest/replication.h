@@ -36,6 +36,9 @@ struct replication_config {
     const char *conninfo; /* without replication=; options are added here */
     const char *slot;
     const char *publication;
+    /* Shown in pg_stat_activity, so that the next holder of the lease knows whose reader holds the
+     * slot; NULL = "warmpath". */
+    const char *application_name;
     const struct mapping_set *mappings;
     const struct clock *clock;
     int64_t status_interval_us; /* feedback at least this often; 1 s */

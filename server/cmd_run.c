@@ -46,6 +46,7 @@ struct run {
     struct worker *workers[LIMIT_WORKERS];
     uint32_t n_workers; /* started */
     struct replication *replication;
+    char reader_name[128];
     atomic_bool stop_reader;
     atomic_bool stop_lease;
     struct stage reader;
@@ -202,7 +203,9 @@ static enum status start_router(struct run *r, struct error *err)
     if (st)
         return st;
     struct receiver_ops receiver = router_receiver(r->router);
+    snprintf(r->reader_name, sizeof(r->reader_name), STARTUP_READER_NAME, r->cfg->pipeline);
     struct replication_config pc = {
+        .application_name = r->reader_name,
         .conninfo = r->cfg->source_conninfo,
         .slot = r->cfg->slot,
         .publication = r->cfg->publication,

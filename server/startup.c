@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <libpq-fe.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #include "pipeline/partition.h"
 
 #define SLOT_TIMEOUT_US (60 * US_PER_SECOND)
+#define END_READER_US   (5 * US_PER_SECOND)
 
 /* ---- do state and slot fit ---- */
 
@@ -252,6 +254,31 @@ static enum status begin_state(const struct config *cfg, struct startup *s, PGco
     return st;
 }
 
+/*
+ * Asks more than once: a sender whose peer has stopped reading takes the first request, and then
+ * waits to tell its peer about it; only the next one makes it give that up. If it cannot be ended
+ * in time, the reader waits for the slot.
+ */
+static enum status end_reader(const struct config *cfg, PGconn *conn, int active_pid,
+                              struct error *err)
+{
+    char pid[16];
+    snprintf(pid, sizeof(pid), "%d", active_pid);
+    const char *values[] = {pid};
+    int64_t until_us = clock_mono_us(&clock_real) + END_READER_US;
+    struct slot_info slot = {0};
+    do {
+        PGresult *res = PQexecParams(conn, "SELECT pg_terminate_backend($1::int)", 1, NULL, values,
+                                     NULL, NULL, 0);
+        PQclear(res);
+        poll(NULL, 0, 100);
+        enum status st = preflight_slot_read(conn, cfg->slot, &slot, err);
+        if (st)
+            return st;
+    } while (slot.active && slot.active_pid == active_pid && clock_mono_us(&clock_real) < until_us);
+    return STATUS_OK;
+}
+
 /* A slot that somebody reads is not ours, unless the lease says that the reader has lost it. */
 static enum status check_reader(const struct config *cfg, PGconn *conn,
                                 const struct slot_info *slot, struct error *err)
@@ -259,20 +286,14 @@ static enum status check_reader(const struct config *cfg, PGconn *conn,
     if (!slot->active)
         return STATUS_OK;
     char ours[128];
-    snprintf(ours, sizeof(ours), "warmpath %s", cfg->pipeline);
+    snprintf(ours, sizeof(ours), "\"" STARTUP_READER_NAME "\"", cfg->pipeline);
     if (!strstr(slot->holder, ours))
         return error_set(err, STATUS_REFUSED, "slot \"%s\" is being read by %s (server process %d)",
                          cfg->slot, slot->holder, slot->active_pid);
     log_write(LOG_WARN, "run",
               "ending the connection of an instance that has lost its lease pid=%d",
               slot->active_pid);
-    char pid[16];
-    snprintf(pid, sizeof(pid), "%d", slot->active_pid);
-    const char *values[] = {pid};
-    PGresult *res =
-        PQexecParams(conn, "SELECT pg_terminate_backend($1::int)", 1, NULL, values, NULL, NULL, 0);
-    PQclear(res); /* if it could not be ended, the reader waits for the slot */
-    return STATUS_OK;
+    return end_reader(cfg, conn, slot->active_pid, err);
 }
 
 static enum status settle_slot(const struct config *cfg, struct startup *s, bool fresh,

@@ -12,6 +12,10 @@
 #include "state/lease.h"
 #include "state/store.h"
 
+/* application_name of the slot reader; its argument is the pipeline. PostgreSQL cuts names at 63
+ * bytes. */
+#define STARTUP_READER_NAME "warmpath %.54s"
+
 struct startup {
     struct lease *lease;
     uint32_t workers;

@@ -371,6 +371,7 @@ def main():
     if args.pace <= 0:
         p.error("--pace must be above 0")
     # Both end the demo in the same good order.
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us with it ignored
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGINT))
     demo = Demo(args)

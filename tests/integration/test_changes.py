@@ -106,7 +106,17 @@ class ChangesTest(PipelineTest):
         self.db.run("UPDATE memory SET importance = 0.9 WHERE memory_id IN ('memory-1', 'memory-2')")
         self.w.wait_covered()
         self.w.verify()
-        self.assertEqual(40, self.db.one("SELECT (memory_snapshot->>'n')::int FROM strategic_memory_health WHERE user_id = 'mem'"))
+        self.assertEqual(40, self.db.one("SELECT (memory_snapshot->>'total')::int FROM strategic_memory_health WHERE user_id = 'mem'"))
+
+    def test_deleted_memories_leave_no_trace(self):
+        for n in range(6):
+            self.db.run("INSERT INTO memory(memory_id, user_id, bot_name, content) VALUES (%s, 'forget', 'elena', 'x')", f"forget-{n}")
+        self.db.run("INSERT INTO memory_access(user_id, bot_name, kind, memory_id) VALUES ('forget', 'elena', 'access', 'forget-1')")
+        self.w.wait_covered()
+        self.db.run("DELETE FROM memory WHERE memory_id IN ('forget-2', 'forget-3')")
+        self.w.wait_covered()
+        wait_until('the deleted memories to be gone', lambda: self.db.one(
+            "SELECT (memory_snapshot->>'total')::int FROM strategic_memory_health WHERE user_id = 'forget'") == 4, alive=self.w)
 
     def test_a_random_mix_of_everything(self):
         Load(self.db, seed=7).run(400)
