@@ -222,6 +222,63 @@ static PGconn *start_connecting(const struct pg_connect *what, const char *optio
     return PQconnectStartParams(keywords, values, 1);
 }
 
+static enum status lost(PGconn *conn, const char *doing, struct error *err)
+{
+    char line[400];
+    pg_error_line(PQerrorMessage(conn), line, sizeof(line));
+    return error_set(err, STATUS_IO, "%s: %s", doing, *line ? line : "connection lost");
+}
+
+enum status pg_command(PGconn *conn, const char *sql, int64_t timeout_us,
+                       const struct pg_wait *wait, PGresult **ret, struct error *err)
+{
+    if (PQsetnonblocking(conn, 1) != 0 || !PQsendQuery(conn, sql))
+        return lost(conn, "could not send a command", err);
+    int64_t deadline_us = clock_mono_us(wait->clock) + timeout_us;
+    for (;;) {
+        struct pg_ready ready;
+        int flushed = PQflush(conn);
+        if (flushed < 0 || !PQconsumeInput(conn))
+            return lost(conn, "could not run a command", err);
+        if (flushed == 0 && !PQisBusy(conn))
+            break;
+        int64_t left_us = deadline_us - clock_mono_us(wait->clock);
+        if (stopped(wait))
+            return error_set(err, STATUS_END, "stopped while waiting for the server");
+        if (left_us <= 0)
+            return error_set(err, STATUS_IO, "no answer from the server in %d s",
+                             (int)(timeout_us / US_PER_SECOND));
+        enum status st = pg_poll(PQsocket(conn), true, flushed == 1, left_us, wait, &ready, err);
+        if (st)
+            return st;
+    }
+    PGresult *res = PQgetResult(conn);
+    if (!res)
+        return lost(conn, "no result from the server", err);
+    *ret = res;
+    return STATUS_OK;
+}
+
+/* A database without an encoding may hold bytes that are no text, and the server refuses to send
+ * them as UTF-8. Taken as they are, each row is checked here, and only the bad ones are refused. */
+static enum status take_any_bytes(PGconn *conn, const struct pg_connect *what,
+                                  const struct pg_wait *wait, struct error *err)
+{
+    const char *encoding = PQparameterStatus(conn, "server_encoding");
+    if (!encoding || strcmp(encoding, "SQL_ASCII") != 0)
+        return STATUS_OK;
+    CLEANUP(pg_clearp) PGresult *res = NULL;
+    enum status st =
+        pg_command(conn, "SET client_encoding = 'SQL_ASCII'", what->timeout_us, wait, &res, err);
+    if (st)
+        return st;
+    if (PQresultStatus(res) != PGRES_COMMAND_OK)
+        return pg_result_error(res, "could not set the client encoding", err);
+    PGresult *end = PQgetResult(conn); /* the command's end, which came with its result */
+    PQclear(end);
+    return STATUS_OK;
+}
+
 enum status pgconn_open(const struct pg_connect *what, const struct pg_wait *wait, PGconn **ret,
                         struct error *err)
 {
@@ -258,45 +315,10 @@ enum status pgconn_open(const struct pg_connect *what, const struct pg_wait *wai
     if (PQstatus(conn) != CONNECTION_OK)
         return connect_error(conn, err);
     PQsetErrorVerbosity(conn, PQERRORS_DEFAULT);
-    *ret = TAKE(conn);
-    return STATUS_OK;
-}
-
-static enum status lost(PGconn *conn, const char *doing, struct error *err)
-{
-    char line[400];
-    pg_error_line(PQerrorMessage(conn), line, sizeof(line));
-    return error_set(err, STATUS_IO, "%s: %s", doing, *line ? line : "connection lost");
-}
-
-enum status pg_command(PGconn *conn, const char *sql, int64_t timeout_us,
-                       const struct pg_wait *wait, PGresult **ret, struct error *err)
-{
-    if (PQsetnonblocking(conn, 1) != 0 || !PQsendQuery(conn, sql))
-        return lost(conn, "could not send a command", err);
-    int64_t deadline_us = clock_mono_us(wait->clock) + timeout_us;
-    for (;;) {
-        struct pg_ready ready;
-        int flushed = PQflush(conn);
-        if (flushed < 0 || !PQconsumeInput(conn))
-            return lost(conn, "could not run a command", err);
-        if (flushed == 0 && !PQisBusy(conn))
-            break;
-        int64_t left_us = deadline_us - clock_mono_us(wait->clock);
-        if (stopped(wait))
-            return error_set(err, STATUS_END, "stopped while waiting for the server");
-        if (left_us <= 0)
-            return error_set(err, STATUS_IO, "no answer from the server in %d s",
-                             (int)(timeout_us / US_PER_SECOND));
-        enum status st = pg_poll(PQsocket(conn), true, flushed == 1, left_us, wait, &ready, err);
-        if (st)
-            return st;
-    }
-    PGresult *res = PQgetResult(conn);
-    if (!res)
-        return lost(conn, "no result from the server", err);
-    *ret = res;
-    return STATUS_OK;
+    st = what->mode == PG_REPLICATION ? take_any_bytes(conn, what, wait, err) : STATUS_OK;
+    if (!st)
+        *ret = TAKE(conn);
+    return st;
 }
 
 enum status pg_result_error(const PGresult *res, const char *doing, struct error *err)

@@ -37,7 +37,10 @@ struct source_rows {
 static const char session[] = "SET datestyle = 'ISO, YMD'; SET timezone = 'UTC'; "
                               "SET intervalstyle = 'postgres'; SET extra_float_digits = 3; "
                               "SET bytea_output = 'hex'; SET statement_timeout = 0; "
-                              "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
+                              "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; "
+                              /* As replication does: bytes that are no text are seen here. */
+                              "SELECT set_config('client_encoding', 'SQL_ASCII', false)"
+                              " WHERE getdatabaseencoding() = 'SQL_ASCII'";
 
 static enum status append_identifier(PGconn *conn, const char *name, struct buf *sql)
 {

@@ -467,10 +467,12 @@ class Load:
                 self.transaction(conn)
             except psycopg2.Error as e:
                 # The server was stopped: its clients come back.
+                # A connection that breaks has no SQLSTATE, whatever the class of the exception.
+                lost = e.pgcode is None or isinstance(e, (psycopg2.OperationalError, psycopg2.InterfaceError))
                 if conn is not None:
                     conn.close()
                 conn = None
-                if not isinstance(e, (psycopg2.OperationalError, psycopg2.InterfaceError)):
+                if not lost:
                     self.error = e
                     return
                 self._stop.wait(0.05)

@@ -110,8 +110,10 @@ class InvalidBytesTest(PipelineTest):
         conn.close()
         count = lambda user: self.sink.one("SELECT event_count FROM strategic_conversation_patterns WHERE user_id = %s", user)
         wait_until("the good ones", lambda: count("good") == 2, alive=self.w)
-        letters = wait_until("the dead letter", lambda: self.w.dead_letters(), alive=self.w)
-        self.assertIn("user_id", str(letters[0]["reason"]))
+        letters = wait_until("the dead letters", lambda: len(self.w.dead_letters()) == 2 and self.w.dead_letters(), alive=self.w)
+        self.assertEqual(["content", "user_id"], sorted(c for x in letters for c in ("content", "user_id") if f'"{c}"' in x["reason"]))
+        self.w.wait_covered()
+        self.assertEqual(2, self.w.verify()["unusable_source_rows"])
         self.assertTrue(self.w.running())
         self.assertEqual(0, self.w.stop())
 

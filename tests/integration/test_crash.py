@@ -1,11 +1,12 @@
 """kill -9 of the process, and an immediate stop of the server, at random moments under load: nothing lost, nothing twice."""
+import os
 import random
 import time
 
 import harness
 from harness import Load, PipelineTest, wait_until
 
-ROUNDS = 50
+ROUNDS = int(os.environ.get("WARMPATH_KILL_ROUNDS", "50"))
 SERVER_ROUNDS = 5
 
 

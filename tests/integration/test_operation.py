@@ -50,19 +50,19 @@ class SpreadTest(PipelineTest):
 
 
 class MigrateTest(PipelineTest):
-    def tables(self):
+    def table_names(self):
         return sorted(name for (name,) in self.db.run(
             "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'public'"))
 
     def test_up_and_down_again_and_again(self):
-        with_all = self.tables()
+        with_all = self.table_names()
         self.assertIn("strategic_memory_health", with_all)
         self.w.must("migrate", "up")
-        self.assertEqual(with_all, self.tables())
+        self.assertEqual(with_all, self.table_names())
         self.w.must("migrate", "down", "--all")
-        self.assertNotIn("strategic_memory_health", self.tables())
+        self.assertNotIn("strategic_memory_health", self.table_names())
         self.w.must("migrate", "up")
-        self.assertEqual(with_all, self.tables())
+        self.assertEqual(with_all, self.table_names())
         self.w.must("migrate", "status")
 
     def test_two_at_once_do_not_collide(self):
@@ -72,7 +72,7 @@ class MigrateTest(PipelineTest):
         for p in both:
             out, _ = p.communicate(timeout=60)
             self.assertEqual(0, p.returncode, out)
-        self.assertIn("strategic_memory_health", self.tables())
+        self.assertIn("strategic_memory_health", self.table_names())
 
 
 class RefusalTest(PipelineTest):
