@@ -10,7 +10,7 @@ latency  commit of one INSERT -> NOTIFY of its row, 100 inserts/s: a minimal lib
 size     resident memory of `warmpath run` after N keys with five messages each
 Ratios within one run are what counts; absolute figures move with the machine.
 """
-import argparse, json, os, select, signal, sqlite3, subprocess, sys, tempfile, time, shutil, glob
+import argparse, io, itertools, json, os, random, select, signal, sqlite3, subprocess, sys, tempfile, time, shutil, glob
 import psycopg2
 import psycopg2.extensions
 
@@ -33,6 +33,7 @@ source:
 state:
   dir: {dir}/state
   workers: {workers}
+  memory: {memory}
 {triggers}
 log: {{level: info}}
 """
@@ -72,7 +73,7 @@ class Bench:
         os.makedirs(d, exist_ok=True)
         path = os.path.join(d, "warmpath.yaml")
         with open(path, "w") as f:
-            f.write(CONFIG.format(tag=tag, conninfo=self.a.conninfo, dir=d, triggers=triggers, workers=self.a.workers))
+            f.write(CONFIG.format(tag=tag, conninfo=self.a.conninfo, dir=d, triggers=triggers, workers=self.a.workers, memory=self.a.memory))
         return path
 
     def start(self, tag, triggers=""):
@@ -92,17 +93,25 @@ class Bench:
             self.sql("SELECT pg_drop_replication_slot(%s)", name)
         return self.sql("SELECT lsn FROM pg_create_logical_replication_slot(%s, 'pgoutput')", name)[0][0]
 
+    @staticmethod
+    def messages(rows, users):
+        """120 characters of words from a vocabulary of 4,000 with Zipf frequencies, as chat has; always the same."""
+        rnd = random.Random(20261122)
+        vowels, consonants = "aeiou", "bcdfghklmnprstvw"
+        words = sorted({"".join(rnd.choice(consonants) + rnd.choice(vowels) for _ in range(1 + i % 4)) for i in range(9000)})[:4000]
+        rnd.shuffle(words)
+        weights = list(itertools.accumulate(1 / (i + 3) for i in range(len(words))))
+        for i in range(rows):
+            text = " ".join(rnd.choices(words, cum_weights=weights, k=32))[:119].rstrip()
+            yield f"user-{i % users}\t{'bot' if i % 3 == 2 else 'user'}\t{text}{'?' if i % 5 == 0 else '.'}\n"
+
     def fill(self, rows, users):
         """1,000-row transactions of 120-character messages."""
-        text = "the quick brown fox jumps over the lazy dog and then asks what there is for dinner tonight? "
         c = psycopg2.connect(self.a.conninfo)
         k = c.cursor()
-        for first in range(0, rows, 1000):
-            n = min(1000, rows - first)
-            k.execute("INSERT INTO bench_message(user_id, role, content) SELECT 'user-' || (g %% %s), "
-                      "CASE WHEN g %% 3 = 2 THEN 'bot' ELSE 'user' END, "
-                      "substr(md5(g::text) || ' ' || %s || md5((g * 7)::text), 1, 120) "
-                      "FROM generate_series(%s, %s) g", (users, text, first, first + n - 1))
+        source = self.messages(rows, users)
+        while batch := "".join(itertools.islice(source, 1000)):
+            k.copy_expert("COPY bench_message(user_id, role, content) FROM STDIN", io.StringIO(batch))
             c.commit()
         c.close()
         return self.sql("SELECT pg_current_wal_flush_lsn()")[0][0]
@@ -134,6 +143,11 @@ class Bench:
                 raise SystemExit(f"timed out after {seconds} s waiting for {what}: see {self.dir}")
             time.sleep(0.002)
 
+    @staticmethod
+    def rss(p):
+        status = open(f"/proc/{p.pid}/status").read()
+        return {k: int(status.split(k + ":")[1].split()[0]) // 1024 for k in ("VmRSS", "VmHWM")}
+
     # ---- the three measurements
     def drain(self):
         rows = self.a.rows
@@ -141,7 +155,6 @@ class Bench:
         self.slot("bench_drain")
         self.note(f"drain: writing {rows} rows for {self.a.users} users ...")
         end = self.fill(rows, self.a.users)
-        commit = self.sql("SELECT pg_current_wal_lsn()")[0][0]
         self.note("drain: pg_recvlogical ...")
         t = time.monotonic()
         subprocess.run(["pg_recvlogical", "-d", self.a.conninfo, "--slot", "bench_recv", "--start", "-o", "proto_version=1",
@@ -155,12 +168,13 @@ class Bench:
         self.wait("the end of the slot", lambda: self.covered("drain") >= self.lsn(end), 300, p)
         mine = rows / (time.monotonic() - t)
         cpu = sum(int(x) for x in open(f"/proc/{p.pid}/stat").read().rsplit(")", 1)[1].split()[11:13])
+        rss = self.rss(p)
         cpu_us = cpu / os.sysconf("SC_CLK_TCK") / rows * 1e6
         self.stop(p)
         self.sql("SELECT pg_drop_replication_slot('bench_recv')")
         self.sql("SELECT pg_drop_replication_slot('bench_drain')")
         return {"rows": rows, "pg_recvlogical_rows_s": round(recv), "warmpath_rows_s": round(mine), "ratio": round(mine / recv, 3),
-                "warmpath_cpu_us_row": round(cpu_us, 2)}
+                "warmpath_cpu_us_row": round(cpu_us, 2), "rss_mb": rss["VmRSS"]}
 
     def measure_latency(self, seconds, first):
         listen = psycopg2.connect(self.a.conninfo)
@@ -213,8 +227,7 @@ class Bench:
         end = self.fill(keys * 5, keys)
         p = self.start("size")
         self.wait("the end of the slot", lambda: self.covered("size") >= self.lsn(end), 600, p)
-        status = open(f"/proc/{p.pid}/status").read()
-        rss = {k: int(status.split(k + ":")[1].split()[0]) // 1024 for k in ("VmRSS", "VmHWM")}
+        rss = self.rss(p)
         self.stop(p)
         self.sql("SELECT pg_drop_replication_slot('bench_size')")
         return {"keys": keys, "rss_mb": rss["VmRSS"], "peak_mb": rss["VmHWM"]}
@@ -238,6 +251,7 @@ def main():
     p.add_argument("--keys", type=int, default=100000)
     p.add_argument("--seconds", type=int, default=20)
     p.add_argument("--workers", type=int, default=0)
+    p.add_argument("--memory", default="160MiB", help="state.memory")
     p.add_argument("--only", default="drain,latency,size")
     p.add_argument("--keep", action="store_true", help="keep logs and states")
     p.add_argument("--json", action="store_true")

@@ -30,9 +30,14 @@ struct str arena_get(const struct arena *a, label_ref ref)
     return (struct str){a->text + slot->offset, slot->len};
 }
 
-static uint16_t *bucket_of(const struct arena *a, struct str s)
+static uint16_t *bucket_of(const struct arena *a, uint64_t hash)
 {
-    return &a->buckets[hash64(s) & (a->n_buckets - 1)];
+    return &a->buckets[hash & (a->n_buckets - 1)];
+}
+
+static uint16_t tag_of(uint64_t hash)
+{
+    return (uint16_t)(hash >> 48);
 }
 
 static enum status grow_buckets(struct arena *a)
@@ -47,7 +52,7 @@ static enum status grow_buckets(struct arena *a)
     for (uint32_t i = 0; i < a->n_slots; i++) {
         if (a->slots[i].refs == 0)
             continue;
-        uint16_t *first = bucket_of(a, arena_get(a, (label_ref)(i + 1)));
+        uint16_t *first = bucket_of(a, hash64(arena_get(a, (label_ref)(i + 1))));
         a->slots[i].next = *first;
         *first = (uint16_t)(i + 1);
     }
@@ -97,12 +102,13 @@ enum status arena_intern(struct arena *a, struct str s, label_ref *ret)
 {
     assert(s.len > 0 && s.len <= RECORD_LABEL_BYTES);
     enum status st = STATUS_OK;
-    if (a->n_used >= a->n_buckets * 2)
+    if (a->n_used >= a->n_buckets)
         st = grow_buckets(a);
     if (st)
         return st;
-    for (label_ref ref = *bucket_of(a, s); ref; ref = a->slots[ref - 1].next)
-        if (str_equal(arena_get(a, ref), s)) {
+    uint64_t hash = hash64(s);
+    for (label_ref ref = *bucket_of(a, hash); ref; ref = a->slots[ref - 1].next)
+        if (a->slots[ref - 1].tag == tag_of(hash) && str_equal(arena_get(a, ref), s)) {
             assert(a->slots[ref - 1].refs < UINT16_MAX);
             a->slots[ref - 1].refs++;
             *ret = ref;
@@ -119,9 +125,9 @@ enum status arena_intern(struct arena *a, struct str s, label_ref *ret)
     struct arena_slot *slot = &a->slots[number - 1];
     if (a->free_slot)
         a->free_slot = slot->next;
-    uint16_t *first = bucket_of(a, s);
+    uint16_t *first = bucket_of(a, hash);
     *slot = (struct arena_slot){
-        .offset = a->text_len, .refs = 1, .next = *first, .len = (uint8_t)s.len};
+        .offset = a->text_len, .refs = 1, .next = *first, .tag = tag_of(hash), .len = (uint8_t)s.len};
     *first = (uint16_t)number;
     memcpy(a->text + a->text_len, s.ptr, s.len);
     a->text_len += (uint32_t)s.len;
@@ -147,7 +153,7 @@ void arena_release(struct arena *a, label_ref ref)
     struct arena_slot *slot = &a->slots[ref - 1];
     if (--slot->refs > 0)
         return;
-    uint16_t *link = bucket_of(a, arena_get(a, ref));
+    uint16_t *link = bucket_of(a, hash64(arena_get(a, ref)));
     while (*link != ref) {
         assert(*link);
         link = &a->slots[*link - 1].next;

@@ -310,11 +310,13 @@ static enum status tick(struct replication *r, struct error *err)
     return r->want_write ? flush_output(r, err) : STATUS_OK;
 }
 
-static enum status wait_for_work(struct replication *r, struct error *err)
+static enum status wait_for_work(struct replication *r, int64_t at_most_us, struct error *err)
 {
     struct pg_ready ready;
     int64_t wait_us = feedback_wait_us(stream_feedback(r->stream), r->cfg.status_interval_us,
                                        clock_mono_us(r->cfg.clock));
+    if (wait_us > at_most_us)
+        wait_us = at_most_us;
     if (r->held && wait_us > RETRY_US)
         wait_us = RETRY_US;
     /* While output waits for the socket, the timer that asked for it is already due. */
@@ -334,10 +336,11 @@ static enum status session_loop(struct replication *r, const atomic_bool *stop, 
             st = check_notice(r, err);
         if (st && st != STATUS_AGAIN)
             return st;
+        int64_t at_most_us = INT64_MAX;
         if (drained)
-            r->receiver->drained(r->receiver->ctx);
+            at_most_us = r->receiver->drained(r->receiver->ctx);
         if (drained || st == STATUS_AGAIN) {
-            st = wait_for_work(r, err);
+            st = wait_for_work(r, at_most_us, err);
             if (st)
                 return st;
         }

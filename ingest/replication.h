@@ -25,8 +25,9 @@ struct receiver_ops {
     enum status (*commit)(void *ctx, lsn_t end_lsn, int64_t commit_us, struct error *err);
     /* Nothing is outstanding upstream up to wal_end (a keepalive outside a transaction). */
     void (*idle)(void *ctx, lsn_t wal_end, int64_t server_us);
-    /* The socket is drained: send what is buffered. */
-    void (*drained)(void *ctx);
+    /* The socket is drained: send what is buffered. Returns after how many microseconds it must be
+     * called again at the latest. */
+    int64_t (*drained)(void *ctx);
     /* Every event of every transaction that ends at or before this LSN is durable here. */
     lsn_t (*durable)(void *ctx);
     void *ctx;

@@ -1,6 +1,7 @@
 #include "pipeline/router.h"
 
 #include <assert.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "core/counters.h"
@@ -11,6 +12,10 @@
 /* A worker that got no events still learns what is covered, this often. */
 #define MARKER_US       (200 * 1000)
 #define SEND_TIMEOUT_MS 100
+/* Looking for frames costs a few microseconds: without a hint it is done this often. */
+#define LOOK_US 2000
+/* A frame that was announced is looked for again after this. */
+#define EXPECT_US 200
 
 /* Frames that may be unacknowledged on a link; the bytes in them are bounded by LIMIT_CREDIT_BYTES.
  */
@@ -42,8 +47,10 @@ struct router {
     struct partition_out partitions[LIMIT_PARTITIONS];
     lsn_t covered; /* every event up to here was put into a frame */
     int64_t as_of_us;
-    int64_t as_of_mono_us; /* when as_of_us was learned */
-    bool rewind;           /* a worker saw a gap: read again from what is durable */
+    int64_t as_of_mono_us;               /* when as_of_us was learned */
+    bool rewind;                         /* a worker saw a gap: read again from what is durable */
+    atomic_bool expected[LIMIT_WORKERS]; /* the worker has sent something */
+    int64_t looked_us;                   /* mono time of the last look for frames */
     struct frame_reader reader;
     struct buf scratch; /* one encoded event */
     struct buf head;
@@ -80,19 +87,27 @@ void router_free(struct router *r)
     free(r);
 }
 
-int64_t router_as_of(const struct router *r)
+static int64_t as_of_at(const struct router *r, int64_t mono_us)
 {
-    if (r->as_of_us == 0)
-        return 0;
-    return r->as_of_us + (clock_mono_us(r->cfg.clock) - r->as_of_mono_us);
+    return r->as_of_us == 0 ? 0 : r->as_of_us + (mono_us - r->as_of_mono_us);
 }
 
-static void learn_time(struct router *r, int64_t source_us)
+int64_t router_as_of(const struct router *r)
 {
-    if (source_us <= router_as_of(r))
+    return as_of_at(r, clock_mono_us(r->cfg.clock));
+}
+
+static void learn_time(struct router *r, int64_t source_us, int64_t mono_us)
+{
+    if (source_us <= as_of_at(r, mono_us))
         return;
     r->as_of_us = source_us;
-    r->as_of_mono_us = clock_mono_us(r->cfg.clock);
+    r->as_of_mono_us = mono_us;
+}
+
+void router_expect(struct router *r, uint32_t worker)
+{
+    atomic_store(&r->expected[worker], true);
 }
 
 /* ---- from the workers ---- */
@@ -126,7 +141,7 @@ static enum status take_start(struct router *r, struct outgoing *o, const struct
     o->covered_durable = h->covered;
     o->covered_sent = h->covered;
     o->greeted = true;
-    learn_time(r, h->as_of_us);
+    learn_time(r, h->as_of_us, clock_mono_us(r->cfg.clock));
     return STATUS_OK;
 }
 
@@ -165,10 +180,19 @@ static enum status receive_one(struct router *r, struct outgoing *o, int timeout
     return error_set(err, STATUS_PROTOCOL, "a worker sent an events frame upstream");
 }
 
-static enum status receive_all(struct router *r, struct error *err)
+/* Frames of every worker that gave a hint, or now and then of all. */
+static enum status receive_all(struct router *r, int64_t now_us, struct error *err)
 {
+    bool all = now_us - r->looked_us >= LOOK_US;
+    if (all)
+        r->looked_us = now_us;
     for (uint32_t i = 0; i < r->cfg.workers; i++) {
-        enum status st = STATUS_OK;
+        if (!all && !atomic_load(&r->expected[i]))
+            continue;
+        enum status st = receive_one(r, &r->out[i], 0, err);
+        /* The hint may be ahead of the frame: it stands until one has come. */
+        if (st == STATUS_OK)
+            atomic_store(&r->expected[i], false);
         while (!st)
             st = receive_one(r, &r->out[i], 0, err);
         if (st != STATUS_AGAIN)
@@ -215,13 +239,14 @@ static bool has_credit(const struct outgoing *o)
 }
 
 /* Sends the buffered events, if any, with the covered LSN. AGAIN: the link is full. */
-static enum status send_frame(struct router *r, struct outgoing *o, struct error *err)
+static enum status send_frame(struct router *r, struct outgoing *o, int64_t now_us,
+                              struct error *err)
 {
     struct frame_header h = {
         .kind = FRAME_EVENTS,
         .source = r->cfg.source,
         .number = o->number + 1,
-        .as_of_us = router_as_of(r),
+        .as_of_us = as_of_at(r, now_us),
         .covered = r->covered,
         .n = o->n,
     };
@@ -237,7 +262,7 @@ static enum status send_frame(struct router *r, struct outgoing *o, struct error
     o->frame_bytes[o->number % CREDIT_FRAMES] = (uint32_t)o->body.len;
     o->unacked_bytes += o->body.len;
     o->covered_sent = r->covered;
-    o->sent_us = clock_mono_us(r->cfg.clock);
+    o->sent_us = now_us;
     o->n = 0;
     buf_reset(&o->body);
     return STATUS_OK;
@@ -245,7 +270,7 @@ static enum status send_frame(struct router *r, struct outgoing *o, struct error
 
 /* Puts one event into the frame of its partition's worker; the caller checked room. */
 static enum status put_event(struct router *r, uint32_t partition, struct position pos,
-                             int64_t commit_us, struct error *err)
+                             int64_t commit_us, int64_t now_us, struct error *err)
 {
     struct partition_out *p = &r->partitions[partition];
     struct outgoing *o = &r->out[route_worker(partition, r->cfg.workers)];
@@ -254,7 +279,7 @@ static enum status put_event(struct router *r, uint32_t partition, struct positi
         .pseq = p->pseq + 1,
         .pos = pos,
         .commit_us = commit_us,
-        .as_of_us = router_as_of(r),
+        .as_of_us = as_of_at(r, now_us),
         .bytes = {r->scratch.data, r->scratch.len},
     };
     enum status st = frame_put_event(&o->body, &f);
@@ -262,7 +287,7 @@ static enum status put_event(struct router *r, uint32_t partition, struct positi
         return error_set(err, st, "could not put an event of %zu bytes into a frame",
                          r->scratch.len);
     if (o->n++ == 0)
-        o->first_us = clock_mono_us(r->cfg.clock);
+        o->first_us = now_us;
     p->pseq++;
     p->sent = pos;
     COUNTER_ADD(events_routed, 1);
@@ -282,14 +307,15 @@ static enum status check_rewind(struct router *r, struct error *err)
 }
 
 /* Sends frames that are full or old enough; AGAIN when one that must go cannot. */
-static enum status make_room(struct router *r, uint32_t partition, struct error *err)
+static enum status make_room(struct router *r, uint32_t partition, int64_t now_us,
+                             struct error *err)
 {
     struct outgoing *o = &r->out[route_worker(partition, r->cfg.workers)];
-    int64_t now = clock_mono_us(r->cfg.clock);
-    if (o->n == 0 || (o->body.len < LIMIT_FRAME_BYTES && now - o->first_us < LIMIT_FRAME_DELAY_US))
+    bool full = o->body.len >= LIMIT_FRAME_BYTES;
+    if (o->n == 0 || (!full && now_us - o->first_us < LIMIT_FRAME_DELAY_US))
         return STATUS_OK;
     if (!has_credit(o)) {
-        enum status st = receive_all(r, err);
+        enum status st = receive_all(r, now_us, err);
         if (!st)
             st = check_rewind(r, err);
         if (st)
@@ -297,7 +323,7 @@ static enum status make_room(struct router *r, uint32_t partition, struct error 
         if (!has_credit(o))
             return STATUS_AGAIN;
     }
-    return send_frame(r, o, err);
+    return send_frame(r, o, now_us, err);
 }
 
 enum status router_event(struct router *r, const struct event *e, struct position pos,
@@ -306,10 +332,11 @@ enum status router_event(struct router *r, const struct event *e, struct positio
     enum status st = check_rewind(r, err);
     if (st)
         return st;
-    learn_time(r, commit_us);
+    int64_t now_us = clock_mono_us(r->cfg.clock);
+    learn_time(r, commit_us, now_us);
     struct route route = route_event(e, r->cfg.bot_scope);
     for (uint32_t i = 0; i < route.n; i++) {
-        st = make_room(r, route.partition[i], err);
+        st = make_room(r, route.partition[i], now_us, err);
         if (st)
             return st;
     }
@@ -326,7 +353,7 @@ enum status router_event(struct router *r, const struct event *e, struct positio
                 return st;
             encoded = true;
         }
-        st = put_event(r, route.partition[i], pos, commit_us, err);
+        st = put_event(r, route.partition[i], pos, commit_us, now_us, err);
         if (st)
             return st;
     }
@@ -338,7 +365,7 @@ enum status router_commit(struct router *r, lsn_t end_lsn, int64_t commit_us, st
     enum status st = check_rewind(r, err);
     if (st)
         return st;
-    learn_time(r, commit_us);
+    learn_time(r, commit_us, clock_mono_us(r->cfg.clock));
     if (end_lsn > r->covered)
         r->covered = end_lsn;
     return STATUS_OK;
@@ -346,7 +373,7 @@ enum status router_commit(struct router *r, lsn_t end_lsn, int64_t commit_us, st
 
 void router_idle(struct router *r, lsn_t wal_end, int64_t server_us)
 {
-    learn_time(r, server_us);
+    learn_time(r, server_us, clock_mono_us(r->cfg.clock));
     if (wal_end > r->covered)
         r->covered = wal_end;
 }
@@ -360,27 +387,42 @@ static bool frame_must_go(const struct router *r, const struct outgoing *o, int6
     return r->covered > o->covered_sent && now_us - o->sent_us >= MARKER_US;
 }
 
-void router_drained(struct router *r)
+/* How long the events of this link may still wait for the ACK of the frame before them. */
+static int64_t wait_of(const struct router *r, const struct outgoing *o, uint32_t worker,
+                       int64_t now_us)
+{
+    if (o->n == 0)
+        return INT64_MAX;
+    if (atomic_load(&r->expected[worker]))
+        return EXPECT_US;
+    int64_t left_us = o->first_us + LIMIT_FRAME_DELAY_US - now_us;
+    return left_us > EXPECT_US ? left_us : EXPECT_US;
+}
+
+int64_t router_drained(struct router *r)
 {
     struct error err = {0};
-    enum status st = receive_all(r, &err);
     int64_t now = clock_mono_us(r->cfg.clock);
+    int64_t again_us = INT64_MAX;
+    enum status st = receive_all(r, now, &err);
     for (uint32_t i = 0; i < r->cfg.workers && !st && !r->rewind; i++) {
         struct outgoing *o = &r->out[i];
         if (frame_must_go(r, o, now) && has_credit(o))
-            st = send_frame(r, o, &err);
+            st = send_frame(r, o, now, &err);
         if (st == STATUS_AGAIN)
             st = STATUS_OK; /* stays buffered; the next call tries again */
+        int64_t wait_us = wait_of(r, o, i, now);
+        if (wait_us < again_us)
+            again_us = wait_us;
     }
     if (st && st != STATUS_END)
         log_write(LOG_ERROR, "ingest", "could not send to a worker error=\"%s\"", err.text);
+    return again_us;
 }
 
 lsn_t router_durable(struct router *r)
 {
-    struct error err = {0};
-    (void)receive_all(r, &err); /* a broken link shows at the next send */
-    router_drained(r);
+    (void)router_drained(r); /* a broken link shows at the next send */
     return least_durable(r);
 }
 
@@ -402,9 +444,9 @@ static void op_idle(void *ctx, lsn_t wal_end, int64_t server_us)
     router_idle(ctx, wal_end, server_us);
 }
 
-static void op_drained(void *ctx)
+static int64_t op_drained(void *ctx)
 {
-    router_drained(ctx);
+    return router_drained(ctx);
 }
 
 static lsn_t op_durable(void *ctx)

@@ -40,8 +40,12 @@ MUST_CHECK enum status router_event(struct router *r, const struct event *e, str
 MUST_CHECK enum status router_commit(struct router *r, lsn_t end_lsn, int64_t commit_us,
                                      struct error *err);
 void router_idle(struct router *r, lsn_t wal_end, int64_t server_us);
-/* Sends what is buffered, and the covered LSN to workers that have not heard it for a while. */
-void router_drained(struct router *r);
+/* Sends what is buffered, and the covered LSN to workers that have not heard it for a while.
+ * Returns after how many microseconds it wants to be called again at the latest. */
+int64_t router_drained(struct router *r);
 lsn_t router_durable(struct router *r);
+/* An ACK is on its way up. Any thread; the router then looks for it, and otherwise only now and
+ * then. */
+void router_expect(struct router *r, uint32_t worker);
 /* T: the newest source time known, moved on by the passing of time while the input is idle. */
 int64_t router_as_of(const struct router *r);

@@ -168,7 +168,7 @@ static enum status commit(struct worker *w, struct error *err)
     if (st == STATUS_AGAIN)
         st = STATUS_OK; /* cumulative: the next one says the same and more */
     if (!st && w->cfg.acked)
-        w->cfg.acked(w->cfg.acked_ctx);
+        w->cfg.acked(w->cfg.acked_ctx, w->cfg.partition.worker);
     return st;
 }
 

@@ -17,7 +17,8 @@ struct worker_config {
     struct partition_config partition;
     const char *url; /* of the link: the router listens there */
     const struct clock *clock;
-    void (*acked)(void *ctx); /* after an ACK went up: the reader may look at what is durable */
+    void (*acked)(void *ctx,
+                  uint32_t worker); /* after an ACK went up: the reader may look for it */
     void *acked_ctx;
 };
 

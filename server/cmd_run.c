@@ -147,9 +147,10 @@ static size_t port_poll(void *ctx, uint32_t worker, struct sink_result *out, siz
     return sink_poll(ctx, worker, out, max);
 }
 
-static void worker_acked(void *ctx)
+static void worker_acked(void *ctx, uint32_t worker)
 {
     struct run *r = ctx;
+    router_expect(r->router, worker);
     replication_wake(r->replication);
 }
 
@@ -355,9 +356,10 @@ static void log_summary(void)
 {
     log_write(LOG_INFO, "run",
               "stopped events=%" PRIu64 " rows=%" PRIu64 " touched=%" PRIu64
-              " dead_letters=%" PRIu64 " commits=%" PRIu64,
+              " dead_letters=%" PRIu64 " commits=%" PRIu64 " pages=%" PRIu64 " evicted=%" PRIu64,
               COUNTER_GET(events_applied), COUNTER_GET(rows_upserted), COUNTER_GET(rows_touched),
-              COUNTER_GET(dead_letters), COUNTER_GET(commits));
+              COUNTER_GET(dead_letters), COUNTER_GET(commits), COUNTER_GET(pages_folded),
+              COUNTER_GET(keys_evicted));
 }
 
 int cmd_run(struct cli *cli)

@@ -98,9 +98,10 @@ static void on_idle(void *ctx, lsn_t wal_end, int64_t server_us)
     pthread_mutex_unlock(&r->lock);
 }
 
-static void on_drained(void *ctx)
+static int64_t on_drained(void *ctx)
 {
     (void)ctx;
+    return INT64_MAX;
 }
 
 static lsn_t on_durable(void *ctx)

@@ -89,9 +89,10 @@ static void on_idle(void *ctx, lsn_t wal_end, int64_t server_us)
     note("idle %" PRIX64 "\n", wal_end);
 }
 
-static void on_drained(void *ctx)
+static int64_t on_drained(void *ctx)
 {
     (void)ctx;
+    return INT64_MAX;
 }
 
 static lsn_t on_durable(void *ctx)

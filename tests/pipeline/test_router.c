@@ -39,6 +39,7 @@ static void worker_send(struct world *w, uint32_t worker, const struct frame_hea
         assert_int_equal(frame_put_applied(&b, &applied[i]), STATUS_OK);
     assert_int_equal(link_send(w->down[worker], (struct str){b.data, b.len}, STR(""), 1000, NULL),
                      STATUS_OK);
+    router_expect(w->router, worker);
     buf_deinit(&b);
 }
 
