@@ -73,9 +73,15 @@ static enum status recover_entry(void *ctx, uint64_t jseq, struct str bytes, str
 static enum status recover_due(void *ctx, uint64_t key_id, int64_t due_us, struct error *err)
 {
     struct partition *p = ctx;
-    if (heap_push(&p->timers, (struct heap_item){due_us, key_id}))
-        return error_set(err, STATUS_NOMEM, "could not restore the timers");
-    return STATUS_OK;
+    enum status st = STATUS_OK;
+    if (due_us == PAGE_DUE_OUTBOX) {
+        /* Which table is found out when the key is loaded for it. */
+        for (uint32_t t = 0; t < TABLE_COUNT && !st; t++)
+            st = outbox_push(&p->outbox, (struct outbox_item){key_id, t});
+    }
+    if (!st)
+        st = heap_push(&p->timers, (struct heap_item){due_us, key_id});
+    return st ? error_set(err, st, "could not restore the timers") : STATUS_OK;
 }
 
 /* Timers of the keys in memory, and the rows that were on their way when the process ended. Keys

@@ -54,7 +54,7 @@ static enum status page_list_add(struct partition *p, struct page_list *l, struc
         .partition = h->partition,
         .jseq = h->jseq,
         /* A row on its way must be looked at as soon as the state is opened again. */
-        .due_us = outbox ? 0 : partition_due(p, h, now_us, &table).at_us,
+        .due_us = outbox ? PAGE_DUE_OUTBOX : partition_due(p, h, now_us, &table).at_us,
         .user_id = log->user_id,
         .bot_name = log->bot_name,
         .bytes = {NULL, l->bytes.len - offset},
@@ -215,6 +215,8 @@ static enum status submit_slice(struct partition *p, size_t room, bool *ret_more
     while (n < SUBMIT_SLICE && n < room && outbox_pop(&p->outbox, &next)) {
         struct held_key *h = NULL;
         st = partition_load_key(p, next.key_id, &h, err);
+        if (!st && !h->queued[next.table])
+            continue; /* nothing is due for this table, or it stood in the queue twice */
         if (!st)
             st = build_item(p, h, (enum table_id)next.table, &items[n], err);
         if (st)

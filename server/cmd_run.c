@@ -23,8 +23,8 @@
 #include "state/sink.h"
 
 #define HANDSHAKE_US    (30 * US_PER_SECOND)
-#define DRAIN_US        (6 * US_PER_SECOND)
-#define SINK_STOP_US    (2 * US_PER_SECOND)
+#define DRAIN_US        (4 * US_PER_SECOND)
+#define SINK_STOP_US    US_PER_SECOND
 #define TICK_US         (100 * 1000)
 #define SINK_QUEUE_ROWS 2000
 

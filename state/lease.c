@@ -108,8 +108,9 @@ static enum status take(struct lease *l, uint64_t *ret_epoch, struct error *err)
     /* Also for the same holder's name: it is another process, whose predecessor may still write. */
     CLEANUP(PQclearp) PGresult *epoch = NULL;
     st = pg_query(l->conn,
-                  "INSERT INTO strategic_epoch AS e (pipeline, epoch) VALUES ($1, 1)"
-                  " ON CONFLICT (pipeline) DO UPDATE SET epoch = e.epoch + 1 RETURNING epoch",
+                  "INSERT INTO strategic_epoch (pipeline, epoch)"
+                  " SELECT $1, coalesce(max(epoch), 0) + 1 FROM strategic_epoch"
+                  " ON CONFLICT (pipeline) DO UPDATE SET epoch = EXCLUDED.epoch RETURNING epoch",
                   1, params, what, &epoch, err);
     if (st)
         return st;

@@ -273,6 +273,21 @@ static enum status create_stores(const char *dir, const char *set, uint32_t work
     return st;
 }
 
+/* dir and those above it that are missing, all for the owner alone. */
+static enum status make_directories(const char *dir, struct error *err)
+{
+    CLEANUP(freep) char *path = strdup(dir);
+    if (!path)
+        return no_memory(err);
+    for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        if (mkdir(path, 0700) != 0 && errno != EEXIST)
+            return io_error("create", path, err);
+        *slash = '/';
+    }
+    return mkdir(path, 0700) == 0 || errno == EEXIST ? STATUS_OK : io_error("create", path, err);
+}
+
 static enum status create_fresh(const char *dir, uint32_t workers, uint64_t epoch,
                                 const struct store_identity *identity, struct store **stores,
                                 struct error *err)
@@ -280,9 +295,9 @@ static enum status create_fresh(const char *dir, uint32_t workers, uint64_t epoc
     struct store_meta meta = {.identity = *identity, .epoch = epoch, .next_key_id = 1};
     if (strcmp(dir, ":memory:") == 0)
         return create_stores(dir, "", workers, &meta, stores, err);
-    if (mkdir(dir, 0700) != 0 && errno != EEXIST)
-        return io_error("create", dir, err);
-    enum status st = each_set(dir, remove_unborn, NULL, err);
+    enum status st = make_directories(dir, err);
+    if (!st)
+        st = each_set(dir, remove_unborn, NULL, err);
     if (!st)
         st = create_stores(dir, "set-000001", workers, &meta, stores, err);
     if (st)

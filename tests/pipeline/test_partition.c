@@ -340,6 +340,29 @@ static void test_a_timer_survives_a_crash_and_fires_without_input(void **state)
     assert_string_equal(w->sink.taken[0].reason, "idle");
 }
 
+/* The same when the journal has been folded: the page alone remembers the row. */
+static void test_a_row_without_an_answer_is_sent_again_from_its_page(void **state)
+{
+    struct world *w = *state;
+    w->sink.silent = true;
+    for (int i = 0; i < 5; i++)
+        say(w, "ann", "hello hello");
+    settle(w);
+    assert_int_equal(w->sink.n_taken, 1);
+    assert_int_equal(partition_fold_all(w->p, w->now, NULL), STATUS_OK);
+    crash(w);
+    w->sink.silent = false;
+    open_world(w);
+    settle(w);
+    assert_int_equal(w->sink.n_taken, 2);
+    assert_row_is_the_oracles(w, "ann");
+    settle(w);
+    crash(w);
+    open_world(w);
+    settle(w);
+    assert_int_equal(w->sink.n_taken, 2);
+}
+
 /* The journal holds key and table: the row is computed again, in a newer version. */
 static void test_a_row_without_an_answer_is_sent_again_after_a_crash(void **state)
 {
@@ -469,6 +492,7 @@ int main(void)
         TEST(test_rows_after_a_crash_equal_the_oracles),
         TEST(test_a_timer_survives_a_crash_and_fires_without_input),
         TEST(test_a_row_without_an_answer_is_sent_again_after_a_crash),
+        TEST(test_a_row_without_an_answer_is_sent_again_from_its_page),
         TEST(test_an_answered_row_is_not_sent_again),
         TEST(test_a_sink_without_room_holds_keys_not_rows),
         TEST(test_cold_keys_leave_memory_and_come_back_exact),
