@@ -26,20 +26,20 @@ struct trigger_policy {
     int64_t min_interval_us; /* floor between flushes; delays count, idle and predicate only */
     int64_t refresh_us;      /* refresh ahead: age of a row at which a warm key's row is renewed */
     int64_t refresh_jitter_us; /* plus hash(key) mod this */
-    int64_t warm_us;         /* a key is warm for this long after its last event */
+    int64_t warm_us;           /* a key is warm for this long after its last event */
 };
 
 struct engine_ops {
-    const char *name;   /* registry key, as in DESIGN.md section 10; never reused */
-    int32_t version;    /* engine_version of its rows; raised whenever F changes */
+    const char *name; /* registry key, as in DESIGN.md section 10; never reused */
+    int32_t version;  /* engine_version of its rows; raised whenever F changes */
     enum table_id table;
-    uint32_t kinds;     /* bit mask of (1 << record_kind) that insert() and retract() are called for */
+    uint32_t kinds; /* bit mask of (1 << record_kind) that insert() and retract() are called for */
     /* Bit mask of kinds that justify a row: key_has_row() asks for one record of them. Other kinds
      * are context; a change that weighs 0 does not touch the table. */
     uint32_t row_kinds;
     struct trigger_policy trigger;
-    size_t state_size;  /* allocated zeroed when the key's first record of row_kinds enters; the log
-                         * so far is then inserted record by record */
+    size_t state_size; /* allocated zeroed when the key's first record of row_kinds enters; the log
+                        * so far is then inserted record by record */
     enum status (*init)(void *state, struct error *err);
     void (*fini)(void *state); /* accepts a half-initialised state */
     /* After record `index` of its array was put into the log. Memories whose fields changed are
@@ -56,8 +56,7 @@ struct engine_ops {
                    size_t index, bool removed);
     /* Fills this engine's columns of row at T = log->as_of_us; row->table is tables[table].
      * May set flags, confidence, valid_until (smallest of all engines wins) and details. */
-    enum status (*emit)(void *state, const struct key_log *log, struct row *row,
-                        struct error *err);
+    enum status (*emit)(void *state, const struct key_log *log, struct row *row, struct error *err);
     /* Bytes of heap that state holds beyond state_size, for the memory budget. */
     size_t (*heap_bytes)(const void *state);
 };

@@ -3,11 +3,7 @@
 
 #include "core/row.h"
 
-enum table_id {
-    TABLE_MEMORY_HEALTH,
-    TABLE_CONVERSATION_PATTERNS,
-    TABLE_COUNT
-};
+enum table_id { TABLE_MEMORY_HEALTH, TABLE_CONVERSATION_PATTERNS, TABLE_COUNT };
 
 enum memory_health_column {
     MH_MEMORY_SNAPSHOT,

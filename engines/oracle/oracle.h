@@ -23,8 +23,8 @@ MUST_CHECK enum status oracle_add(struct oracle *o, const struct event *e, enum 
                                   uint64_t ver, int64_t as_of_us, struct error *err);
 size_t oracle_key_count(const struct oracle *o);
 void oracle_key_at(const struct oracle *o, size_t index, struct str *ret_user, struct str *ret_bot);
-/* STATUS_END when the key has no row in the table at T = as_of_us. What arrived after T (the as_of_us
- * of oracle_add) has not arrived yet. */
+/* STATUS_END when the key has no row in the table at T = as_of_us. What arrived after T (the
+ * as_of_us of oracle_add) has not arrived yet. */
 MUST_CHECK enum status oracle_row(struct oracle *o, enum table_id table, struct str user_id,
                                   struct str bot_name, int64_t as_of_us, struct row *row,
                                   struct error *err);

@@ -1,6 +1,6 @@
 /*
- * tests/fuzz/fuzz_config.c - the configuration reader on foreign bytes: no crash, a refusal comes with
- * a problem, and what is accepted is printed as a text that is accepted again.
+ * tests/fuzz/fuzz_config.c - the configuration reader on foreign bytes: no crash, a refusal comes
+ * with a problem, and what is accepted is printed as a text that is accepted again.
  */
 #include "server/config.h"
 
