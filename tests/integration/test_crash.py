@@ -45,8 +45,8 @@ class NoSnapshotTest(PipelineTest):
                     f"GRANT USAGE, CREATE ON SCHEMA public TO {role}")
         try:
             self.w.start()
-            self.db.run("INSERT INTO chat_message(user_id, bot_name, role, content) VALUES ('before', 'elena', 'user', 'one')")
             Load(self.db, seed=3).run(100)
+            self.db.run("INSERT INTO chat_message(user_id, bot_name, role, content) VALUES ('before', 'elena', 'user', 'one')")
             self.w.wait_covered()
             self.w.kill()
             self.w.end_lease()
