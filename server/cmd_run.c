@@ -47,6 +47,7 @@ struct run {
     uint32_t n_workers; /* started */
     struct replication *replication;
     char reader_name[128];
+    struct error sink_trouble; /* logged last; code OK: none */
     atomic_bool stop_reader;
     atomic_bool stop_lease;
     struct stage reader;
@@ -285,6 +286,18 @@ static void report_progress(struct run *r)
               views[0].keys);
 }
 
+/* Each new attempt of the sink once, and the end of its trouble. */
+static void report_sink(struct run *r)
+{
+    struct error trouble = {0};
+    bool retrying = sink_retrying(r->sink, &trouble);
+    if (retrying && strcmp(trouble.text, r->sink_trouble.text) != 0)
+        log_write(LOG_WARN, "sink", "msg=\"could not write rows, %s\"", trouble.text);
+    if (!retrying && r->sink_trouble.code)
+        log_write(LOG_INFO, "sink", "msg=\"writing rows again\"");
+    r->sink_trouble = trouble;
+}
+
 /* Until a signal asks to stop (OK) or something fails for good. */
 static enum status run_watch(struct run *r, const sigset_t *signals, struct error *err)
 {
@@ -303,6 +316,7 @@ static enum status run_watch(struct run *r, const sigset_t *signals, struct erro
         enum status st = run_health(r, err);
         if (st)
             return st;
+        report_sink(r);
         int64_t now = clock_mono_us(&clock_real);
         if (now - reported >= US_PER_SECOND) {
             reported = now;

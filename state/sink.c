@@ -7,6 +7,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -121,10 +122,22 @@ static struct timespec after_us(int64_t us)
     return t;
 }
 
-/* New items must not cut the wait short: the server is still away. */
-static void wait_before_retry(struct sink *s, int attempt)
+static void set_trouble(struct sink *s, const struct error *why)
 {
-    struct timespec until = after_us(backoff_us(s, attempt));
+    pthread_mutex_lock(&s->lock);
+    s->trouble = why ? *why : (struct error){0};
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* New items must not cut the wait short: the server is still away. */
+static void wait_before_retry(struct sink *s, int attempt, const struct error *why)
+{
+    int64_t delay_us = backoff_us(s, attempt);
+    struct timespec until = after_us(delay_us);
+    struct error trouble;
+    error_set(&trouble, why->code, "retrying in %" PRId64 " ms: %.200s", delay_us / 1000,
+              why->text);
+    set_trouble(s, &trouble);
     pthread_mutex_lock(&s->lock);
     while (!s->cancelled && pthread_cond_timedwait(&s->work, &s->lock, &until) == 0)
         ;
@@ -250,13 +263,6 @@ static void set_final(struct sink *s, enum status st, const struct error *why)
     pthread_mutex_unlock(&s->lock);
 }
 
-static void set_trouble(struct sink *s, const struct error *why)
-{
-    pthread_mutex_lock(&s->lock);
-    s->trouble = why ? *why : (struct error){0};
-    pthread_mutex_unlock(&s->lock);
-}
-
 static bool is_final(enum status st)
 {
     return st == STATUS_FENCED || st == STATUS_REFUSED;
@@ -286,9 +292,8 @@ static void *run(void *arg)
             attempt = 0;
             continue;
         }
-        set_trouble(s, &err);
         COUNTER_ADD(sink_retries, 1);
-        wait_before_retry(s, ++attempt);
+        wait_before_retry(s, ++attempt, &err);
     }
     sink_writer_disconnect(&s->writer);
     pthread_mutex_lock(&s->lock);

@@ -84,7 +84,8 @@ void sink_progress(struct sink *s, const int64_t caught_up_to_us[LIMIT_PARTITION
                    lsn_t covered_lsn, uint64_t events_applied);
 /* OK, or what stopped it for good: FENCED, or REFUSED (schema or rights). */
 enum status sink_health(struct sink *s, struct error *err);
-/* The last transaction failed and will be tried again; err says why. Items are safe in the queue.
+/* The last transaction failed and will be tried again; err says when ("retrying in 200 ms: ...")
+ * and why. Items are safe in the queue.
  */
 bool sink_retrying(struct sink *s, struct error *err);
 /* Latency of rows with commit_us, source commit to sink commit, since start: p50, p99 in
