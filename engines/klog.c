@@ -293,7 +293,8 @@ static void *grow_array(void *items, uint32_t cap, size_t size)
 
 static uint32_t next_cap(uint32_t cap)
 {
-    return cap < 4 ? 4 : cap + cap / 2;
+    /* Gently, once it is worth it: a hundred records with room for forty more is memory lost. */
+    return cap < 4 ? 4 : cap < 16 ? cap + cap / 2 : cap + cap / 4;
 }
 
 /* Moves the records to the front of their allocation, or into a larger one when it is full: a

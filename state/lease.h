@@ -3,7 +3,9 @@
  *
  * strategic_lease(pipeline, holder, until) is renewed; strategic_epoch(pipeline, epoch) only
  * changes on a change of holder and is read FOR SHARE by every sink transaction, so a take-over
- * waits for a commit in flight and fences every later one. Time is the database's clock only.
+ * waits for a commit in flight and fences every later one. A new epoch is above those of all
+ * pipelines, so that rows an abandoned pipeline left never look newer than ours. Time is the
+ * database's clock.
  */
 #pragma once
 
