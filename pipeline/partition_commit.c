@@ -6,6 +6,7 @@
 
 #include "core/counters.h"
 #include "pipeline/partition_internal.h"
+#include "state/fault.h"
 
 /* ---- which pages go with this commit ---- */
 
@@ -228,6 +229,8 @@ static enum status submit_slice(struct partition *p, size_t room, bool *ret_more
         n++;
     }
     *ret_more = n == SUBMIT_SLICE;
+    if (!st && n > 0 && FAULT_POINT("rows_before_submit"))
+        st = error_set(err, STATUS_IO, "fault point rows_before_submit");
     enum status submitted =
         n > 0 && !st ? p->cfg.sink.submit(p->cfg.sink.ctx, items, n) : STATUS_OK;
     if (submitted == STATUS_AGAIN) {

@@ -8,6 +8,7 @@
 #include "core/log.h"
 #include "pipeline/link.h"
 #include "pipeline/route.h"
+#include "state/fault.h"
 
 /* The longest wait when nothing is due: results of the sink are looked at this often. */
 #define WAIT_MAX_US 50000
@@ -112,6 +113,8 @@ static enum status apply_frame(struct worker *w, struct str bytes, int64_t now_u
         if (st)
             return st;
     }
+    if (FAULT_POINT("frame_applied"))
+        return error_set(err, STATUS_IO, "fault point frame_applied");
     w->frame_number = h.number;
     partition_covered(w->partition, h.covered, h.as_of_us);
     return STATUS_OK;
@@ -163,10 +166,14 @@ static enum status commit(struct worker *w, struct error *err)
     publish(w);
     if (before.uncommitted == 0 && !before.lazy)
         return STATUS_OK;
+    if (FAULT_POINT("ack_before_send"))
+        return error_set(err, STATUS_IO, "fault point ack_before_send");
     buf_reset(&w->body);
     st = send_up(w, FRAME_ACK, SOURCE_POSTGRES, 0, err);
     if (st == STATUS_AGAIN)
         st = STATUS_OK; /* cumulative: the next one says the same and more */
+    if (FAULT_POINT("ack_after_send"))
+        return error_set(err, STATUS_IO, "fault point ack_after_send");
     if (!st && w->cfg.acked)
         w->cfg.acked(w->cfg.acked_ctx, w->cfg.partition.worker);
     return st;

@@ -238,13 +238,14 @@ class Warmpath:
 
     # ---- the process
 
-    def spawn(self, state=None):
+    def spawn(self, state=None, env=None):
         """Starts `warmpath run` without waiting."""
         args = ["--set", f"state.dir={state}"] if state else []
         with open(self.log, "ab") as log:
             self.mark = log.tell()
             self.process = subprocess.Popen([WARMPATH, "run", "--config", self.config, *args], stdin=subprocess.DEVNULL,
-                                            stdout=log, stderr=log, preexec_fn=lambda: die_with_parent(signal.SIGKILL))
+                                            stdout=log, stderr=log, env={**os.environ, **(env or {})},
+                                            preexec_fn=lambda: die_with_parent(signal.SIGKILL))
         _running.add(self.process)
         return self
 
