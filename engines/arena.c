@@ -126,8 +126,11 @@ enum status arena_intern(struct arena *a, struct str s, label_ref *ret)
     if (a->free_slot)
         a->free_slot = slot->next;
     uint16_t *first = bucket_of(a, hash);
-    *slot = (struct arena_slot){
-        .offset = a->text_len, .refs = 1, .next = *first, .tag = tag_of(hash), .len = (uint8_t)s.len};
+    *slot = (struct arena_slot){.offset = a->text_len,
+                                .refs = 1,
+                                .next = *first,
+                                .tag = tag_of(hash),
+                                .len = (uint8_t)s.len};
     *first = (uint16_t)number;
     memcpy(a->text + a->text_len, s.ptr, s.len);
     a->text_len += (uint32_t)s.len;

@@ -17,7 +17,7 @@ struct arena_slot {
     uint32_t offset; /* of the bytes in text */
     uint16_t refs;   /* 0: free */
     uint16_t next;   /* of the same bucket, or of the free list; slot + 1, 0 ends */
-    uint16_t tag; /* other bits of the hash: most strings differ here already */
+    uint16_t tag;    /* other bits of the hash: most strings differ here already */
     uint8_t len;
 };
 

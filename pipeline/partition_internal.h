@@ -8,11 +8,11 @@
 #include "pipeline/outbox.h"
 #include "pipeline/partition.h"
 
-#define PAGE_FORMAT  1
-#define PAGE_DUE_OUTBOX 0 /* due time of a page whose row is on its way: look at once */
-#define FOLD_SLICE   256  /* pages written per commit while the journal is being folded */
-#define EVICT_SLICE  4096 /* pages written per commit while over the memory budget */
-#define SUBMIT_SLICE 64   /* rows computed and handed over at a time */
+#define PAGE_FORMAT     1
+#define PAGE_DUE_OUTBOX 0    /* due time of a page whose row is on its way: look at once */
+#define FOLD_SLICE      256  /* pages written per commit while the journal is being folded */
+#define EVICT_SLICE     4096 /* pages written per commit while over the memory budget */
+#define SUBMIT_SLICE    64   /* rows computed and handed over at a time */
 
 struct dead_letter_text {
     struct store_dead_letter record; /* its strings point into text */
