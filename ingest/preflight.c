@@ -10,8 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CONNECT_TIMEOUT_US (10 * US_PER_SECOND)
-#define STATEMENT_TIMEOUT  "SET statement_timeout = '30s'"
+#define IDENTIFY_TIMEOUT_US (10 * US_PER_SECOND)
 
 const char *check_result_name(enum check_result r)
 {
@@ -62,11 +61,9 @@ void preflight_fix(struct check *c, const char *fmt, ...)
 enum status preflight_query(PGconn *conn, const char *sql, int n_params, const char *const *params,
                             PGresult **ret, struct error *err)
 {
-    CLEANUP(pg_clearp)
-    PGresult *res = PQexecParams(conn, sql, n_params, NULL, params, NULL, NULL, 0);
-    ExecStatusType status = PQresultStatus(res);
-    if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK)
-        return pg_result_error(res, "could not query PostgreSQL", err);
+    CLEANUP(PQclearp) PGresult *res = pg_run(conn, sql, n_params, params);
+    if (!pg_succeeded(res))
+        return pg_source_error(err, conn, res, "could not query PostgreSQL");
     *ret = TAKE(res);
     return STATUS_OK;
 }
@@ -92,91 +89,50 @@ int64_t preflight_int(const PGresult *res, int row, const char *column, int64_t 
     return end == text || errno ? if_null : value;
 }
 
-enum status preflight_array(const char *const *items, size_t n, struct buf *out)
+enum status preflight_array(const char *const *items, size_t n, struct pg_array *out)
 {
-    enum status st = buf_append_str(out, STR("{"));
-    for (size_t i = 0; i < n && !st; i++) {
-        st = buf_append_str(out, i ? STR(",\"") : STR("\""));
-        for (const char *c = items[i]; *c && !st; c++) {
-            if (*c == '"' || *c == '\\')
-                st = buf_append_str(out, STR("\\"));
-            if (!st)
-                st = buf_append(out, c, 1);
-        }
-        if (!st)
-            st = buf_append_str(out, STR("\""));
-    }
-    if (!st)
-        st = buf_append_str(out, STR("}"));
-    return st ? st : buf_append(out, "", 1);
-}
-
-static size_t quote_into(const char *ident, char *out)
-{
-    size_t n = 0;
-    out[n++] = '"';
-    for (const char *c = ident; *c; c++) {
-        if (*c == '"')
-            out[n++] = '"';
-        out[n++] = *c;
-    }
-    out[n++] = '"';
-    out[n] = '\0';
-    return n;
+    pg_array_begin(out);
+    for (size_t i = 0; i < n; i++)
+        pg_array_text(out, str_from(items[i]));
+    return pg_array_end(out);
 }
 
 struct preflight_name preflight_quote(const char *ident)
 {
     struct preflight_name name;
-    assert(strlen(ident) < 64); /* NAMEDATALEN, checked by the configuration */
-    quote_into(ident, name.text);
+    pg_quote_name(ident, name.text);
     return name;
 }
 
 struct preflight_name preflight_quote_table(const char *schema, const char *table)
 {
     struct preflight_name name;
-    assert(strlen(schema) < 64 && strlen(table) < 64);
-    size_t n = quote_into(schema, name.text);
+    size_t n = pg_quote_name(schema, name.text);
     name.text[n++] = '.';
-    quote_into(table, name.text + n);
+    pg_quote_name(table, name.text + n);
     return name;
-}
-
-static enum status open_connection(const char *conninfo, enum pg_mode mode, PGconn **ret,
-                                   struct error *err)
-{
-    const struct pg_connect what = {
-        .conninfo = conninfo, .mode = mode, .timeout_us = CONNECT_TIMEOUT_US};
-    const struct pg_wait wait = {.clock = &clock_real, .wake_fd = -1};
-    return pgconn_open(&what, &wait, ret, err);
 }
 
 enum status preflight_connect(const char *conninfo, PGconn **ret, struct error *err)
 {
-    CLEANUP(pg_finishp) PGconn *conn = NULL;
-    CLEANUP(pg_clearp) PGresult *res = NULL;
-    enum status st = open_connection(conninfo, PG_ORDINARY, &conn, err);
     /* A check that hangs behind a lock would say nothing at all. */
-    if (!st)
-        st = preflight_query(conn, STATEMENT_TIMEOUT, 0, NULL, &res, err);
-    if (!st)
-        *ret = TAKE(conn);
-    return st;
+    const struct pg_options o = {
+        .conninfo = conninfo, .mode = PG_SOURCE, .setup = PREFLIGHT_STATEMENT_TIMEOUT};
+    return pg_open(&o, ret, err);
 }
 
 enum status preflight_identify(const char *conninfo, struct server_identity *ret, struct error *err)
 {
-    const struct pg_wait wait = {.clock = &clock_real, .wake_fd = -1};
-    CLEANUP(pg_finishp) PGconn *conn = NULL;
-    CLEANUP(pg_clearp) PGresult *res = NULL;
-    enum status st = open_connection(conninfo, PG_REPLICATION, &conn, err);
+    const struct pg_options o = {.conninfo = conninfo, .mode = PG_REPLICATION};
+    CLEANUP(PQfinishp) PGconn *conn = NULL;
+    CLEANUP(PQclearp) PGresult *res = NULL;
+    enum status st = pg_open(&o, &conn, err);
     if (!st)
-        st = pg_command(conn, "IDENTIFY_SYSTEM", CONNECT_TIMEOUT_US, &wait, &res, err);
+        st = pg_command(conn, "IDENTIFY_SYSTEM", IDENTIFY_TIMEOUT_US, NULL, &res, err);
     if (st)
         return st;
     if (PQresultStatus(res) != PGRES_TUPLES_OK)
-        return pg_result_error(res, "could not identify the server", err);
+        return pg_source_error(err, conn, res, "could not identify the server");
 
     struct server_identity id = {0};
     char *end = NULL;
@@ -213,7 +169,7 @@ static const struct {
 enum status preflight_run(const struct preflight_config *cfg, struct preflight_report *ret,
                           struct error *err)
 {
-    CLEANUP(pg_finishp) PGconn *conn = NULL;
+    CLEANUP(PQfinishp) PGconn *conn = NULL;
     struct error why = {.code = STATUS_OK};
     struct preflight p = {.cfg = cfg, .report = ret};
     ret->n = 0;

@@ -3,8 +3,12 @@
  */
 #pragma once
 
-#include "ingest/pgconn.h"
+#include "core/pg.h"
+#include "core/pg_array.h"
 #include "ingest/preflight.h"
+
+/* Of every connection that asks. */
+#define PREFLIGHT_STATEMENT_TIMEOUT "SET statement_timeout = '30s'"
 
 struct preflight {
     const struct preflight_config *cfg;
@@ -37,11 +41,11 @@ const char *preflight_text(const PGresult *res, int row, const char *column);
 bool preflight_bool(const PGresult *res, int row, const char *column);
 int64_t preflight_int(const PGresult *res, int row, const char *column, int64_t if_null);
 
-/* {"a","b"}: a text[] literal, NUL-terminated. */
-MUST_CHECK enum status preflight_array(const char *const *items, size_t n, struct buf *out);
+/* A text[] of all items. */
+MUST_CHECK enum status preflight_array(const char *const *items, size_t n, struct pg_array *out);
 /* "schema"."table", quoted, NUL-terminated, in a buffer that cuts nothing we can be given. */
 struct preflight_name {
-    char text[264];
+    char text[2 * PG_QUOTED_NAME_BYTES];
 };
 struct preflight_name preflight_quote_table(const char *schema, const char *table);
 struct preflight_name preflight_quote(const char *ident);

@@ -8,7 +8,7 @@ enum status preflight_publication_read(PGconn *conn, const char *publication,
                                        struct publication_info *ret, struct error *err)
 {
     const char *params[] = {publication};
-    CLEANUP(pg_clearp) PGresult *res = NULL;
+    CLEANUP(PQclearp) PGresult *res = NULL;
     enum status st =
         preflight_query(conn,
                         "SELECT puballtables, pubinsert, pubupdate, pubdelete, pubtruncate,"
@@ -80,13 +80,13 @@ static enum status check_published(struct preflight *p, const struct mapping *m,
         " WHERE pubname = $1 AND schemaname = $2 AND tablename = $3";
     const char *names[MAPPING_FIELD_COUNT];
     size_t n = mapping_columns(m, names);
-    CLEANUP(buf_deinit) struct buf columns;
-    buf_init(&columns, 8192);
+    CLEANUP(pg_array_deinit) struct pg_array columns;
+    pg_array_init(&columns, 8192);
     enum status st = preflight_array(names, n, &columns);
     if (st)
         return error_set(err, st, "too many mapped columns");
-    const char *params[] = {p->cfg->publication, m->schema, m->table, columns.data};
-    CLEANUP(pg_clearp) PGresult *res = NULL;
+    const char *params[] = {p->cfg->publication, m->schema, m->table, columns.buf.data};
+    CLEANUP(PQclearp) PGresult *res = NULL;
     st = preflight_query(p->conn, p->version >= 150000 ? with_lists : plain, 4, params, &res, err);
     if (st)
         return st;
@@ -123,7 +123,7 @@ static enum status check_published(struct preflight *p, const struct mapping *m,
 static enum status check_others(struct preflight *p, struct error *err)
 {
     const char *params[] = {p->cfg->publication};
-    CLEANUP(pg_clearp) PGresult *res = NULL;
+    CLEANUP(PQclearp) PGresult *res = NULL;
     enum status st = preflight_query(p->conn,
                                      "SELECT schemaname, tablename,"
                                      " tablename LIKE 'strategic\\_%' AS ours"
@@ -235,9 +235,9 @@ static enum status create_or_check(struct preflight *p, bool *ret_created, struc
     buf_init(&sql, 8192);
     if (create_sql(p->cfg, &sql))
         return error_set(err, STATUS_LIMIT, "too many mapped tables for one publication");
-    CLEANUP(pg_clearp) PGresult *res = PQexec(p->conn, sql.data);
-    if (PQresultStatus(res) != PGRES_COMMAND_OK)
-        return pg_result_error(res, "could not create the publication", err);
+    CLEANUP(PQclearp) PGresult *res = pg_run(p->conn, sql.data, 0, NULL);
+    if (!pg_succeeded(res))
+        return pg_source_error(err, p->conn, res, "could not create the publication");
     *ret_created = true;
     return STATUS_OK;
 }

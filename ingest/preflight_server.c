@@ -118,7 +118,7 @@ static void check_commit(struct preflight *p, const PGresult *res)
 enum status preflight_check_server(struct preflight *p, struct error *err)
 {
     const char *params[] = {p->cfg->slot};
-    CLEANUP(pg_clearp) PGresult *res = NULL;
+    CLEANUP(PQclearp) PGresult *res = NULL;
     check_version(p);
     enum status st = preflight_query(p->conn, settings_sql, 1, params, &res, err);
     if (st)
@@ -165,7 +165,7 @@ enum status preflight_slot_read(PGconn *conn, const char *slot, struct slot_info
              " WHERE s.slot_name = $1",
              invalidation);
     const char *params[] = {slot};
-    CLEANUP(pg_clearp) PGresult *res = NULL;
+    CLEANUP(PQclearp) PGresult *res = NULL;
     enum status st = preflight_query(conn, sql, 1, params, &res, err);
     if (st)
         return st;
@@ -254,7 +254,7 @@ enum status preflight_check_slot(struct preflight *p, struct error *err)
 /* 57014 after statement_timeout: something older than the slot has not ended. */
 static enum status slot_blocked(PGconn *conn, const char *slot, struct error *err)
 {
-    CLEANUP(pg_clearp) PGresult *res = NULL;
+    CLEANUP(PQclearp) PGresult *res = NULL;
     enum status st = preflight_query(
         conn,
         "SELECT who FROM (SELECT 'pid ' || pid || ' (' || coalesce(application_name, '') ||"
@@ -284,28 +284,26 @@ enum status preflight_slot_create(PGconn *conn, const char *slot, int64_t timeou
             : "SELECT lsn FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')";
     char limit[96];
     snprintf(limit, sizeof(limit), "SET statement_timeout = %" PRId64, timeout_us / 1000);
-    CLEANUP(pg_clearp) PGresult *res = NULL;
+    CLEANUP(PQclearp) PGresult *res = NULL;
     enum status st = preflight_query(conn, limit, 0, NULL, &res, err);
     if (st)
         return st;
 
     const char *params[] = {slot};
-    PGresult *created = PQexecParams(conn, sql, 1, NULL, params, NULL, NULL, 0);
-    const char *sqlstate = PQresultErrorField(created, PG_DIAG_SQLSTATE);
+    CLEANUP(PQclearp) PGresult *created = pg_run(conn, sql, 1, params);
     lsn_t lsn = LSN_INVALID;
-    if (PQresultStatus(created) == PGRES_TUPLES_OK)
+    if (pg_succeeded(created))
         st = lsn_parse(preflight_text(created, 0, "lsn"), &lsn)
                  ? STATUS_OK
                  : error_set(err, STATUS_PROTOCOL, "malformed LSN of a new slot");
-    else if (sqlstate && strcmp(sqlstate, "57014") == 0)
+    else if (strcmp(pg_sqlstate(created), "57014") == 0)
         st = slot_blocked(conn, slot, err);
     else
-        st = pg_result_error(created, "could not create the replication slot", err);
-    PQclear(created);
+        st = pg_source_error(err, conn, created, "could not create the replication slot");
 
-    CLEANUP(pg_clearp) PGresult *back = NULL;
+    CLEANUP(PQclearp) PGresult *back = NULL;
     enum status restored =
-        preflight_query(conn, "SET statement_timeout = '30s'", 0, NULL, &back, st ? NULL : err);
+        preflight_query(conn, PREFLIGHT_STATEMENT_TIMEOUT, 0, NULL, &back, st ? NULL : err);
     if (st)
         return st;
     if (restored)
@@ -325,7 +323,7 @@ enum status preflight_check_sink(struct preflight *p, struct error *err)
     const char *const *tables = p->cfg->sink_tables ? p->cfg->sink_tables : cache_tables;
     size_t n = p->cfg->sink_tables ? p->cfg->n_sink_tables
                                    : sizeof(cache_tables) / sizeof(cache_tables[0]);
-    CLEANUP(pg_finishp) PGconn *own = NULL;
+    CLEANUP(PQfinishp) PGconn *own = NULL;
     PGconn *conn = p->conn;
     if (p->cfg->sink_conninfo) {
         struct error why;
@@ -336,13 +334,13 @@ enum status preflight_check_sink(struct preflight *p, struct error *err)
         }
         conn = own;
     }
-    CLEANUP(buf_deinit) struct buf names;
-    buf_init(&names, 16384);
+    CLEANUP(pg_array_deinit) struct pg_array names;
+    pg_array_init(&names, 16384);
     enum status st = preflight_array(tables, n, &names);
     if (st)
         return error_set(err, st, "too many cache tables");
-    const char *params[] = {names.data};
-    CLEANUP(pg_clearp) PGresult *res = NULL;
+    const char *params[] = {names.buf.data};
+    CLEANUP(PQclearp) PGresult *res = NULL;
     st = preflight_query(conn,
                          "SELECT pg_catalog.string_agg(t, ', ') AS missing"
                          " FROM pg_catalog.unnest($1::text[]) t"

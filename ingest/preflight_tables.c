@@ -195,12 +195,12 @@ static enum status read_identity(struct preflight *p, const struct table *t, PGr
 {
     const char *columns[MAPPING_FIELD_COUNT];
     size_t n = preflight_key_columns(t->mapping, columns);
-    CLEANUP(buf_deinit) struct buf needed;
-    buf_init(&needed, 4096);
+    CLEANUP(pg_array_deinit) struct pg_array needed;
+    pg_array_init(&needed, 4096);
     enum status st = preflight_array(columns, n, &needed);
     if (st)
         return error_set(err, st, "too many key columns");
-    const char *params[] = {t->oid, needed.data};
+    const char *params[] = {t->oid, needed.buf.data};
     return preflight_query(p->conn, identity_sql, 2, params, ret, err);
 }
 
@@ -260,7 +260,7 @@ static enum status check_identity(struct preflight *p, const struct table *t,
                                   const PGresult *columns, struct error *err)
 {
     struct publication_info pub;
-    CLEANUP(pg_clearp) PGresult *res = NULL;
+    CLEANUP(PQclearp) PGresult *res = NULL;
     enum status st = preflight_publication_read(p->conn, p->cfg->publication, &pub, err);
     if (!st)
         st = read_identity(p, t, &res, err);
@@ -309,7 +309,7 @@ static void check_select(struct preflight *p, const struct table *t, const PGres
 static enum status check_table(struct preflight *p, const struct mapping *m, struct error *err)
 {
     const char *params[] = {m->schema, m->table};
-    CLEANUP(pg_clearp) PGresult *res = NULL;
+    CLEANUP(PQclearp) PGresult *res = NULL;
     enum status st = preflight_query(p->conn, table_sql, 2, params, &res, err);
     if (st)
         return st;
@@ -326,7 +326,7 @@ static enum status check_table(struct preflight *p, const struct mapping *m, str
     t.oid = preflight_text(res, 0, "oid");
     check_select(p, &t, res);
 
-    CLEANUP(pg_clearp) PGresult *columns = NULL;
+    CLEANUP(PQclearp) PGresult *columns = NULL;
     const char *oid[] = {t.oid};
     st = preflight_query(p->conn, columns_sql, 1, oid, &columns, err);
     if (st)

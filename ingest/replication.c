@@ -3,8 +3,8 @@
 #include "core/counters.h"
 #include "core/hash.h"
 #include "core/log.h"
+#include "core/pg.h"
 #include "ingest/feedback.h"
-#include "ingest/pgconn.h"
 #include "ingest/stream.h"
 
 #include <assert.h>
@@ -17,7 +17,6 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#define CONNECT_TIMEOUT_US (10 * US_PER_SECOND)
 #define START_TIMEOUT_US   (60 * US_PER_SECOND)
 #define FINISH_TIMEOUT_US  (1 * US_PER_SECOND)
 #define SENDER_TIMEOUT_US  (30 * US_PER_SECOND)
@@ -102,10 +101,7 @@ void replication_wake(struct replication *r)
 
 static enum status connection_lost(const struct replication *r, struct error *err)
 {
-    char line[400];
-    pg_error_line(PQerrorMessage(r->conn), line, sizeof(line));
-    return error_set(err, STATUS_IO, "replication connection lost: %s",
-                     *line ? line : "no message from the server");
+    return pg_error(err, r->conn, NULL, "replication connection lost");
 }
 
 /*
@@ -116,11 +112,11 @@ static void on_notice(void *ctx, const PGresult *res)
 {
     struct replication *r = ctx;
     const char *severity = PQresultErrorField(res, PG_DIAG_SEVERITY_NONLOCALIZED);
-    const char *sqlstate = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+    const char *sqlstate = pg_sqlstate(res);
     const char *text = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
     char line[300];
     pg_error_line(text, line, sizeof(line));
-    if (severity && sqlstate && strcmp(severity, "WARNING") == 0 &&
+    if (severity && strcmp(severity, "WARNING") == 0 &&
         (strcmp(sqlstate, "55000") == 0 || strcmp(sqlstate, "42704") == 0))
         snprintf(r->notice, sizeof(r->notice), "%s", *line ? line : "publication skipped");
     else
@@ -162,14 +158,14 @@ static enum status start_command(const struct replication *r, lsn_t start, struc
 
 static enum status session_open(struct replication *r, lsn_t start, struct error *err)
 {
-    const struct pg_connect what = {
+    const struct pg_options what = {
         .conninfo = r->cfg.conninfo,
         .mode = PG_REPLICATION,
         .application_name = r->cfg.application_name,
         .sender_timeout_us = r->cfg.sender_timeout_us,
-        .timeout_us = CONNECT_TIMEOUT_US,
+        .wait = &r->wait,
     };
-    enum status st = pgconn_open(&what, &r->wait, &r->conn, err);
+    enum status st = pg_open(&what, &r->conn, err);
     if (st)
         return st;
     *r->notice = '\0';
@@ -180,12 +176,12 @@ static enum status session_open(struct replication *r, lsn_t start, struct error
     st = start_command(r, start, &sql);
     if (st)
         return error_set(err, st, "could not write the START_REPLICATION command");
-    CLEANUP(pg_clearp) PGresult *res = NULL;
+    CLEANUP(PQclearp) PGresult *res = NULL;
     st = pg_command(r->conn, sql.data, START_TIMEOUT_US, &r->wait, &res, err);
     if (st)
         return st;
     if (PQresultStatus(res) != PGRES_COPY_BOTH)
-        return pg_result_error(res, "could not start replication", err);
+        return pg_source_error(err, r->conn, res, "could not start replication");
 
     int64_t now_us = clock_mono_us(r->cfg.clock);
     r->heard = false;
@@ -227,9 +223,9 @@ static enum status send_feedback(struct replication *r, bool ping, struct error 
 /* PQgetCopyData has answered -1: the server's reason is in the results that follow. */
 static enum status stream_ended(struct replication *r, struct error *err)
 {
-    CLEANUP(pg_clearp) PGresult *res = PQgetResult(r->conn);
+    CLEANUP(PQclearp) PGresult *res = PQgetResult(r->conn);
     if (res && PQresultStatus(res) == PGRES_FATAL_ERROR)
-        return pg_result_error(res, "replication stopped", err);
+        return pg_source_error(err, r->conn, res, "replication stopped");
     /* Shut-down or promotion of the server: whoever comes back has the slot, or says why not. */
     return error_set(err, STATUS_IO, "the server ended the stream");
 }

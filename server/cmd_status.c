@@ -6,10 +6,10 @@
  * One JSON document is built; the text form is printed from it.
  */
 #include "core/clock.h"
+#include "core/pg.h"
 #include "engines/tables.h"
 #include "ingest/preflight.h"
 #include "server/output.h"
-#include "state/pg.h"
 #include "state/store.h"
 
 #include <inttypes.h>
@@ -94,10 +94,8 @@ static void read_sink(const struct config *cfg, json_t *root)
 {
     struct error err;
     CLEANUP(PQfinishp) PGconn *conn = NULL;
-    struct pg_options options = {.conninfo = cfg->sink_conninfo,
-                                 .application_name = "warmpath status",
-                                 .timeout_ms = 5000,
-                                 .cancel_fd = -1};
+    struct pg_options options = {
+        .conninfo = cfg->sink_conninfo, .application_name = "warmpath status", .timeout_ms = 5000};
     if (pg_open(&options, &conn, &err) != STATUS_OK) {
         json_object_set_new(root, "lease", part_error(&err));
         json_object_set_new(root, "progress", part_error(&err));

@@ -12,11 +12,11 @@
  */
 #include "core/clock.h"
 #include "core/hash.h"
+#include "core/pg.h"
 #include "engines/oracle/oracle.h"
 #include "server/output.h"
 #include "server/row_compare.h"
 #include "server/source_rows.h"
-#include "state/pg.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -268,8 +268,7 @@ static enum status open_sink(struct verify *v, struct error *err)
     struct pg_options options = {.conninfo = c->sink_conninfo,
                                  .application_name = "warmpath verify",
                                  .setup = "SET extra_float_digits = 3; SET statement_timeout = 0; "
-                                          "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
-                                 .cancel_fd = -1};
+                                          "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"};
     return pg_open(&options, &v->sink, err);
 }
 

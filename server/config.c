@@ -1,8 +1,8 @@
 #include "server/config.h"
 
+#include "core/pg.h"
 #include "server/config_load.h"
 
-#include <libpq-fe.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,21 +62,9 @@ static void load_sets(struct config_loader *l, const struct config_input *in)
 
 static void check_conninfo(struct config_loader *l, const char *path, const char *conninfo)
 {
-    char *message = NULL;
-    PQconninfoOption *options = PQconninfoParse(conninfo, &message);
-    if (!options) {
-        /* libpq quotes the offending part, which may be a password; an option's name is safe. */
-        bool safe = message && strncmp(message, "invalid connection option", 25) == 0;
-        config_problem(l, (struct config_mark){0}, path, "is not a connection string%s%s",
-                       safe ? ": " : "", safe ? message : "");
-        PQfreemem(message);
-        return;
-    }
-    for (const PQconninfoOption *o = options; o->keyword; o++)
-        if (strcmp(o->keyword, "replication") == 0 && o->val)
-            config_problem(l, (struct config_mark){0}, path,
-                           "must not hold \"replication\": it is added where it is needed");
-    PQconninfoFree(options);
+    struct error why;
+    if (pg_conninfo_check(conninfo, &why) != STATUS_OK)
+        config_problem(l, (struct config_mark){0}, path, "%s", why.text);
 }
 
 static void check_whole(struct config_loader *l, const struct config_input *in)

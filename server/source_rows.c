@@ -1,6 +1,6 @@
 #include "server/source_rows.h"
 
-#include "state/pg.h"
+#include "core/pg.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -32,48 +32,37 @@ struct source_rows {
     char reason[sizeof(((struct error *)0)->text)];
 };
 
-/* Every value as the text that pgoutput would send: the session settings are those of replication.
- */
-static const char session[] = "SET datestyle = 'ISO, YMD'; SET timezone = 'UTC'; "
-                              "SET intervalstyle = 'postgres'; SET extra_float_digits = 3; "
-                              "SET bytea_output = 'hex'; SET statement_timeout = 0; "
+/* With PG_SOURCE every value is the text that pgoutput would send. */
+static const char session[] = "SET standard_conforming_strings = on; "
                               "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; "
                               /* As replication does: bytes that are no text are seen here. */
                               "SELECT set_config('client_encoding', 'SQL_ASCII', false)"
                               " WHERE getdatabaseencoding() = 'SQL_ASCII'";
-
-static enum status append_identifier(PGconn *conn, const char *name, struct buf *sql)
-{
-    char *quoted = PQescapeIdentifier(conn, name, strlen(name));
-    if (!quoted)
-        return STATUS_NOMEM;
-    enum status st = buf_append_str(sql, str_from(quoted));
-    PQfreemem(quoted);
-    return st;
-}
 
 /*
  * Time order, so that the merge only has to look at the heads; rows of one time in the order in
  * which they were written. to_jsonb() lets any column be looked into without failing on odd text;
  * jsonb orders numbers as numbers and RFC 3339 texts by time.
  */
-static enum status append_order(PGconn *conn, const struct mapping_source *at, struct buf *sql)
+static enum status append_order(const struct mapping_source *at, struct buf *sql)
 {
     if (!at->column[0])
         return STATUS_OK;
     enum status st =
         buf_append_str(sql, at->path[0] ? STR(" ORDER BY to_jsonb(") : STR(" ORDER BY "));
     if (st == STATUS_OK)
-        st = append_identifier(conn, at->column, sql);
+        st = pg_quote_ident(sql, at->column);
     if (st == STATUS_OK && at->path[0]) {
-        char *literal = PQescapeLiteral(conn, at->path, strlen(at->path));
-        st = literal ? buf_printf(sql, ") #> string_to_array(%s, '.')", literal) : STATUS_NOMEM;
-        PQfreemem(literal);
+        st = buf_append_str(sql, STR(") #> string_to_array("));
+        if (st == STATUS_OK)
+            st = pg_quote_literal(sql, at->path);
+        if (st == STATUS_OK)
+            st = buf_append_str(sql, STR(", '.')"));
     }
     return st == STATUS_OK ? buf_append_str(sql, STR(", ctid")) : st;
 }
 
-static enum status append_select(PGconn *conn, const struct table_reader *t, struct buf *sql)
+static enum status append_select(const struct table_reader *t, struct buf *sql)
 {
     const struct mapping *m = t->binding.mapping;
     enum status st = buf_printf(sql, "DECLARE %s NO SCROLL CURSOR FOR SELECT ", t->cursor);
@@ -81,18 +70,18 @@ static enum status append_select(PGconn *conn, const struct table_reader *t, str
         if (i)
             st = buf_append_str(sql, STR(", "));
         if (st == STATUS_OK)
-            st = append_identifier(conn, t->columns[i].name, sql);
+            st = pg_quote_ident(sql, t->columns[i].name);
     }
     if (st == STATUS_OK)
         st = buf_append_str(sql, STR(" FROM "));
     if (st == STATUS_OK)
-        st = append_identifier(conn, m->schema, sql);
+        st = pg_quote_ident(sql, m->schema);
     if (st == STATUS_OK)
         st = buf_append_str(sql, STR("."));
     if (st == STATUS_OK)
-        st = append_identifier(conn, m->table, sql);
+        st = pg_quote_ident(sql, m->table);
     if (st == STATUS_OK)
-        st = append_order(conn, &m->fields[FIELD_AT], sql);
+        st = append_order(&m->fields[FIELD_AT], sql);
     return st == STATUS_OK ? buf_append(sql, "", 1) : st;
 }
 
@@ -117,7 +106,7 @@ static enum status open_table(struct source_rows *s, const struct mapping *m, st
         return st;
     struct buf sql;
     buf_init(&sql, 16 << 10);
-    st = append_select(s->conn, t, &sql);
+    st = append_select(t, &sql);
     if (st != STATUS_OK)
         st = error_set(err, st, "could not write the SELECT for \"%s.%s\"", m->schema, m->table);
     else
@@ -135,7 +124,7 @@ enum status source_rows_open(const char *conninfo, const struct mapping_set *map
     struct pg_options options = {.conninfo = conninfo,
                                  .application_name = "warmpath verify",
                                  .setup = session,
-                                 .cancel_fd = -1};
+                                 .mode = PG_SOURCE};
     enum status st = pg_open(&options, &s->conn, err);
     for (size_t i = 0; i < mappings->n && st == STATUS_OK; i++)
         st = open_table(s, &mappings->tables[i], err);

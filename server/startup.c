@@ -1,7 +1,6 @@
 #include "server/startup.h"
 
 #include <inttypes.h>
-#include <libpq-fe.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +9,7 @@
 
 #include "core/clock.h"
 #include "core/log.h"
+#include "core/pg.h"
 #include "ingest/preflight.h"
 #include "pipeline/partition.h"
 
@@ -179,23 +179,17 @@ static enum status open_state(const struct config *cfg, struct startup *s, bool 
 /* What the sink has been told by an earlier run of this pipeline. */
 static enum status read_progress(const struct config *cfg, struct gap_input *in, struct error *err)
 {
-    PGconn *conn = NULL;
+    CLEANUP(PQfinishp) PGconn *conn = NULL;
+    CLEANUP(PQclearp) PGresult *res = NULL;
     enum status st = preflight_connect(cfg->sink_conninfo, &conn, err);
-    if (st)
-        return st;
     const char *values[] = {cfg->pipeline};
-    PGresult *res = PQexecParams(
-        conn,
-        "SELECT covered_lsn FROM strategic_progress WHERE pipeline = $1 AND covered_lsn > '0/0'", 1,
-        NULL, values, NULL, NULL, 0);
-    if (PQresultStatus(res) != PGRES_TUPLES_OK)
-        st = error_set(err, STATUS_REFUSED,
-                       "could not read strategic_progress: %s(run \"warmpath migrate up\")",
-                       PQerrorMessage(conn));
-    else if (PQntuples(res) == 1)
+    if (!st)
+        st = pg_query(conn,
+                      "SELECT covered_lsn FROM strategic_progress WHERE pipeline = $1 AND "
+                      "covered_lsn > '0/0'",
+                      1, values, "could not read strategic_progress", &res, err);
+    if (!st && PQntuples(res) == 1)
         in->sink_has_progress = lsn_parse(PQgetvalue(res, 0, 0), &in->sink_covered);
-    PQclear(res);
-    PQfinish(conn);
     return st;
 }
 
@@ -268,9 +262,8 @@ static enum status end_reader(const struct config *cfg, PGconn *conn, int active
     int64_t until_us = clock_mono_us(&clock_real) + END_READER_US;
     struct slot_info slot = {0};
     do {
-        PGresult *res = PQexecParams(conn, "SELECT pg_terminate_backend($1::int)", 1, NULL, values,
-                                     NULL, NULL, 0);
-        PQclear(res);
+        /* Without the right to do that, waiting for the slot is all that is left. */
+        PQclear(pg_run(conn, "SELECT pg_terminate_backend($1::int)", 1, values));
         poll(NULL, 0, 100);
         enum status st = preflight_slot_read(conn, cfg->slot, &slot, err);
         if (st)
@@ -366,12 +359,11 @@ enum status startup_run(const struct config *cfg, struct startup *ret, struct er
     enum status st = check_source(cfg, err);
     if (!st)
         st = acquire_lease(cfg, &s.lease, err);
-    PGconn *conn = NULL;
+    CLEANUP(PQfinishp) PGconn *conn = NULL;
     if (!st)
         st = preflight_connect(cfg->source_conninfo, &conn, err);
     if (!st)
         st = start_with(cfg, &s, conn, err);
-    PQfinish(conn);
     if (st) {
         startup_release(&s);
         return st;

@@ -1,6 +1,6 @@
 #include "state/lease.h"
 
-#include "state/pg.h"
+#include "core/pg.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -47,7 +47,6 @@ static enum status connect_lease(struct lease *l, struct error *err)
             SILENT_S) "s';"
                       " SET statement_timeout = '10s'",
         .timeout_ms = 5000,
-        .cancel_fd = -1,
     };
     return pg_open(&o, &l->conn, err);
 }

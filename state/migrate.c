@@ -1,7 +1,7 @@
 #include "state/migrate.h"
 
 #include "core/hash.h"
-#include "state/pg.h"
+#include "core/pg.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -54,7 +54,6 @@ static enum status open_connection(const char *conninfo, bool lock, PGconn **ret
         .conninfo = conninfo,
         .application_name = "warmpath migrate",
         .setup = "SET lock_timeout = '60s'; SET statement_timeout = 0",
-        .cancel_fd = -1,
     };
     CLEANUP(PQfinishp) PGconn *conn = NULL;
     enum status st = pg_open(&o, &conn, err);

@@ -9,9 +9,9 @@
 
 #include "core/buf.h"
 #include "core/lsn.h"
+#include "core/pg_array.h"
 #include "core/row.h"
 #include "core/status.h"
-#include "state/pg.h"
 
 #include <stddef.h>
 

@@ -39,7 +39,8 @@ struct script {
 
 void sink_writer_init(struct sink_writer *w, const struct sink_config *cfg, int cancel_fd)
 {
-    *w = (struct sink_writer){.cfg = cfg, .cancel_fd = cancel_fd};
+    *w = (struct sink_writer){.cfg = cfg};
+    w->wait = (struct pg_wait){.clock = &clock_real, .wake_fd = cancel_fd, .wake_stops = true};
     for (size_t i = 0; i < SINK_PARAMS_MAX; i++)
         pg_array_init(&w->arrays[i], ARRAY_BYTES_MAX);
     buf_init(&w->scratch, LIMIT_NOTIFY_BYTES);
@@ -321,26 +322,6 @@ static void send_notify(struct script *s, size_t n)
 
 /* ---- receiving ---- */
 
-/* The next result, or NULL between two statements. */
-static enum status next_result(struct sink_writer *w, PGresult **ret, struct error *err)
-{
-    int64_t deadline_us = clock_mono_us(&clock_real) + ANSWER_TIMEOUT_US;
-    for (;;) {
-        int unsent = PQflush(w->conn);
-        if (unsent < 0)
-            return pg_error(err, w->conn, NULL, "could not send to the server");
-        if (!unsent && !PQisBusy(w->conn)) {
-            *ret = PQgetResult(w->conn);
-            return STATUS_OK;
-        }
-        enum status st = pg_wait(w->conn, unsent > 0, deadline_us, w->cancel_fd, err);
-        if (st)
-            return st;
-        if (!PQconsumeInput(w->conn))
-            return pg_error(err, w->conn, NULL, "lost the connection");
-    }
-}
-
 /* The answer names the touched rows that did not move, by their ordinal among those sent. */
 static void count_touch(struct script *s, const struct step *step, const PGresult *res)
 {
@@ -406,7 +387,8 @@ static enum status receive(struct script *s, struct error *err)
     bool separated = false;
     for (;;) {
         CLEANUP(PQclearp) PGresult *res = NULL;
-        enum status st = next_result(s->w, &res, err);
+        enum status st = pg_next_result(s->w->conn, clock_mono_us(&clock_real) + ANSWER_TIMEOUT_US,
+                                        &s->w->wait, &res, err);
         if (st)
             return st;
         ExecStatusType status = PQresultStatus(res); /* of NULL: fatal error */
@@ -472,7 +454,7 @@ enum status sink_writer_connect(struct sink_writer *w, struct error *err)
     struct pg_options o = {
         .conninfo = w->cfg->conninfo,
         .application_name = "warmpath sink",
-        .cancel_fd = w->cancel_fd,
+        .wait = &w->wait,
     };
     enum status st = pg_open(&o, &w->conn, err);
     if (st)
@@ -572,8 +554,8 @@ static void settle(struct sink_node **nodes, size_t n)
 static void recover(struct sink_writer *w, enum status why)
 {
     /* Cancelled or fenced: nothing will be sent any more. */
-    bool usable = why != STATUS_AGAIN && why != STATUS_FENCED &&
-                  PQstatus(w->conn) == CONNECTION_OK && PQisBusy(w->conn) == 0;
+    bool usable = why != STATUS_END && why != STATUS_FENCED && PQstatus(w->conn) == CONNECTION_OK &&
+                  PQisBusy(w->conn) == 0;
     if (usable && PQtransactionStatus(w->conn) == PQTRANS_IDLE)
         return;
     if (usable && PQtransactionStatus(w->conn) == PQTRANS_INERROR) {

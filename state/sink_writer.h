@@ -11,8 +11,9 @@
 #pragma once
 
 #include "core/limits.h"
+#include "core/pg.h"
+#include "core/pg_array.h"
 #include "core/status.h"
-#include "state/pg.h"
 #include "state/sink.h"
 #include "state/sink_sql.h"
 
@@ -47,8 +48,8 @@ struct sink_counts {
 
 struct sink_writer {
     const struct sink_config *cfg; /* borrowed; its strings live as long as the writer */
-    int cancel_fd;
-    PGconn *conn; /* NULL while not connected */
+    struct pg_wait wait;           /* a readable cancel_fd ends it */
+    PGconn *conn;                  /* NULL while not connected */
     struct pg_array arrays[SINK_PARAMS_MAX];
     struct buf scratch;
 };
@@ -69,7 +70,7 @@ size_t sink_writer_group_end(struct sink_node *const *nodes, size_t n, size_t fr
 /*
  * Writes arranged nodes (n may be 0) and the heartbeat in one transaction; on success every node is
  * done. INVALID: the server refuses the data of some node, nothing was written. IO: nothing may
- * have been written, or the outcome of COMMIT is unknown; send again. AGAIN: cancelled. FENCED,
+ * have been written, or the outcome of COMMIT is unknown; send again. END: cancelled. FENCED,
  * REFUSED: final. The connection is closed unless it can be used again.
  */
 MUST_CHECK enum status sink_writer_run(struct sink_writer *w, struct sink_node **nodes, size_t n,

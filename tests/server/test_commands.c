@@ -6,10 +6,10 @@
  * kind of disagreement can be put in place by one UPDATE.
  */
 #include "core/clock.h"
+#include "core/pg.h"
 #include "engines/key.h"
 #include "server/cli.h"
 #include "server/source_rows.h"
-#include "state/pg.h"
 #include "tests/support/pgcluster.h"
 
 #include <setjmp.h> /* cmocka needs these three */
@@ -82,8 +82,7 @@ static struct fixture fixture_open(const char *name)
     assert_non_null(f.conninfo);
     snprintf(f.file, sizeof(f.file), "/tmp/warmpath-%d-%s.yaml", (int)getpid(), name);
     write_config(&f, "");
-    struct pg_options options = {
-        .conninfo = f.conninfo, .application_name = "test", .cancel_fd = -1};
+    struct pg_options options = {.conninfo = f.conninfo, .application_name = "test"};
     assert_int_equal(pg_open(&options, &f.conn, NULL), STATUS_OK);
     sql(&f, schema);
     return f;

@@ -1,8 +1,8 @@
 /* tests/state/test_lease.c - one holder at a time, on the database's clock, against a real server.
  * Time passes by moving strategic_lease.until, not by waiting. */
+#include "core/pg.h"
 #include "state/lease.h"
 #include "state/migrate.h"
-#include "state/pg.h"
 #include "tests/support/pgcluster.h"
 #include "tests/support/sql.h"
 

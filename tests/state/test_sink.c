@@ -5,10 +5,10 @@
 
 #include "core/counters.h"
 #include "core/limits.h"
+#include "core/pg.h"
 #include "engines/tables.h"
 #include "state/fault.h"
 #include "state/migrate.h"
-#include "state/pg.h"
 #include "tests/support/pgcluster.h"
 #include "tests/support/sql.h"
 

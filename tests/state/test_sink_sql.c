@@ -1,4 +1,4 @@
-/* tests/state/test_sink_sql.c - what the sink sends: array literals, statement texts, and which of
+/* tests/state/test_sink_sql.c - what the sink sends: statement texts, filled arrays, and which of
  * several items of one key is sent. No server needed. */
 #include "state/sink_sql.h"
 #include "state/sink_writer.h"
@@ -22,69 +22,6 @@ static const struct table_def by_window = {
     .n_columns = 2,
     .columns = {{"trend", COLUMN_TEXT}, {"at", COLUMN_TIME}},
 };
-
-/* ---- arrays ---- */
-
-static void expect_array(struct pg_array *a, const char *text)
-{
-    assert_int_equal(pg_array_end(a), STATUS_OK);
-    assert_string_equal(a->buf.data, text);
-}
-
-static void test_text_elements_are_quoted_and_escaped(void **state)
-{
-    (void)state;
-    CLEANUP(pg_array_deinit) struct pg_array a;
-    pg_array_init(&a, 1 << 20);
-    pg_array_begin(&a);
-    expect_array(&a, "{}");
-    pg_array_begin(&a);
-    pg_array_text(&a, STR("plain"));
-    pg_array_text(&a, STR(""));
-    pg_array_text(&a, STR("NULL"));
-    pg_array_text(&a, STR_NULL);
-    pg_array_text(&a, STR("a\"b\\c"));
-    pg_array_text(&a, STR("\\"));
-    pg_array_text(&a, STR("{,} \n"));
-    expect_array(&a, "{\"plain\",\"\",\"NULL\",NULL,\"a\\\"b\\\\c\",\"\\\\\",\"{,} \n\"}");
-}
-
-static void test_doubles_read_back_as_the_same_number(void **state)
-{
-    (void)state;
-    static const double values[] = {0.1, 1.0 / 3, 5e-324, 1.7976931348623157e308, -0.5, 1e15 + 0.3};
-    for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
-        CLEANUP(pg_array_deinit) struct pg_array a;
-        pg_array_init(&a, 1 << 20);
-        pg_array_begin(&a);
-        pg_array_double(&a, values[i]);
-        assert_int_equal(pg_array_end(&a), STATUS_OK);
-        assert_true(strtod(a.buf.data + 1, NULL) == values[i]);
-    }
-}
-
-static void test_times_keep_their_microseconds(void **state)
-{
-    (void)state;
-    CLEANUP(pg_array_deinit) struct pg_array a;
-    pg_array_init(&a, 1 << 20);
-    pg_array_begin(&a);
-    pg_array_time(&a, INT64_C(1767622800123456));
-    pg_array_time(&a, INT64_MAX);
-    expect_array(&a, "{2026-01-05T14:20:00.123456Z,infinity}");
-}
-
-static void test_an_array_that_outgrows_its_bound_fails(void **state)
-{
-    (void)state;
-    CLEANUP(pg_array_deinit) struct pg_array a;
-    pg_array_init(&a, 8);
-    pg_array_begin(&a);
-    pg_array_text(&a, STR("0123456789"));
-    assert_int_equal(pg_array_end(&a), STATUS_LIMIT);
-    pg_array_begin(&a);
-    expect_array(&a, "{}");
-}
 
 /* ---- statements ---- */
 
@@ -239,10 +176,6 @@ static void test_a_touch_newer_than_the_whole_row_is_sent_too(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_text_elements_are_quoted_and_escaped),
-        cmocka_unit_test(test_doubles_read_back_as_the_same_number),
-        cmocka_unit_test(test_times_keep_their_microseconds),
-        cmocka_unit_test(test_an_array_that_outgrows_its_bound_fails),
         cmocka_unit_test(test_the_upsert_writes_every_column_under_the_guard),
         cmocka_unit_test(test_a_window_table_has_its_own_key),
         cmocka_unit_test(test_a_row_fills_one_element_of_every_array),

@@ -1,0 +1,211 @@
+/* The part of core/pg.h that connects. */
+#include "core/pg.h"
+
+#include <assert.h>
+#include <ctype.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CONNECT_TIMEOUT_MS 10000
+
+/* ---- the connection string ---- */
+
+/* NULL: INVALID, and why. The caller frees the options. */
+static PQconninfoOption *parse(const char *conninfo, struct error *err)
+{
+    char *why = NULL;
+    PQconninfoOption *options = PQconninfoParse(conninfo, &why);
+    if (!options) {
+        /* libpq quotes the offending part, which may be a password; an option's name is safe. */
+        bool safe = why && strncmp(why, "invalid connection option", 25) == 0;
+        char line[256];
+        pg_error_line(why, line, sizeof(line));
+        error_set(err, STATUS_INVALID, "is not a connection string%s%s", safe ? ": " : "",
+                  safe ? line : "");
+        PQfreemem(why);
+    }
+    return options;
+}
+
+/* NULL when it is not set. */
+static const char *value_of(const PQconninfoOption *options, const char *keyword)
+{
+    for (const PQconninfoOption *o = options; o->keyword; o++)
+        if (strcmp(o->keyword, keyword) == 0)
+            return o->val;
+    return NULL;
+}
+
+enum status pg_conninfo_check(const char *conninfo, struct error *err)
+{
+    PQconninfoOption *options = parse(conninfo, err);
+    if (!options)
+        return STATUS_INVALID;
+    bool set = value_of(options, "replication") != NULL;
+    PQconninfoFree(options);
+    return set ? error_set(err, STATUS_INVALID,
+                           "must not hold \"replication\": it is added where it is needed")
+               : STATUS_OK;
+}
+
+/* The options the conninfo (or the environment) asks for, then ours, which therefore win. */
+static enum status session_options(const struct pg_options *o, struct buf *out, struct error *err)
+{
+    PQconninfoOption *given = parse(o->conninfo, err);
+    if (!given)
+        return STATUS_INVALID;
+    const char *theirs = value_of(given, "options");
+    if (!theirs)
+        theirs = getenv("PGOPTIONS");
+    enum status st = buf_printf(out,
+                                "%s%s-c datestyle=ISO -c intervalstyle=postgres "
+                                "-c extra_float_digits=3 -c timezone=UTC -c bytea_output=hex "
+                                "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0",
+                                theirs ? theirs : "", theirs ? " " : "");
+    PQconninfoFree(given);
+    if (!st && o->mode == PG_REPLICATION && o->sender_timeout_us > 0)
+        st = buf_printf(out, " -c wal_sender_timeout=%" PRId64, o->sender_timeout_us / 1000);
+    if (!st)
+        st = buf_append(out, "", 1);
+    return st ? error_set(err, st, "the connection options are too long") : STATUS_OK;
+}
+
+/* ---- connecting ---- */
+
+static PGconn *start_connecting(const struct pg_options *o, const char *options)
+{
+    const char *name = o->application_name ? o->application_name : "warmpath";
+    /* Later keywords override earlier ones, so the conninfo stands between defaults and musts. */
+    const char *keywords[12];
+    const char *values[12];
+    size_t n = 0;
+#define SET(keyword, value) (keywords[n] = (keyword), values[n++] = (value))
+    SET("fallback_application_name", name);
+    SET("keepalives", "1");
+    SET("keepalives_idle", "30");
+    SET("keepalives_interval", "10");
+    SET("keepalives_count", "3");
+    SET("tcp_user_timeout", "30000");
+    SET("dbname", o->conninfo);
+    SET("client_encoding", "UTF8");
+    if (o->mode == PG_PLAIN)
+        SET("application_name", name);
+    else
+        SET("options", options);
+    if (o->mode == PG_REPLICATION)
+        SET("replication", "database");
+    SET(NULL, NULL);
+#undef SET
+    assert(n <= sizeof(keywords) / sizeof(keywords[0]));
+    return PQconnectStartParams(keywords, values, 1);
+}
+
+/*
+ * libpq gives no SQLSTATE for a refused connection, but with verbose errors it is in the text:
+ * "... FATAL:  28P01: password authentication failed". Cuts it out of the text too.
+ */
+static bool take_sqlstate(char *message, char sqlstate[6])
+{
+    for (char *at = strstr(message, ":  "); at; at = strstr(at + 1, ":  ")) {
+        const char *code = at + 3;
+        size_t len = 0;
+        while (len < 5 && (isdigit((unsigned char)code[len]) || isupper((unsigned char)code[len])))
+            len++;
+        if (len != 5 || code[5] != ':' || code[6] != ' ')
+            continue;
+        memcpy(sqlstate, code, 5);
+        sqlstate[5] = '\0';
+        memmove(at + 2, code + 7, strlen(code + 7) + 1);
+        return true;
+    }
+    return false;
+}
+
+static enum status connect_error(const struct pg_options *o, const PGconn *conn, struct error *err)
+{
+    char line[512];
+    char sqlstate[6] = "";
+    pg_error_line(PQerrorMessage(conn), line, sizeof(line));
+    take_sqlstate(line, sqlstate);
+    const char *hint = o->mode == PG_PLAIN ? "" : pg_source_hint(sqlstate);
+    bool final = o->mode != PG_PLAIN && pg_status_of(sqlstate) != STATUS_IO;
+    return error_set(err, final ? STATUS_REFUSED : STATUS_IO,
+                     "could not connect to PostgreSQL: %s%s%s", line, *hint ? "; " : "", hint);
+}
+
+static enum status connect_in_time(const struct pg_options *o, PGconn *conn, int64_t timeout_us,
+                                   struct error *err)
+{
+    int64_t deadline_us = clock_mono_us(o->wait ? o->wait->clock : &clock_real) + timeout_us;
+    PostgresPollingStatusType step = PGRES_POLLING_WRITING;
+    while (PQstatus(conn) != CONNECTION_BAD && step != PGRES_POLLING_OK &&
+           step != PGRES_POLLING_FAILED) {
+        struct error why;
+        /* Waiting for both directions while only one is asked for would spin. */
+        enum status st = pg_wait_socket(conn, step == PGRES_POLLING_READING,
+                                        step == PGRES_POLLING_WRITING, deadline_us, o->wait, &why);
+        if (st)
+            return error_set(err, st, "could not connect to PostgreSQL: %s", why.text);
+        step = PQconnectPoll(conn);
+    }
+    return PQstatus(conn) == CONNECTION_OK ? STATUS_OK : connect_error(o, conn, err);
+}
+
+static void drop_notice(void *ctx, const PGresult *res)
+{
+    (void)ctx;
+    (void)res;
+}
+
+/* A database without an encoding may hold bytes that are no text, and the server refuses to send
+ * them as UTF-8. Taken as they are, each row is checked here, and only the bad ones are refused. */
+static enum status take_any_bytes(PGconn *conn, int64_t timeout_us, const struct pg_wait *wait,
+                                  struct error *err)
+{
+    const char *encoding = PQparameterStatus(conn, "server_encoding");
+    if (!encoding || strcmp(encoding, "SQL_ASCII") != 0)
+        return STATUS_OK;
+    CLEANUP(PQclearp) PGresult *res = NULL;
+    enum status st =
+        pg_command(conn, "SET client_encoding = 'SQL_ASCII'", timeout_us, wait, &res, err);
+    if (st)
+        return st;
+    if (!pg_succeeded(res))
+        return pg_source_error(err, conn, res, "could not set the client encoding");
+    PGresult *end = PQgetResult(conn); /* the command's end, which came with its result */
+    PQclear(end);
+    return STATUS_OK;
+}
+
+enum status pg_open(const struct pg_options *o, PGconn **ret, struct error *err)
+{
+    assert(o->conninfo);
+    struct error why;
+    enum status st = pg_conninfo_check(o->conninfo, &why);
+    if (st)
+        return error_set(err, st, "the connection string %s", why.text);
+    CLEANUP(buf_deinit) struct buf options;
+    buf_init(&options, 16384);
+    if (o->mode != PG_PLAIN)
+        st = session_options(o, &options, err);
+    if (st)
+        return st;
+    CLEANUP(PQfinishp) PGconn *conn = start_connecting(o, options.data);
+    if (!conn)
+        return error_set(err, STATUS_NOMEM, "could not allocate a connection");
+    PQsetErrorVerbosity(conn, PQERRORS_VERBOSE);
+    int64_t timeout_us = (o->timeout_ms ? o->timeout_ms : CONNECT_TIMEOUT_MS) * INT64_C(1000);
+    st = connect_in_time(o, conn, timeout_us, err);
+    if (st)
+        return st;
+    PQsetErrorVerbosity(conn, PQERRORS_DEFAULT);
+    PQsetNoticeReceiver(conn, drop_notice, NULL);
+    if (o->mode == PG_REPLICATION)
+        st = take_any_bytes(conn, timeout_us, o->wait, err);
+    if (!st && o->setup)
+        st = pg_exec(conn, o->setup, "could not set up the connection", err);
+    if (!st)
+        *ret = TAKE(conn);
+    return st;
+}
