@@ -1,5 +1,6 @@
 #include "pipeline/link.h"
 
+#include <assert.h>
 #include <nng/nng.h>
 #include <nng/protocol/pair0/pair.h>
 #include <stdlib.h>
@@ -49,6 +50,7 @@ enum status link_listen(const char *url, struct link **ret, struct error *err)
     enum status st = link_open(url, &l, err);
     if (st)
         return st;
+    assert(l);
     int rc = nng_listen(l->socket, url, NULL, 0);
     if (rc) {
         link_close(l);
@@ -64,6 +66,7 @@ enum status link_dial(const char *url, struct link **ret, struct error *err)
     enum status st = link_open(url, &l, err);
     if (st)
         return st;
+    assert(l);
     int rc = nng_dial(l->socket, url, NULL, 0);
     if (rc) {
         link_close(l);
