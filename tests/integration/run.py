@@ -10,6 +10,7 @@ WARMPATH names the program, default build/warmpath.
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -71,6 +72,7 @@ def main():
     p.add_argument("--keep", action="store_true")
     p.add_argument("names", nargs="*")
     a = p.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the finally below
     here = os.path.dirname(os.path.abspath(__file__))
     loader = unittest.TestLoader()
     suite = loader.loadTestsFromNames(a.names) if a.names else loader.discover(here, "test_*.py")
