@@ -1,5 +1,6 @@
 #include "ingest/preflight.h"
 #include "server/cli.h"
+#include "server/startup.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -25,15 +26,7 @@ static bool is_about_config(const char *check)
 static int check_database(struct cli *cli)
 {
     const struct config *cfg = cli->config;
-    bool same = strcmp(cfg->source_conninfo, cfg->sink_conninfo) == 0;
-    struct preflight_config pre = {
-        .conninfo = cfg->source_conninfo,
-        .slot = cfg->slot,
-        .publication = cfg->publication,
-        .mappings = &cfg->mappings,
-        .create = cfg->create,
-        .sink_conninfo = same ? NULL : cfg->sink_conninfo,
-    };
+    struct preflight_config pre = startup_preflight(cfg);
     struct error err;
     PGconn *conn = NULL;
     if (preflight_connect(cfg->source_conninfo, &conn, &err) != STATUS_OK) {

@@ -7,6 +7,7 @@
 #include "core/clock.h"
 #include "ingest/preflight.h"
 #include "server/output.h"
+#include "server/startup.h"
 #include "state/migrate.h"
 #include "state/store.h"
 
@@ -193,15 +194,7 @@ static int print_json(struct cli *cli, const struct preflight_report *r, int cod
 int cmd_doctor(struct cli *cli)
 {
     const struct config *cfg = cli->config;
-    bool same = strcmp(cfg->source_conninfo, cfg->sink_conninfo) == 0;
-    struct preflight_config pre = {
-        .conninfo = cfg->source_conninfo,
-        .slot = cfg->slot,
-        .publication = cfg->publication,
-        .mappings = &cfg->mappings,
-        .create = cfg->create,
-        .sink_conninfo = same ? NULL : cfg->sink_conninfo,
-    };
+    struct preflight_config pre = startup_preflight(cfg);
     struct preflight_report *r = calloc(1, sizeof(*r));
     if (!r)
         return cli_fail(cli, CLI_FAILED, "out of memory");

@@ -193,18 +193,24 @@ static enum status read_progress(const struct config *cfg, struct gap_input *in,
     return st;
 }
 
-/* Fails on the first check that fails, with what was found and what mends it. */
-static enum status check_source(const struct config *cfg, struct error *err)
+struct preflight_config startup_preflight(const struct config *cfg)
 {
-    static struct preflight_report report; /* large, and `run` starts once */
-    struct preflight_config pc = {
+    bool same = strcmp(cfg->source_conninfo, cfg->sink_conninfo) == 0;
+    return (struct preflight_config){
         .conninfo = cfg->source_conninfo,
         .slot = cfg->slot,
         .publication = cfg->publication,
         .mappings = &cfg->mappings,
         .create = cfg->create,
-        .sink_conninfo = cfg->sink_conninfo,
+        .sink_conninfo = same ? NULL : cfg->sink_conninfo,
     };
+}
+
+/* Fails on the first check that fails, with what was found and what mends it. */
+static enum status check_source(const struct config *cfg, struct error *err)
+{
+    static struct preflight_report report; /* large, and `run` starts once */
+    struct preflight_config pc = startup_preflight(cfg);
     enum status st = preflight_run(&pc, &report, err);
     if (st)
         return st;
@@ -333,14 +339,7 @@ static enum status settle_slot(const struct config *cfg, struct startup *s, bool
 static enum status start_with(const struct config *cfg, struct startup *s, PGconn *conn,
                               struct error *err)
 {
-    struct preflight_config pc = {
-        .conninfo = cfg->source_conninfo,
-        .slot = cfg->slot,
-        .publication = cfg->publication,
-        .mappings = &cfg->mappings,
-        .create = cfg->create,
-        .sink_conninfo = cfg->sink_conninfo,
-    };
+    struct preflight_config pc = startup_preflight(cfg);
     bool created = false;
     enum status st = STATUS_OK;
     if (cfg->create)

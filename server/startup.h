@@ -8,6 +8,7 @@
 #pragma once
 
 #include "core/cleanup.h"
+#include "ingest/preflight.h"
 #include "server/config.h"
 #include "state/lease.h"
 #include "state/store.h"
@@ -28,6 +29,9 @@ MUST_CHECK enum status startup_run(const struct config *cfg, struct startup *ret
                                    struct error *err);
 /* Closes the stores and gives the lease back. */
 void startup_release(struct startup *s);
+
+/* What the start-up checks of ingest/ look at, from the configuration. */
+struct preflight_config startup_preflight(const struct config *cfg);
 
 /* The policy of one table for one bot: that of the first engine that fills it. ctx: struct config.
  */

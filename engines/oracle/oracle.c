@@ -361,7 +361,8 @@ enum status oracle_row(struct oracle *o, enum table_id table, struct str user_id
     CLEANUP(live_freep) struct live *l = NULL;
     enum status st = live_new(&l);
     for (size_t i = 0; !st && i < key->n; i++)
-        st = live_apply(l, &key->items[i]->f, key->items[i]->as_of_us);
+        if (key->items[i]->as_of_us <= as_of_us)
+            st = live_apply(l, &key->items[i]->f, key->items[i]->as_of_us);
     if (!st)
         st = live_advance(l, as_of_us);
     if (st)
