@@ -129,6 +129,17 @@ static enum status check_history(const struct history *h, struct error *err)
     return STATUS_OK;
 }
 
+/* Connects, waits for its turn, and reads the history, which must be one to go on from. What is
+ * opened is the caller's also on failure. */
+static enum status open_to_change(const char *conninfo, PGconn **ret, struct history *ret_history,
+                                  struct error *err)
+{
+    enum status st = open_connection(conninfo, true, ret, err);
+    if (!st)
+        st = read_history(*ret, ret_history, err);
+    return st ? st : check_history(ret_history, err);
+}
+
 /* Runs sql and note in one transaction. */
 static enum status run_step(PGconn *conn, const char *sql, const char *note, const char *what,
                             struct error *err)
@@ -150,13 +161,8 @@ enum status migrate_up(const char *conninfo, void (*fn)(void *ctx, const char *l
                        struct error *err)
 {
     CLEANUP(PQfinishp) PGconn *conn = NULL;
-    enum status st = open_connection(conninfo, true, &conn, err);
-    if (st)
-        return st;
     CLEANUP(history_deinit) struct history h = {0};
-    st = read_history(conn, &h, err);
-    if (!st)
-        st = check_history(&h, err);
+    enum status st = open_to_change(conninfo, &conn, &h, err);
     for (int i = h.n; !st && i < n_migrations; i++) {
         const struct migration *m = &migrations[i];
         char checksum[20];
@@ -183,13 +189,8 @@ enum status migrate_down(const char *conninfo, int steps, void (*fn)(void *ctx, 
 {
     assert(steps >= 0);
     CLEANUP(PQfinishp) PGconn *conn = NULL;
-    enum status st = open_connection(conninfo, true, &conn, err);
-    if (st)
-        return st;
     CLEANUP(history_deinit) struct history h = {0};
-    st = read_history(conn, &h, err);
-    if (!st)
-        st = check_history(&h, err);
+    enum status st = open_to_change(conninfo, &conn, &h, err);
     int last = steps == 0 || steps > h.n ? 0 : h.n - steps;
     for (int i = h.n; !st && i > last; i--) {
         const struct migration *m = &migrations[i - 1];
