@@ -186,7 +186,7 @@ enum status pg_wait_socket(const PGconn *conn, bool want_read, bool want_write, 
 {
     wait = wait ? wait : &uninterrupted;
     for (;;) {
-        struct pg_ready ready;
+        struct pg_ready ready = {0};
         int64_t left_us = deadline_us - clock_mono_us(wait->clock);
         if (wait->stop && atomic_load(wait->stop))
             return error_set(err, STATUS_END, "stopped while waiting for the server");

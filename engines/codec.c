@@ -65,8 +65,10 @@ void codec_get_vector(struct reader *r, struct vector_entry v[RECORD_VECTOR], ui
         if (gap == 63)
             gap += reader_u8(r);
         int weight = head >> 6 == 0 ? 16 : -16;
-        if (head >> 6 == 2)
-            weight = (int8_t)reader_u8(r);
+        if (head >> 6 == 2) {
+            uint8_t byte = reader_u8(r);
+            weight = byte < 128 ? byte : byte - 256;
+        }
         next += gap;
         if (next > UINT8_MAX || weight == 0 || weight == INT8_MIN || head >> 6 == 3) {
             r->bad = true;

@@ -104,7 +104,7 @@ static inline void trigram_add(struct scan *s, uint32_t cp)
     if (s->n_trigrams == TRIGRAM_BUFFER) {
         /* Too many: every second one stays, and from now on only every second one is taken. */
         for (uint32_t i = 0; i < TRIGRAM_BUFFER / 2; i++)
-            s->trigrams[i] = s->trigrams[2 * i];
+            s->trigrams[i] = s->trigrams[(size_t)2 * i];
         s->n_trigrams = TRIGRAM_BUFFER / 2;
         s->stride_mask = s->stride_mask << 1 | 1;
     }
@@ -241,13 +241,13 @@ static void wide_add(struct scan *s)
     s->chars++;
     if (class != UNICODE_IGNORE && class != UNICODE_SPACE)
         s->last_cp = cp;
-    uint32_t folded = cp;
     switch (class) {
-    case UNICODE_LETTER:
-        folded = unicode_fold(cp);
+    case UNICODE_LETTER: {
+        uint32_t folded = unicode_fold(cp);
         letter_add(s, cp, folded);
         trigram_add(s, folded);
         break;
+    }
     case UNICODE_DENSE:
         dense_add(s, cp, n);
         trigram_add(s, cp);

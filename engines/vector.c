@@ -26,7 +26,7 @@ int64_t vector_dot_sparse(const struct vector_entry *a, size_t n_a, const struct
     int64_t dot = 0;
     for (size_t i = 0, j = 0; i < n_a && j < n_b;) {
         if (a[i].bucket == b[j].bucket)
-            dot += a[i++].weight * b[j++].weight;
+            dot += (int64_t)a[i++].weight * b[j++].weight;
         else if (a[i].bucket < b[j].bucket)
             i++;
         else

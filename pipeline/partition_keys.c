@@ -49,6 +49,7 @@ static enum status decode_page(struct partition *p, const struct store_page *pag
     if (st)
         return st;
     struct held_key *h = *ret;
+    assert(h);
     memcpy(h->trigger, triggers, sizeof(triggers));
     h->commit_us = commit_us;
     h->lsn = lsn;
@@ -124,6 +125,7 @@ enum status partition_get_key(struct partition *p, uint32_t partition, struct st
         st = partition_add_key(p, p->next_key_id, partition, TAKE(key), ret, err);
     if (st)
         return st;
+    assert(*ret);
     struct entry e = {
         .kind = ENTRY_KEY,
         .key_id = (*ret)->id,

@@ -6,6 +6,8 @@
 
 #include "core/event.h"
 
+#include <assert.h>
+
 /* At most two: the user's partition, and the bot's for engines that are kept per bot. */
 struct route {
     uint32_t n;
@@ -23,5 +25,6 @@ struct route route_event(const struct event *e, bool bot_scope);
 /* Partition p belongs to worker p mod workers. */
 static inline uint32_t route_worker(uint32_t partition, uint32_t workers)
 {
+    assert(workers > 0);
     return partition % workers;
 }

@@ -10,7 +10,7 @@
 #include "pipeline/route.h"
 
 /* A worker that got no events still learns what is covered, this often. */
-#define MARKER_US       (200 * 1000)
+#define MARKER_US       (200 * INT64_C(1000))
 #define SEND_TIMEOUT_MS 100
 /* Looking for frames costs a few microseconds: without a hint it is done this often. */
 #define LOOK_US 2000

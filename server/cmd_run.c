@@ -25,7 +25,7 @@
 #define HANDSHAKE_US    (30 * US_PER_SECOND)
 #define DRAIN_US        (4 * US_PER_SECOND)
 #define SINK_STOP_US    US_PER_SECOND
-#define TICK_US         (100 * 1000)
+#define TICK_US         (100 * INT64_C(1000))
 #define SINK_QUEUE_ROWS 2000
 
 /* A thread and how it ended. */
@@ -214,7 +214,7 @@ static enum status start_router(struct run *r, struct error *err)
         .mappings = &r->cfg->mappings,
         .clock = &clock_real,
         .status_interval_us = US_PER_SECOND,
-        .backoff_min_us = 100 * 1000,
+        .backoff_min_us = US_PER_SECOND / 10,
         .backoff_max_us = 10 * US_PER_SECOND,
     };
     return replication_new(&pc, &receiver, &r->replication, err);

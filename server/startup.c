@@ -1,18 +1,23 @@
 #include "server/startup.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/clock.h"
+#include "core/hash.h"
 #include "core/log.h"
 #include "core/pg.h"
 #include "ingest/preflight.h"
 #include "pipeline/partition.h"
 
+#define HOLDER_BYTES    128
 #define SLOT_TIMEOUT_US (60 * US_PER_SECOND)
 #define END_READER_US   (5 * US_PER_SECOND)
 
@@ -88,14 +93,42 @@ struct trigger_policy startup_policy(void *ctx, enum table_id table, struct str 
     return (struct trigger_policy){0};
 }
 
-static enum status acquire_lease(const struct config *cfg, struct lease **ret, struct error *err)
+/* "host:pid:machine": machine tells this boot and process namespace from all others, so that a pid
+ * means the same process to whoever reads it. */
+static void holder_name(pid_t pid, char out[HOLDER_BYTES])
 {
     char host[64] = "localhost";
     (void)gethostname(host, sizeof(host) - 1);
-    char holder[128];
-    snprintf(holder, sizeof(holder), "%s:%d:%08x", host, (int)getpid(),
-             (unsigned)(clock_wall_us(&clock_real) * 2654435761U));
-    return lease_acquire(cfg->sink_conninfo, cfg->pipeline, holder, ret, err);
+    char boot[64] = "";
+    FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
+    size_t len = f ? fread(boot, 1, sizeof(boot), f) : 0;
+    if (f)
+        fclose(f);
+    struct stat ns = {0};
+    (void)stat("/proc/self/ns/pid", &ns);
+    uint64_t machine = hash64((struct str){boot, len}) ^ hash64_mix(ns.st_ino);
+    snprintf(out, HOLDER_BYTES, "%s:%d:%08x", host, (int)pid, (unsigned)(machine >> 32));
+}
+
+/* A holder of this machine whose process has ended: killed, it could not give its lease back. */
+static bool holder_is_dead(const char *holder)
+{
+    const char *colon = strchr(holder, ':');
+    long pid = colon ? strtol(colon + 1, NULL, 10) : 0;
+    if (pid <= 0 || pid > INT32_MAX)
+        return false;
+    char ours[HOLDER_BYTES];
+    holder_name((pid_t)pid, ours);
+    if (strcmp(ours, holder) != 0)
+        return false;
+    return pid == getpid() || (kill((pid_t)pid, 0) != 0 && errno == ESRCH);
+}
+
+static enum status acquire_lease(const struct config *cfg, struct lease **ret, struct error *err)
+{
+    char holder[HOLDER_BYTES];
+    holder_name(getpid(), holder);
+    return lease_acquire(cfg->sink_conninfo, cfg->pipeline, holder, holder_is_dead, ret, err);
 }
 
 /* A sink that nothing is ever sent to, while a state is only folded. */

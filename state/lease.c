@@ -20,7 +20,8 @@ struct lease {
     char *pipeline;
     char *holder;
     uint64_t epoch;
-    PGconn *conn; /* NULL between connections */
+    bool (*is_dead)(const char *holder); /* only while acquiring */
+    PGconn *conn;                        /* NULL between connections */
 };
 
 static void lease_free(struct lease *l)
@@ -88,18 +89,26 @@ static enum status refuse(struct lease *l, struct error *err)
 /* The statements of one transaction; the caller ends it. */
 static enum status take(struct lease *l, uint64_t *ret_epoch, struct error *err)
 {
-    const char *params[] = {l->pipeline, l->holder};
+    const char *params[] = {l->pipeline, l->holder, ""};
     const char *what = "could not take the lease";
+    CLEANUP(PQclearp) PGresult *held = NULL;
+    enum status st = pg_query(l->conn, "SELECT holder FROM strategic_lease WHERE pipeline = $1", 1,
+                              params, what, &held, err);
+    if (st)
+        return st;
+    if (l->is_dead && PQntuples(held) == 1 && l->is_dead(PQgetvalue(held, 0, 0)))
+        params[2] = PQgetvalue(held, 0, 0);
     CLEANUP(PQclearp) PGresult *lease = NULL;
-    enum status st = pg_query(l->conn,
-                              "INSERT INTO strategic_lease AS l (pipeline, holder, until)"
-                              " VALUES ($1, $2, clock_timestamp() + interval '" TEXT_OF(
-                                  LEASE_TTL_S) " s')"
-                                               " ON CONFLICT (pipeline) DO UPDATE SET holder = "
-                                               "EXCLUDED.holder, until = EXCLUDED.until"
-                                               " WHERE l.until <= clock_timestamp() OR l.holder = "
-                                               "EXCLUDED.holder RETURNING 1",
-                              2, params, what, &lease, err);
+    st = pg_query(
+        l->conn,
+        "INSERT INTO strategic_lease AS l (pipeline, holder, until)"
+        " VALUES ($1, $2, clock_timestamp() + interval '" TEXT_OF(
+            LEASE_TTL_S) " s')"
+                         " ON CONFLICT (pipeline) DO UPDATE"
+                         " SET holder = EXCLUDED.holder, until = EXCLUDED.until"
+                         " WHERE l.until <= clock_timestamp() OR l.holder IN (EXCLUDED.holder, $3)"
+                         " RETURNING 1",
+        3, params, what, &lease, err);
     if (st)
         return st;
     if (PQntuples(lease) == 0)
@@ -134,13 +143,15 @@ static enum status take_in_transaction(struct lease *l, struct error *err)
 }
 
 enum status lease_acquire(const char *conninfo, const char *pipeline, const char *holder,
-                          struct lease **ret, struct error *err)
+                          bool (*is_dead)(const char *holder), struct lease **ret,
+                          struct error *err)
 {
     CLEANUP(lease_freep) struct lease *l = calloc(1, sizeof(*l));
     if (l) {
         l->conninfo = strdup(conninfo);
         l->pipeline = strdup(pipeline);
         l->holder = strdup(holder);
+        l->is_dead = is_dead;
     }
     if (!l || !l->conninfo || !l->pipeline || !l->holder)
         return error_set(err, STATUS_NOMEM, "could not allocate a lease");

@@ -12,6 +12,7 @@
 #include "core/cleanup.h"
 #include "core/status.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct lease;
@@ -20,9 +21,11 @@ struct lease;
 #define LEASE_RENEW_S 3
 
 /* Takes the lease and a new epoch; REFUSED when someone else holds it, with the holder's name and
- * how long it still runs. holder: "host:pid:random". Opens its own connection. */
+ * how long it still runs. is_dead, unless NULL: true when the holder of that name is known to have
+ * ended without giving its lease back; then nobody waits for it. Opens its own connection. */
 MUST_CHECK enum status lease_acquire(const char *conninfo, const char *pipeline, const char *holder,
-                                     struct lease **ret, struct error *err);
+                                     bool (*is_dead)(const char *holder), struct lease **ret,
+                                     struct error *err);
 uint64_t lease_epoch(const struct lease *l);
 /* FENCED: taken over. IO: could not reach the server; call again, it reconnects. */
 MUST_CHECK enum status lease_renew(struct lease *l, struct error *err);

@@ -282,10 +282,6 @@ class Warmpath:
     def running(self):
         return self.process is not None and self.process.poll() is None
 
-    def end_lease(self):
-        """As if a killed process had been dead for longer than its lease."""
-        self.database.run("UPDATE strategic_lease SET until = clock_timestamp() - interval '1 s' WHERE pipeline = %s", self.name)
-
     def rss_kib(self):
         with open(f"/proc/{self.process.pid}/status") as f:
             return int(f.read().split("VmRSS:")[1].split()[0])

@@ -16,7 +16,6 @@ class KillTest(PipelineTest):
         # What was there before the slot is not counted: there is no initial snapshot.
         self.w.start()
         self.w.kill()
-        self.w.end_lease()
         with Load(self.db, seed=1, pause=0.002) as load:
             for round_ in range(ROUNDS):
                 self.w.start()
@@ -26,8 +25,6 @@ class KillTest(PipelineTest):
                     time.sleep(0.01)
                 self.w.kill()
                 self.w.check_slot_behind_state()
-                # Ten seconds of waiting for the lease, fifty times, would show nothing new: test_takeover.py waits for it once.
-                self.w.end_lease()
         self.assertGreater(load.transactions, ROUNDS)
         self.w.start()
         self.w.wait_covered()
@@ -49,7 +46,6 @@ class NoSnapshotTest(PipelineTest):
             self.db.run("INSERT INTO chat_message(user_id, bot_name, role, content) VALUES ('before', 'elena', 'user', 'one')")
             self.w.wait_covered()
             self.w.kill()
-            self.w.end_lease()
             self.db.run("INSERT INTO chat_message(user_id, bot_name, role, content) VALUES ('before', 'elena', 'user', 'two')")
             self.db.run(f"REVOKE ALL ON chat_message, memory, memory_access FROM {role}")
             self.w.write_config(conninfo=self.db.conninfo.replace("user=postgres", f"user={role}"))

@@ -22,7 +22,6 @@ class CrashPointTest(PipelineTest):
     def test_dying_at_each_point_loses_and_doubles_nothing(self):
         self.w.start()
         self.w.kill()
-        self.w.end_lease()
         with Load(self.db, seed=31, pause=0.002) as load:
             for point in POINTS:
                 for passing in PASSINGS:
@@ -30,7 +29,6 @@ class CrashPointTest(PipelineTest):
                     wait_until(f"it to die at {point}, passing {passing}", lambda: self.w.process.poll() is not None, 30)
                     self.assertEqual(-signal.SIGKILL, self.w.wait(1), f"{point}: {self.w.log_tail()}")
                     self.w.check_slot_behind_state()
-                    self.w.end_lease()
         self.assertGreater(load.transactions, len(POINTS))
         self.w.start()
         self.w.wait_covered()

@@ -47,7 +47,7 @@ static struct lease *acquire(const char *holder)
 {
     struct lease *l = NULL;
     struct error err = {0};
-    if (lease_acquire(conninfo, "main", holder, &l, &err))
+    if (lease_acquire(conninfo, "main", holder, NULL, &l, &err))
         fail_msg("%s", err.text);
     return l;
 }
@@ -64,7 +64,8 @@ static void test_a_second_holder_is_refused_with_the_first_ones_name(void **stat
     assert_int_equal(lease_epoch(first), 1);
     struct lease *second = NULL;
     struct error err = {0};
-    assert_int_equal(lease_acquire(conninfo, "main", "hostb:22:bb", &second, &err), STATUS_REFUSED);
+    assert_int_equal(lease_acquire(conninfo, "main", "hostb:22:bb", NULL, &second, &err),
+                     STATUS_REFUSED);
     assert_null(second);
     int seconds = 0;
     int end = 0;
@@ -79,13 +80,34 @@ static void test_a_second_holder_is_refused_with_the_first_ones_name(void **stat
     assert_int_equal(sql_number(db, "SELECT epoch FROM strategic_epoch"), 1);
 }
 
+static bool knows_a_is_dead(const char *holder)
+{
+    return strcmp(holder, "a") == 0;
+}
+
+/* Killed, it cannot give the lease back: whoever can tell need not wait for it to run out. */
+static void test_a_dead_holder_is_not_waited_for(void **state)
+{
+    (void)state;
+    CLEANUP(lease_releasep) struct lease *first = acquire("a");
+    CLEANUP(lease_releasep) struct lease *second = NULL;
+    struct error err = {0};
+    if (lease_acquire(conninfo, "main", "b", knows_a_is_dead, &second, &err))
+        fail_msg("%s", err.text);
+    assert_true(lease_epoch(second) > lease_epoch(first));
+    assert_int_equal(lease_renew(first, NULL), STATUS_FENCED);
+    CLEANUP(lease_releasep) struct lease *third = NULL;
+    assert_int_equal(lease_acquire(conninfo, "main", "c", knows_a_is_dead, &third, NULL),
+                     STATUS_REFUSED);
+}
+
 static void test_pipelines_do_not_share_a_lease(void **state)
 {
     (void)state;
     CLEANUP(lease_releasep) struct lease *first = acquire("a");
     assert_int_equal(lease_epoch(first), 1);
     CLEANUP(lease_releasep) struct lease *other = NULL;
-    assert_int_equal(lease_acquire(conninfo, "other", "b", &other, NULL), STATUS_OK);
+    assert_int_equal(lease_acquire(conninfo, "other", "b", NULL, &other, NULL), STATUS_OK);
     assert_int_equal(lease_epoch(other), 2);
 }
 
@@ -137,7 +159,7 @@ static void test_an_expired_lease_that_nobody_took_is_renewed(void **state)
 static void *acquire_in_thread(void *arg)
 {
     struct lease *l = NULL;
-    return lease_acquire(conninfo, "main", arg, &l, NULL) ? NULL : l;
+    return lease_acquire(conninfo, "main", arg, NULL, &l, NULL) ? NULL : l;
 }
 
 static void test_a_take_over_waits_for_a_commit_in_flight(void **state)
@@ -210,7 +232,7 @@ static void test_without_migrations_the_reason_is_the_schema(void **state)
     assert_int_equal(migrate_down(conninfo, 0, ignore_line, NULL, NULL), STATUS_OK);
     struct lease *l = NULL;
     struct error err = {0};
-    assert_int_equal(lease_acquire(conninfo, "main", "a", &l, &err), STATUS_REFUSED);
+    assert_int_equal(lease_acquire(conninfo, "main", "a", NULL, &l, &err), STATUS_REFUSED);
     assert_non_null(strstr(err.text, "run \"warmpath migrate up\" (42P01)"));
 }
 
@@ -224,6 +246,7 @@ int main(void)
         return skip_all ? 77 : 1;
     const struct CMUnitTest tests[] = {
         LEASE_TEST(test_a_second_holder_is_refused_with_the_first_ones_name),
+        LEASE_TEST(test_a_dead_holder_is_not_waited_for),
         LEASE_TEST(test_pipelines_do_not_share_a_lease),
         LEASE_TEST(test_a_released_lease_is_free_at_once_under_a_new_epoch),
         LEASE_TEST(test_the_same_name_again_is_a_new_epoch_and_fences_the_old_process),
