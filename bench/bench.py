@@ -141,7 +141,7 @@ class Bench:
                 raise SystemExit(f"warmpath ended while waiting for {what}: see {self.dir}")
             if time.monotonic() > end:
                 raise SystemExit(f"timed out after {seconds} s waiting for {what}: see {self.dir}")
-            time.sleep(0.002)
+            time.sleep(0.02)
 
     @staticmethod
     def rss(p):

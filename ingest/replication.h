@@ -51,6 +51,7 @@ struct replication_config {
 };
 
 struct replication;
+/* cfg is copied; what it points to, and receiver, must outlive the reader. */
 MUST_CHECK enum status replication_new(const struct replication_config *cfg,
                                        const struct receiver_ops *receiver,
                                        struct replication **ret, struct error *err);

@@ -45,6 +45,7 @@ struct run {
     struct router *router;
     struct worker *workers[LIMIT_WORKERS];
     uint32_t n_workers; /* started */
+    struct receiver_ops receiver; /* replication holds a pointer to it */
     struct replication *replication;
     char reader_name[128];
     struct error sink_trouble; /* logged last; code OK: none */
@@ -204,7 +205,7 @@ static enum status start_router(struct run *r, struct error *err)
     enum status st = router_new(&rc, &r->router, err);
     if (st)
         return st;
-    struct receiver_ops receiver = router_receiver(r->router);
+    r->receiver = router_receiver(r->router);
     snprintf(r->reader_name, sizeof(r->reader_name), STARTUP_READER_NAME, r->cfg->pipeline);
     struct replication_config pc = {
         .application_name = r->reader_name,
@@ -217,7 +218,7 @@ static enum status start_router(struct run *r, struct error *err)
         .backoff_min_us = US_PER_SECOND / 10,
         .backoff_max_us = 10 * US_PER_SECOND,
     };
-    return replication_new(&pc, &receiver, &r->replication, err);
+    return replication_new(&pc, &r->receiver, &r->replication, err);
 }
 
 static enum status run_start(struct run *r, struct error *err)
