@@ -44,7 +44,7 @@ struct run {
     struct link *links[LIMIT_WORKERS];
     struct router *router;
     struct worker *workers[LIMIT_WORKERS];
-    uint32_t n_workers; /* started */
+    uint32_t n_workers;           /* started */
     struct receiver_ops receiver; /* replication holds a pointer to it */
     struct replication *replication;
     char reader_name[128];
