@@ -230,6 +230,8 @@ static enum status run_start(struct run *r, struct error *err)
         .conninfo = r->cfg->sink_conninfo,
         .pipeline = r->cfg->pipeline,
         .epoch = lease_epoch(r->start.lease),
+        .slot = r->cfg->slot,
+        .slot_birth = r->start.identity.slot_birth,
         .tables = tables,
         .n_tables = TABLE_COUNT,
         .ttl_us = r->cfg->ttl_us,

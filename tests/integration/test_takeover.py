@@ -106,6 +106,7 @@ class OldStateTest(PipelineTest):
         Load(self.db, seed=11).run(20)
         self.w.wait_covered()
         self.assertEqual(0, self.w.stop())
+        self.assertEqual(self.w.name, self.db.one("SELECT slot FROM strategic_progress WHERE pipeline = %s", self.w.name))
         self.w.spawn(self.w.state + "-empty")
         self.assertEqual(1, self.w.wait(30))
         self.assertIn("holds no state", self.w.new_log())

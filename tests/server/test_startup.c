@@ -1,0 +1,103 @@
+/* tests/server/test_startup.c - which state may read which slot: each way in which changes could be
+ * skipped or doubled is refused, and says so. */
+#include "server/startup.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+/* A state that covers 200, beside its own slot that is confirmed up to 150. */
+static struct gap_input fitting(void)
+{
+    return (struct gap_input){
+        .state = {.pipeline = "main", .system_identifier = "7", .slot = "s"},
+        .state_covered = 200,
+        .system_identifier = "7",
+        .server_flush = 300,
+        .slot = "s",
+        .slot_exists = true,
+        .slot_confirmed = 150,
+        .state_dir = "dir",
+        .pipeline = "main",
+        .create = true,
+    };
+}
+
+static void assert_refused(const struct gap_input *in, const char *why)
+{
+    struct error err = {0};
+    assert_int_equal(startup_check_gap(in, &err), STATUS_REFUSED);
+    if (!strstr(err.text, why))
+        fail_msg("\"%s\" does not say \"%s\"", err.text, why);
+}
+
+static void test_a_state_may_lead_its_slot_but_never_trail_it(void **state)
+{
+    (void)state;
+    struct gap_input in = fitting();
+    assert_int_equal(startup_check_gap(&in, NULL), STATUS_OK);
+    in.slot_confirmed = 200;
+    assert_int_equal(startup_check_gap(&in, NULL), STATUS_OK);
+    in.slot_confirmed = 201;
+    assert_refused(&in, "an older copy of the state was restored");
+}
+
+static void test_a_server_that_ends_before_the_state_is_refused(void **state)
+{
+    (void)state;
+    struct gap_input in = fitting();
+    in.server_flush = 199;
+    assert_refused(&in, "restored from a backup or failed over");
+}
+
+static void test_another_cluster_slot_or_pipeline_is_refused(void **state)
+{
+    (void)state;
+    struct gap_input in = fitting();
+    strncpy(in.system_identifier, "8", sizeof(in.system_identifier) - 1);
+    assert_refused(&in, "system identifier 7");
+    in = fitting();
+    in.slot = "other";
+    assert_refused(&in, "built from slot \"s\"");
+    in = fitting();
+    in.pipeline = "other";
+    assert_refused(&in, "state of pipeline \"main\"");
+}
+
+static void test_a_slot_that_is_gone_is_refused(void **state)
+{
+    (void)state;
+    struct gap_input in = fitting();
+    in.slot_exists = false;
+    assert_refused(&in, "is gone");
+}
+
+static void test_an_empty_state_takes_a_slot_nobody_has_worked_with(void **state)
+{
+    (void)state;
+    struct gap_input in = fitting();
+    in.state_fresh = true;
+    assert_int_equal(startup_check_gap(&in, NULL), STATUS_OK);
+    in.sink_has_progress = true;
+    assert_refused(&in, "holds no state");
+    in.slot_exists = false; /* made anew, it begins anew */
+    assert_int_equal(startup_check_gap(&in, NULL), STATUS_OK);
+    in.create = false;
+    assert_refused(&in, "does not exist");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_state_may_lead_its_slot_but_never_trail_it),
+        cmocka_unit_test(test_a_server_that_ends_before_the_state_is_refused),
+        cmocka_unit_test(test_another_cluster_slot_or_pipeline_is_refused),
+        cmocka_unit_test(test_a_slot_that_is_gone_is_refused),
+        cmocka_unit_test(test_an_empty_state_takes_a_slot_nobody_has_worked_with),
+    };
+    return cmocka_run_group_tests_name("server/startup", tests, NULL, NULL);
+}
