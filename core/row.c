@@ -20,7 +20,7 @@ _Static_assert(ROW_COLUMNS_MAX *LIMIT_JSON_BYTES + 16 * LIMIT_DETAILS_BYTES <= L
 void row_init(struct row *r, const struct table_def *table)
 {
     assert(table->n_columns <= ROW_COLUMNS_MAX);
-    *r = (struct row){.table = table};
+    *r = (struct row){.table = table, .window_hours = table->window_hours};
     buf_init(&r->text, LIMIT_ROW_BYTES);
 }
 

@@ -26,7 +26,8 @@ struct column_def {
 
 struct table_def {
     const char *name;
-    bool by_window; /* key (bot_name, time_window_hours) instead of (user_id, bot_name) */
+    bool by_window;   /* key (bot_name, time_window_hours) instead of (user_id, bot_name) */
+    int window_hours; /* what row_init() sets, for by_window tables */
     size_t n_columns;
     struct column_def columns[ROW_COLUMNS_MAX];
 };

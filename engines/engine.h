@@ -1,7 +1,8 @@
 /*
  * engines/engine.h - the one interface between the key log and an engine.
  *
- * An engine is F(log, T): what it emits for a key depends on nothing but the key's records and T.
+ * An engine is F(log, T, epochs): what it emits for a key depends on nothing but the key's records,
+ * T and the closed epochs of the bot (epoch.h).
  * Its in-memory state is a cache of F: integer accumulators that insert() and retract() keep exact
  * mirrors of each other, rebuilt by inserting the whole log in order after a restart or a page-in.
  * Calls on one state never overlap and must not block. To add an engine: write engines/<name>.c,
@@ -9,8 +10,11 @@
  */
 #pragma once
 
+#include "core/jsonw.h"
 #include "core/row.h"
 #include "core/status.h"
+#include "engines/epoch.h"
+#include "engines/feature.h"
 #include "engines/record.h"
 #include "engines/tables.h"
 
@@ -29,10 +33,19 @@ struct trigger_policy {
     int64_t warm_us;           /* a key is warm for this long after its last event */
 };
 
+/* Whose keys an engine works on: those of (user, bot), or the bot's own. */
+enum engine_scope { ENGINE_USER, ENGINE_BOT };
+
+/* When an engine's trace line is computed: what it says never peeks (ENGINES.md A6). */
+enum trace_phase { TRACE_NEVER, TRACE_BEFORE, TRACE_AFTER };
+
 struct engine_ops {
     const char *name; /* registry key, as in DESIGN.md section 10; never reused */
     int32_t version;  /* engine_version of its rows; raised whenever F changes */
-    enum table_id table;
+    enum engine_scope scope;
+    enum table_id table; /* the first table it fills columns of ... */
+    uint32_t n_tables;   /* ... and how many, by number; 0 counts as 1 */
+    bool uses_epochs;    /* state depends on them: it is made anew when one was closed */
     uint32_t kinds; /* bit mask of (1 << record_kind) that insert() and retract() are called for */
     /* Bit mask of kinds that justify a row: key_has_row() asks for one record of them. Other kinds
      * are context; a change that weighs 0 does not touch the table. */
@@ -59,7 +72,23 @@ struct engine_ops {
     enum status (*emit)(void *state, const struct key_log *log, struct row *row, struct error *err);
     /* Bytes of heap that state holds beyond state_size, for the memory budget. */
     size_t (*heap_bytes)(const void *state);
+    /* Optional. What all keys of the bot learn from record `index`, which has just entered the log
+     * for the first time (no edit, no replay): adds to the day's sums. Needs not be undone. */
+    void (*learn)(void *state, const struct key_log *log, enum record_kind kind, size_t index,
+                  struct epoch_delta *delta);
+    /* Optional. The engine's trace line for one event (DESIGN.md section 10): a JSON object with
+     * the event's id among its members. f is about to be applied (BEFORE; T is advanced already) or
+     * was applied (AFTER); there is a state if the key has a record of row_kinds, else it is NULL.
+     * END: no line for this event. */
+    enum trace_phase trace_phase;
+    enum status (*trace)(void *state, const struct key_log *log, const struct feature *f,
+                         struct str id, struct jsonw *w, struct error *err);
 };
+
+static inline bool engine_fills(const struct engine_ops *ops, enum table_id table)
+{
+    return table >= ops->table && table < ops->table + (ops->n_tables ? ops->n_tables : 1);
+}
 
 const struct engine_ops *engine_at(size_t index); /* NULL past the last one */
 const struct engine_ops *engine_find(const char *name);

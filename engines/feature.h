@@ -9,7 +9,7 @@
 #include "core/event.h"
 #include "engines/record.h"
 
-#define FEATURE_FORMAT 1
+#define FEATURE_FORMAT 2
 
 struct feature {
     enum event_type type;   /* MESSAGE, MESSAGE_DELETED, MEMORY */

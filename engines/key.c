@@ -29,6 +29,7 @@ enum status key_new(struct str user_id, struct str bot_name, struct key **ret, s
         memcpy(names + user_id.len, bot_name.ptr, bot_name.len);
     k->log.user_id = (struct str){names, user_id.len};
     k->log.bot_name = (struct str){names + user_id.len, bot_name.len};
+    k->scope = user_id.len == 0 ? ENGINE_BOT : ENGINE_USER;
     k->first_left_us = INT64_MAX;
     k->message_cut_us = INT64_MIN;
     k->access_cut_us = INT64_MIN;
@@ -47,6 +48,7 @@ void key_free(struct key *k)
             engine_at(i)->fini(k->states[i]);
         free(k->states[i]);
     }
+    dialogue_free(k->log.dialogue);
     arena_deinit(&k->arena);
     free(k->messages);
     free(k->accesses);
@@ -57,6 +59,11 @@ void key_free(struct key *k)
     free(k);
 }
 
+void key_set_epochs(struct key *k, const struct epoch_list *epochs)
+{
+    k->log.epochs = epochs;
+}
+
 const struct key_log *key_log(const struct key *k)
 {
     return &k->log;
@@ -64,7 +71,7 @@ const struct key_log *key_log(const struct key *k)
 
 size_t key_bytes(const struct key *k)
 {
-    size_t n = k->bytes + arena_bytes(&k->arena);
+    size_t n = k->bytes + arena_bytes(&k->arena) + dialogue_bytes(k->log.dialogue);
     n += k->messages_cap * sizeof(*k->messages) + k->accesses_cap * sizeof(*k->accesses);
     n += k->memories_cap * sizeof(*k->memories) + k->marks_cap * sizeof(*k->marks);
     n += (k->message_ids.cap + k->access_ids.cap) * sizeof(*k->message_ids.entries);
@@ -85,21 +92,33 @@ static void note(const struct key *k, enum record_kind kind, size_t index, bool 
     uint32_t weights[TABLE_COUNT] = {0};
     for (size_t i = 0; i < k->n_states; i++) {
         const struct engine_ops *ops = engine_at(i);
-        if (!(ops->kinds & 1u << kind))
+        if (ops->scope != k->scope || !(ops->kinds & 1u << kind))
             continue;
         uint32_t weight = ops->weight ? ops->weight(&k->log, kind, index) : 0;
         bool urgent =
             k->states[i] && ops->urgent && ops->urgent(k->states[i], &k->log, kind, index, removed);
-        if (weight > weights[ops->table])
-            weights[ops->table] = weight;
-        change->urgent[ops->table] |= urgent;
-        if (urgent || ops->row_kinds & 1u << kind)
-            change->touched[ops->table] = true;
-        else if (key_has_row(k, ops->table))
-            change->context[ops->table] = true;
+        for (enum table_id t = ops->table; t < TABLE_COUNT && engine_fills(ops, t); t++) {
+            if (weight > weights[t])
+                weights[t] = weight;
+            change->urgent[t] |= urgent;
+            if (urgent || ops->row_kinds & 1u << kind)
+                change->touched[t] = true;
+            else if (key_has_row(k, t))
+                change->context[t] = true;
+        }
     }
     for (size_t t = 0; t < TABLE_COUNT; t++)
         change->weight[t] += weights[t];
+}
+
+/* After a record entered the log for the first time. */
+static void learn(struct key *k, enum record_kind kind, size_t index, struct key_change *change)
+{
+    for (size_t i = 0; i < k->n_states; i++) {
+        const struct engine_ops *ops = engine_at(i);
+        if (k->states[i] && ops->learn && ops->kinds & 1u << kind)
+            ops->learn(k->states[i], &k->log, kind, index, &change->delta);
+    }
 }
 
 /* ---- time and bounds ---- */
@@ -248,8 +267,8 @@ static void keep_text(struct key *k, const struct msg_rec *from, struct msg_rec 
         arena_retain(&k->arena, m->labels[i]);
 }
 
-static enum status put_message(struct key *k, const struct msg_rec *m, struct key_change *ret,
-                               struct error *err)
+static enum status put_message(struct key *k, const struct msg_rec *m, bool is_new,
+                               struct key_change *ret, struct error *err)
 {
     size_t index = 0;
     enum status st = klog_insert_message(k, m, &index, err);
@@ -257,6 +276,8 @@ static enum status put_message(struct key *k, const struct msg_rec *m, struct ke
         return st;
     if (index < k->log.n_messages)
         note(k, RECORD_MESSAGE, index, false, ret);
+    if (index < k->log.n_messages && is_new)
+        learn(k, RECORD_MESSAGE, index, ret);
     return messages_cap(k);
 }
 
@@ -286,6 +307,7 @@ static enum status apply_message(struct key *k, const struct feature *f, struct 
     if (st)
         return st;
     ret->applied = true;
+    bool is_new = live == NULL;
     if (live) {
         size_t index = (size_t)(live - k->log.messages);
         if (late && index < k->log.n_messages)
@@ -294,7 +316,7 @@ static enum status apply_message(struct key *k, const struct feature *f, struct 
     }
     klog_clear_mark(k, MARK_MESSAGE, f->id);
     if (!late)
-        return put_message(k, &m, ret, err);
+        return put_message(k, &m, is_new, ret, err);
     for (size_t i = 0; i < RECORD_LABELS; i++)
         arena_release(&k->arena, m.labels[i]);
     return STATUS_OK;
@@ -424,6 +446,7 @@ static enum status apply_access(struct key *k, const struct feature *f, struct k
         k->accesses_all - k->log.n_accesses >= LIMIT_FUTURE_RECORDS)
         return too_many_ahead(err);
     ret->applied = true;
+    bool is_new = live == NULL;
     if (live) {
         size_t index = (size_t)(live - k->log.accesses);
         if (late && index < k->log.n_accesses)
@@ -447,6 +470,8 @@ static enum status apply_access(struct key *k, const struct feature *f, struct k
         return st;
     if (index < k->log.n_accesses)
         note(k, RECORD_ACCESS, index, false, ret);
+    if (index < k->log.n_accesses && is_new)
+        learn(k, RECORD_ACCESS, index, ret);
     return accesses_cap(k, err);
 }
 
@@ -516,7 +541,8 @@ enum status key_apply(struct key *k, const struct feature *f, int64_t as_of_us,
 {
     assert(feature_wanted(f->type));
     *ret = (struct key_change){0};
-    enum status st = key_advance(k, as_of_us, err);
+    enum status st = klog_follow_epochs(k, err);
+    st = st ? st : key_advance(k, as_of_us, err);
     if (st)
         return st;
     bool removal =
@@ -539,13 +565,15 @@ static uint32_t table_kinds(enum table_id table, bool for_row)
 {
     uint32_t kinds = 0;
     for (size_t i = 0; engine_at(i); i++)
-        if (engine_at(i)->table == table)
+        if (engine_fills(engine_at(i), table))
             kinds |= for_row ? engine_at(i)->row_kinds : engine_at(i)->kinds;
     return kinds;
 }
 
 bool key_has_row(const struct key *k, enum table_id table)
 {
+    if (tables[table].by_window != (k->scope == ENGINE_BOT))
+        return false;
     uint32_t kinds = table_kinds(table, true);
     return (kinds & 1u << RECORD_MESSAGE && k->log.n_messages) ||
            (kinds & 1u << RECORD_MEMORY && k->log.n_memories) ||
@@ -570,7 +598,9 @@ enum status key_emit(struct key *k, enum table_id table, int64_t as_of_us, struc
                      struct error *err)
 {
     assert(row->table == &tables[table]);
-    enum status st = key_advance(k, as_of_us, err);
+    enum status st = klog_follow_epochs(k, err);
+    st = st ? st : key_advance(k, as_of_us, err);
+    st = st ? st : klog_open_dialogue(k, err);
     if (st)
         return st;
     if (row_set_key(row, k->log.user_id, k->log.bot_name))
@@ -586,7 +616,7 @@ enum status key_emit(struct key *k, enum table_id table, int64_t as_of_us, struc
 
     for (size_t i = 0; i < k->n_states; i++) {
         const struct engine_ops *ops = engine_at(i);
-        if (ops->table != table)
+        if (ops->scope != k->scope || !engine_fills(ops, table))
             continue;
         st = klog_start_engine(k, i, err);
         if (!st)
@@ -595,7 +625,33 @@ enum status key_emit(struct key *k, enum table_id table, int64_t as_of_us, struc
             return st;
         row->engine_version += ops->version;
     }
+    klog_close_dialogue(k);
     if (table_explain_nulls(row) || row_finish(row))
         return error_set(err, STATUS_NOMEM, "could not build a row of \"%s\"", row->table->name);
     return STATUS_OK;
+}
+
+/* ---- traces ---- */
+
+enum status key_trace(struct key *k, const struct engine_ops *ops, enum trace_phase phase,
+                      const struct feature *f, struct str id, int64_t as_of_us, struct buf *out,
+                      struct error *err)
+{
+    if (!ops->trace || ops->trace_phase != phase || ops->scope != k->scope)
+        return STATUS_END;
+    enum status st = klog_follow_epochs(k, err);
+    st = st ? st : key_advance(k, as_of_us, err);
+    st = st ? st : klog_open_dialogue(k, err);
+    if (st)
+        return st;
+    void *state = NULL;
+    for (size_t i = 0; i < k->n_states; i++)
+        if (engine_at(i) == ops)
+            state = k->states[i];
+    struct jsonw w;
+    jsonw_init(&w, out);
+    st = ops->trace(state, &k->log, f, id, &w, err);
+    if (!st && jsonw_status(&w))
+        st = error_set(err, jsonw_status(&w), "could not write a trace line");
+    return st;
 }

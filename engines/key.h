@@ -34,12 +34,17 @@ struct key_change {
     bool touched[TABLE_COUNT];    /* a record that the table is about has changed */
     bool context[TABLE_COUNT];    /* only something its rows take into account: refresh in time */
     bool urgent[TABLE_COUNT];
+    struct epoch_delta delta; /* what the bot's other keys learn from it, with the next epoch */
 };
 
+/* user_id empty: the bot's own key. */
 MUST_CHECK enum status key_new(struct str user_id, struct str bot_name, struct key **ret,
                                struct error *err);
 void key_free(struct key *k);
 CLEANUP_FREEP(struct key, key_free);
+
+/* The epochs of the key's bot, borrowed; the list may grow between calls. */
+void key_set_epochs(struct key *k, const struct epoch_list *epochs);
 
 /*
  * Advances to T first. T never goes back; a smaller T is ignored. INVALID: the event is to be
@@ -55,6 +60,11 @@ MUST_CHECK enum status key_advance(struct key *k, int64_t as_of_us, struct error
  * valid_until, engine_version and details are set; versions and LSN are the caller's. */
 MUST_CHECK enum status key_emit(struct key *k, enum table_id table, int64_t as_of_us,
                                 struct row *row, struct error *err);
+/* Appends the engine's trace line for an event (a JSON object without a newline), or returns END.
+ * TRACE_BEFORE advances to T. */
+MUST_CHECK enum status key_trace(struct key *k, const struct engine_ops *ops,
+                                 enum trace_phase phase, const struct feature *f, struct str id,
+                                 int64_t as_of_us, struct buf *out, struct error *err);
 /* False while the key has nothing that the table is about: no row is written (ENGINES.md 1.8). */
 bool key_has_row(const struct key *k, enum table_id table);
 
@@ -62,6 +72,6 @@ const struct key_log *key_log(const struct key *k);
 size_t key_bytes(const struct key *k); /* memory held, for the LRU budget */
 
 /* The durable page. Encoding what was decoded gives the same bytes. */
-#define KEY_FORMAT 1
+#define KEY_FORMAT 2
 MUST_CHECK enum status key_encode(const struct key *k, struct buf *out);
 MUST_CHECK enum status key_decode(struct str bytes, struct key **ret, struct error *err);

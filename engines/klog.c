@@ -1,5 +1,6 @@
 #include "engines/klog.h"
 
+#include "core/cleanup.h"
 #include "core/clock.h"
 #include "core/hash.h"
 
@@ -7,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define INDEX_FROM 24 /* records from which searching all of them costs more than a hash table */
+#define INDEX_FROM        24 /* records from which searching all of them costs more than a hash table */
+#define DIALOGUE_KEPT_MIN 16 /* messages */
 
 int64_t klog_horizon_us(int64_t as_of_us)
 {
@@ -263,15 +265,52 @@ enum status klog_start_engine(struct key *k, size_t engine, struct error *err)
     return st ? st : replay_log(k, ops, state, err);
 }
 
+enum status klog_open_dialogue(struct key *k, struct error *err)
+{
+    if (!k->log.dialogue && dialogue_new(&k->log.dialogue))
+        return error_set(err, STATUS_NOMEM, "could not allocate the dialogue of a key");
+    return STATUS_OK;
+}
+
+void klog_close_dialogue(struct key *k)
+{
+    if (k->log.n_messages < DIALOGUE_KEPT_MIN)
+        dialogue_free(TAKE(k->log.dialogue));
+}
+
+enum status klog_follow_epochs(struct key *k, struct error *err)
+{
+    uint64_t generation = k->log.epochs ? k->log.epochs->generation : 0;
+    if (generation == k->epoch_generation)
+        return STATUS_OK;
+    k->epoch_generation = generation;
+    if (k->log.dialogue)
+        dialogue_void(k->log.dialogue);
+    for (size_t i = 0; i < k->n_states; i++) {
+        const struct engine_ops *ops = engine_at(i);
+        if (!ops->uses_epochs || !k->states[i])
+            continue;
+        if (ops->fini)
+            ops->fini(k->states[i]);
+        free(TAKE(k->states[i]));
+        enum status st = klog_start_engine(k, i, err);
+        if (st)
+            return st;
+    }
+    return STATUS_OK;
+}
+
 static enum status engines_insert(struct key *k, enum record_kind kind, size_t index,
                                   struct error *err)
 {
     enum status st = STATUS_OK;
+    if (kind == RECORD_MESSAGE && k->log.dialogue)
+        dialogue_insert(k->log.dialogue, &k->log, index);
     for (size_t i = 0; !st && i < k->n_states; i++) {
         const struct engine_ops *ops = engine_at(i);
         if (k->states[i] && ops->kinds & 1u << kind)
             st = ops->insert(k->states[i], &k->log, kind, index, err);
-        else if (!k->states[i] && ops->row_kinds & 1u << kind)
+        else if (!k->states[i] && ops->row_kinds & 1u << kind && ops->scope == k->scope)
             st = klog_start_engine(k, i, err);
     }
     return st;
@@ -279,6 +318,8 @@ static enum status engines_insert(struct key *k, enum record_kind kind, size_t i
 
 static void engines_retract(struct key *k, enum record_kind kind, size_t index)
 {
+    if (kind == RECORD_MESSAGE && k->log.dialogue)
+        dialogue_retract(k->log.dialogue, &k->log, index);
     for (size_t i = 0; i < k->n_states; i++)
         if (k->states[i] && engine_at(i)->kinds & 1u << kind)
             engine_at(i)->retract(k->states[i], &k->log, kind, index);

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "engines/arena.h"
+#include "engines/dialogue.h"
 #include "engines/key.h"
 
 #include <stddef.h>
@@ -63,11 +64,21 @@ struct key {
     int64_t access_cut_us;
     uint32_t bytes; /* of this allocation: the names lie behind the states */
     uint32_t n_states;
+    enum engine_scope scope;
+    uint64_t epoch_generation; /* of the epochs that states were made with */
     void *states[]; /* by engine; NULL until the key has a record that justifies a row of it */
 };
 
 /* Makes the state of an engine from the whole log, if there is none yet. */
 MUST_CHECK enum status klog_start_engine(struct key *k, size_t engine, struct error *err);
+
+/* Room for what engines share at emission; given back by klog_close_dialogue() when the key is so
+ * small that working it out again costs next to nothing. */
+MUST_CHECK enum status klog_open_dialogue(struct key *k, struct error *err);
+void klog_close_dialogue(struct key *k);
+
+/* Throws away what depends on epochs when one was closed since: it is made again when needed. */
+MUST_CHECK enum status klog_follow_epochs(struct key *k, struct error *err);
 
 /* Oldest time that is inside the window at T. */
 int64_t klog_horizon_us(int64_t as_of_us);

@@ -53,7 +53,7 @@ struct survey {
     int64_t cosines; /* summed over them, in COSINE_UNIT */
 };
 
-struct trend {
+struct retrieval_trend {
     uint64_t a; /* retrievals of this week */
     uint64_t b; /* and of the one before */
     double z;   /* valid from TREND_MIN retrievals on */
@@ -358,13 +358,13 @@ static uint64_t count_known(const struct memory_aging *s, const struct key_log *
     return n;
 }
 
-static struct trend find_trend(const struct memory_aging *s, const struct key_log *log,
-                               const struct survey *found)
+static struct retrieval_trend find_trend(const struct memory_aging *s, const struct key_log *log,
+                                         const struct survey *found)
 {
     size_t week = key_log_access_at(log, s->edge_us[EDGE_WEEK]);
     size_t fortnight = key_log_access_at(log, s->edge_us[EDGE_FORTNIGHT]);
     bool all_known = found->in_window == log->n_accesses;
-    struct trend t = {
+    struct retrieval_trend t = {
         .a = count_known(s, log, week, log->n_accesses, all_known),
         .b = count_known(s, log, fortnight, week, all_known),
     };
@@ -380,7 +380,8 @@ static struct trend find_trend(const struct memory_aging *s, const struct key_lo
     return t;
 }
 
-static enum status emit_trend(const struct trend *t, const struct survey *found, struct row *row)
+static enum status emit_trend(const struct retrieval_trend *t, const struct survey *found,
+                              struct row *row)
 {
     uint64_t n = t->a + t->b;
 
@@ -429,7 +430,8 @@ static enum status add_detail_number(struct row *row, const char *key, double va
     return st ? st : row_add_detail(row, key, (struct str){json.data, json.len});
 }
 
-static enum status emit_details(const struct trend *t, const struct survey *found, struct row *row)
+static enum status emit_details(const struct retrieval_trend *t, const struct survey *found,
+                                struct row *row)
 {
     enum status st = add_detail_number(row, "a", (double)t->a);
     if (!st)
@@ -495,7 +497,7 @@ enum status aging_row(const struct memory_aging *s, const struct key_log *log, s
     assert(row->table == &tables[TABLE_MEMORY_HEALTH]);
 
     survey_memories(s, log, &found);
-    struct trend t = find_trend(s, log, &found);
+    struct retrieval_trend t = find_trend(s, log, &found);
 
     enum status st = emit_snapshot(s, log, &found, row);
     if (!st)

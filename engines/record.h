@@ -28,7 +28,16 @@ struct vector_entry {
     int8_t weight;
 };
 
-enum record_kind { RECORD_MESSAGE, RECORD_MEMORY, RECORD_ACCESS, RECORD_KINDS };
+/* OUTREACH: attempts to start a conversation (user keys). METRIC: one point of a bot's metrics;
+ * they are kept as sums per hour, so a metric has no index (bot keys). */
+enum record_kind {
+    RECORD_MESSAGE,
+    RECORD_MEMORY,
+    RECORD_ACCESS,
+    RECORD_OUTREACH,
+    RECORD_METRIC,
+    RECORD_KINDS
+};
 
 enum msg_flag {
     MSG_QUESTION = 1 << 0,
@@ -42,6 +51,10 @@ enum msg_flag {
     MSG_CUT = 1 << 8,         /* longer than LIMIT_CONTENT_BYTES: features of the first part */
     MSG_BOT = 1 << 9,         /* role bot; otherwise user */
 };
+
+/* Defined in epoch.h and dialogue.h. */
+struct epoch_list;
+struct dialogue;
 
 /* Refers to a token in the key's refcounted arena; 0 = none. */
 typedef uint16_t label_ref;
@@ -106,11 +119,12 @@ struct mem_rec {
 };
 
 /*
- * Borrowed by engines, owned by struct key. Arrays are sorted: messages and accesses by (t_us, id),
- * memories by id. Records with t_us > as_of + 5 min are "future": they sort last, are not counted
- * in n_messages / n_accesses and are not shown to engines until T catches up. Memories are shown at
- * once whatever their created_us. Accesses of unknown memories (deleted, forgotten, or not created
- * yet) stay in the log: engines skip those for which key_log_memory() is NULL.
+ * Borrowed by engines, owned by struct key. A key with an empty user_id is a bot's own: what is
+ * kept per bot (metrics, character) and no user's. Arrays are sorted: messages and accesses by
+ * (t_us, id), memories by id. Records with t_us > as_of + 5 min are "future": they sort last, are
+ * not counted in n_messages / n_accesses and are not shown to engines until T catches up. Memories
+ * are shown at once whatever their created_us. Accesses of unknown memories (deleted, forgotten, or
+ * not created yet) stay in the log: engines skip those for which key_log_memory() is NULL.
  */
 struct key_log {
     struct str user_id;
@@ -125,7 +139,9 @@ struct key_log {
     size_t n_memories;
     uint64_t forgotten_n; /* memories beyond the cap: count and sum of creation times (seconds) */
     int64_t forgotten_created_s;
-    bool truncated; /* the newest LIMIT_* records of a longer window */
+    bool truncated;                  /* the newest LIMIT_* records of a longer window */
+    const struct epoch_list *epochs; /* of the bot, see epoch.h; NULL: none was ever closed */
+    struct dialogue *dialogue;       /* see dialogue.h; a cache, never part of the state */
 };
 
 /* Token behind a reference, at most RECORD_LABEL_BYTES; STR_NULL for 0. */

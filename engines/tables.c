@@ -2,6 +2,20 @@
 
 #include <string.h>
 
+#define PERFORMANCE(hours)                                                                        \
+    {                                                                                             \
+        .name = "strategic_character_performance", .by_window = true, .window_hours = (hours),    \
+        .n_columns = 6,                                                                           \
+        .columns = {                                                                              \
+            [PF_ENGAGEMENT_SCORE_AVG] = {"engagement_score_avg", COLUMN_FLOAT},                   \
+            [PF_SATISFACTION_SCORE_AVG] = {"satisfaction_score_avg", COLUMN_FLOAT},               \
+            [PF_COHERENCE_SCORE_AVG] = {"coherence_score_avg", COLUMN_FLOAT},                     \
+            [PF_PERSONALITY_CONSISTENCY_INDEX] = {"personality_consistency_index", COLUMN_FLOAT}, \
+            [PF_QUALITY_TREND] = {"quality_trend", COLUMN_TEXT},                                  \
+            [PF_RECENT_ANOMALIES] = {"recent_anomalies", COLUMN_JSON},                            \
+        },                                                                                        \
+    }
+
 const struct table_def tables[TABLE_COUNT] = {
     [TABLE_MEMORY_HEALTH] =
         {
@@ -32,6 +46,50 @@ const struct table_def tables[TABLE_COUNT] = {
                     [CP_PREFERRED_DEPTH] = {"preferred_depth", COLUMN_JSON},
                     [CP_EMOTIONAL_ENGAGEMENT] = {"emotional_engagement", COLUMN_JSON},
                     [CP_OPTIMAL_RESPONSE_LENGTH] = {"optimal_response_length", COLUMN_JSON},
+                },
+        },
+    [TABLE_PERFORMANCE_24H] = PERFORMANCE(24),
+    [TABLE_PERFORMANCE_168H] = PERFORMANCE(168),
+    [TABLE_PERFORMANCE_720H] = PERFORMANCE(720),
+    [TABLE_PERSONALITY_PROFILES] =
+        {
+            .name = "strategic_personality_profiles",
+            .n_columns = 4,
+            .columns =
+                {
+                    [PP_DOMINANT_TRAITS] = {"dominant_traits", COLUMN_JSON},
+                    [PP_USER_RESPONSE_PATTERNS] = {"user_response_patterns", COLUMN_JSON},
+                    [PP_ADAPTATION_SUGGESTIONS] = {"adaptation_suggestions", COLUMN_JSON},
+                    [PP_TRAIT_EVOLUTION_HISTORY] = {"trait_evolution_history", COLUMN_JSON},
+                },
+        },
+    [TABLE_MEMORY_BEHAVIOR] =
+        {
+            .name = "strategic_memory_behavior",
+            .n_columns = 5,
+            .columns =
+                {
+                    [MB_FORGETTING_CURVE_PARAMS] = {"forgetting_curve_params", COLUMN_JSON},
+                    [MB_HIGH_RETENTION_MEMORIES] = {"high_retention_memories", COLUMN_JSON},
+                    [MB_LOW_RETENTION_MEMORIES] = {"low_retention_memories", COLUMN_JSON},
+                    [MB_RECALL_SIMULATION_SCORE] = {"recall_simulation_score", COLUMN_FLOAT},
+                    [MB_CONSOLIDATION] = {"consolidation", COLUMN_JSON},
+                },
+        },
+    [TABLE_ENGAGEMENT_OPPORTUNITIES] =
+        {
+            .name = "strategic_engagement_opportunities",
+            .n_columns = 8,
+            .columns =
+                {
+                    [EO_OPTIMAL_TIMING_HOURS] = {"optimal_timing_hours", COLUMN_FLOAT},
+                    [EO_RECEPTIVITY_SCORE] = {"receptivity_score", COLUMN_FLOAT},
+                    [EO_SUGGESTED_TOPICS] = {"suggested_topics", COLUMN_JSON},
+                    [EO_LAST_ENGAGEMENT_GAP_HOURS] = {"last_engagement_gap_hours", COLUMN_FLOAT},
+                    [EO_PROACTIVE_SUCCESS_RATE] = {"proactive_success_rate", COLUMN_FLOAT},
+                    [EO_NEXT_CONTACT_AT] = {"next_contact_at", COLUMN_TIME},
+                    [EO_LAST_USER_MESSAGE_AT] = {"last_user_message_at", COLUMN_TIME},
+                    [EO_OPPORTUNITIES] = {"opportunities", COLUMN_JSON},
                 },
         },
 };

@@ -173,6 +173,19 @@ static enum status refuse_event(struct partition *p, enum source source,
     return st;
 }
 
+static enum status trace(struct partition *p, struct held_key *h, enum trace_phase phase,
+                         const struct feature *f, struct str id, int64_t as_of_us,
+                         struct error *err)
+{
+    if (!p->cfg.trace)
+        return STATUS_OK;
+    buf_reset(&p->scratch);
+    enum status st = key_trace(h->key, p->cfg.trace, phase, f, id, as_of_us, &p->scratch, err);
+    if (!st)
+        p->cfg.trace_line(p->cfg.trace_ctx, (struct str){p->scratch.data, p->scratch.len});
+    return st == STATUS_END ? STATUS_OK : st;
+}
+
 static enum status apply_feature(struct partition *p, enum source source,
                                  const struct frame_event *f, const struct event *e, int64_t now_us,
                                  struct error *err)
@@ -190,6 +203,9 @@ static enum status apply_feature(struct partition *p, enum source source,
         .lsn = f->pos.lsn,
     };
     feature_extract(e, source, f->pos.lsn, &entry.feature);
+    st = trace(p, h, TRACE_BEFORE, &entry.feature, e->id, f->as_of_us, err);
+    if (st)
+        return st;
     struct key_change change;
     struct error why = {0};
     st = key_apply(h->key, &entry.feature, f->as_of_us, &change, &why);
@@ -199,6 +215,9 @@ static enum status apply_feature(struct partition *p, enum source source,
         return error_set(err, st, "%s", why.text);
     if (change.late)
         COUNTER_ADD(events_late, 1);
+    st = trace(p, h, TRACE_AFTER, &entry.feature, e->id, f->as_of_us, err);
+    if (st)
+        return st;
     /* Journaled even when nothing changed: the step must be repeated exactly. */
     st = partition_journal(p, &entry, h, err);
     if (st)

@@ -46,6 +46,10 @@ struct partition_config {
     size_t memory_max;       /* bytes of keys to hold; colder ones are paged out */
     int64_t catch_up_lag_us; /* beyond this lag only max_age triggers stay */
     uint64_t epoch;          /* row_version = epoch << 40 | counter */
+    /* The engine to trace and where its lines go (`replay --trace`); NULL: none. */
+    const struct engine_ops *trace;
+    void (*trace_line)(void *ctx, struct str line);
+    void *trace_ctx;
 };
 
 /* Recovers what the store holds. */

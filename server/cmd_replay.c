@@ -29,7 +29,8 @@ struct output_line {
 struct replay {
     struct cli *cli;
     bool emit_each;
-    int table; /* only this table, -1 = all */
+    const struct engine_ops *engine; /* only the rows it fills, NULL = all */
+    const struct engine_ops *trace;  /* lines instead of rows */
     uint32_t workers;
     struct store *stores[LIMIT_WORKERS];
     struct partition *partitions[LIMIT_WORKERS];
@@ -77,7 +78,7 @@ static enum status port_submit(void *ctx, struct sink_item *items, size_t n)
     }
     for (size_t i = 0; i < n; i++) {
         struct sink_item *item = &items[i];
-        bool wanted = r->table < 0 || (size_t)r->table == item->table;
+        bool wanted = !r->engine || engine_fills(r->engine, (enum table_id)item->table);
         enum status st = wanted && !item->remove ? print_row(r, &item->row) : STATUS_OK;
         if (st)
             return st;
@@ -109,13 +110,19 @@ static size_t port_poll(void *ctx, uint32_t worker, struct sink_result *out, siz
     return taken;
 }
 
+static void port_trace(void *ctx, struct str line)
+{
+    const struct replay *r = ctx;
+    fprintf(r->cli->out, "%.*s\n", (int)line.len, line.ptr);
+}
+
 /* Without `--emit each` no trigger matters: every row is computed once, at the end. */
 static struct trigger_policy port_policy(void *ctx, enum table_id table, struct str bot_name)
 {
     const struct replay *r = ctx;
     (void)bot_name;
     for (size_t i = 0; r->emit_each && engine_at(i); i++)
-        if (engine_at(i)->table == table)
+        if (engine_fills(engine_at(i), table))
             return engine_at(i)->trigger;
     return (struct trigger_policy){.max_age_us = INT64_MAX / 4};
 }
@@ -146,6 +153,9 @@ static enum status open_state(struct replay *r, const char *dir, struct error *e
             .memory_max = REPLAY_MEMORY_BYTES / r->workers,
             .catch_up_lag_us = INT64_MAX / 4,
             .epoch = 1,
+            .trace = r->trace,
+            .trace_line = port_trace,
+            .trace_ctx = r,
         };
         st = partition_open(&cfg, r->as_of_us > 0 ? r->as_of_us : 1, &r->partitions[i], err);
     }
@@ -303,7 +313,7 @@ static enum status final_rows(void *ctx, struct key *key, struct error *err)
 {
     struct replay *r = ctx;
     for (size_t t = 0; t < TABLE_COUNT; t++) {
-        if (r->table >= 0 && (size_t)r->table != t)
+        if (r->engine && !engine_fills(r->engine, (enum table_id)t))
             continue;
         /* First, so that what has expired by T does not count as a reason for a row. */
         enum status st = key_advance(key, r->as_of_us, err);
@@ -370,10 +380,13 @@ static int parse_options(struct replay *r, uint64_t *stop_after, int64_t *until_
         return cli_fail(cli, CLI_USAGE, "--emit takes \"final\" or \"each\", not \"%s\"", v);
     r->emit_each = v && strcmp(v, "each") == 0;
     v = cli_value(cli, "engine");
-    const struct engine_ops *engine = v ? engine_find(v) : NULL;
-    if (v && !engine)
+    r->engine = v ? engine_find(v) : NULL;
+    if (v && !r->engine)
         return cli_fail(cli, CLI_USAGE, "there is no engine \"%s\"", v);
-    r->table = engine ? (int)engine->table : -1;
+    v = cli_value(cli, "trace");
+    r->trace = v ? engine_find(v) : NULL;
+    if (v && (!r->trace || r->trace->trace_phase == TRACE_NEVER))
+        return cli_fail(cli, CLI_USAGE, "there is no engine \"%s\" with a trace", v);
     v = cli_value(cli, "partitions");
     if (v && !parse_number(v, LIMIT_WORKERS))
         return cli_fail(cli, CLI_USAGE, "--partitions takes a number from 1 to %d, not \"%s\"",
@@ -406,7 +419,7 @@ static enum status replay_all(struct replay *r, FILE *in, uint64_t stop_after, i
     /* A run that was told to stop early is to be resumed: only the one that ends prints. */
     if (!st && r->emit_each)
         return each_partition(r, partition_fold_all, err);
-    if (!st && stop_after > 0)
+    if (!st && (stop_after > 0 || r->trace))
         return each_partition(r, partition_fold_all, err);
     return st ? st : print_final(r, err);
 }

@@ -28,6 +28,7 @@ static const struct cli_option replay_options[] = {
     {"partitions", "N", "spread the keys over N partitions (default 1); the output is the same"},
     {"state", "DIR", "keep the state in DIR, and resume from it"},
     {"stop-after", "N", "stop after N lines without printing, to be resumed with --state"},
+    {"trace", "NAME", "instead of rows: this engine's prediction or decision, a line per event"},
     {"until", "TIME", "ignore events later than this time"},
     {NULL, NULL, NULL},
 };

@@ -88,7 +88,7 @@ struct trigger_policy startup_policy(void *ctx, enum table_id table, struct str 
 {
     const struct config *cfg = ctx;
     for (size_t i = 0; engine_at(i); i++)
-        if (engine_at(i)->table == table)
+        if (engine_fills(engine_at(i), table))
             return config_trigger(cfg, engine_at(i), bot_name);
     return (struct trigger_policy){0};
 }

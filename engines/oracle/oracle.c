@@ -301,7 +301,7 @@ static enum status emit_row(const struct oracle_view *v, enum table_id table, st
     uint32_t kinds = 0;
     uint32_t row_kinds = 0;
     for (size_t i = 0; engine_at(i); i++) {
-        if (engine_at(i)->table != table)
+        if (!engine_fills(engine_at(i), table))
             continue;
         kinds |= engine_at(i)->kinds;
         row_kinds |= engine_at(i)->row_kinds;
@@ -316,7 +316,7 @@ static enum status emit_row(const struct oracle_view *v, enum table_id table, st
     if (v->truncated)
         row->state_flags |= ROW_TRUNCATED;
     for (size_t i = 0; engine_at(i); i++) {
-        if (engine_at(i)->table != table)
+        if (!engine_fills(engine_at(i), table))
             continue;
         const struct oracle_ops *twin = twin_of(engine_at(i)->name);
         if (!twin)

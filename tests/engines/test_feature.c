@@ -251,7 +251,7 @@ static void test_unknown_formats_are_named(void **state)
     bytes.data[0] = (char)((FEATURE_FORMAT + 1) << 4 | EVENT_MESSAGE);
     struct reader r = reader_of(bytes.data, bytes.len);
     assert_int_equal(feature_decode(&r, &f, &err), STATUS_CORRUPT);
-    assert_non_null(strstr(err.text, "format 2"));
+    assert_non_null(strstr(err.text, "format 3"));
     buf_deinit(&bytes);
 }
 

@@ -22,7 +22,11 @@ enum script_feature {
     SCRIPT_DISORDER = 1 << 4,   /* up to ten minutes late, a few hours or weeks late */
     SCRIPT_FUTURE = 1 << 5,     /* a few messages and accesses up to two hours ahead of T */
     SCRIPT_INBOX = 1 << 6,      /* some ids come from the inbox, some from both sources */
-    SCRIPT_ALL = (1 << 7) - 1,
+    SCRIPT_TRAITS = 1 << 7,     /* bot messages name traits */
+    SCRIPT_EMBEDDINGS = 1 << 8, /* most messages carry one, sometimes of another model or size */
+    SCRIPT_OUTREACH = 1 << 9,   /* attempts, replies and opt-outs */
+    SCRIPT_METRICS = 1 << 10,   /* points and characters of the bot, with an empty user */
+    SCRIPT_ALL = (1 << 11) - 1,
 };
 
 struct script_options {

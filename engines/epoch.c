@@ -1,0 +1,158 @@
+#include "engines/epoch.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DECAY_DAYS 30
+/* Records of the window are at most this old; one epoch before them must stay. */
+#define KEPT_DAYS 32
+
+void epoch_learn(struct epoch_delta *d, unsigned cell, uint16_t count)
+{
+    if (d->n < EPOCH_DELTA_MAX && count > 0 && cell < EPOCH_CELLS) {
+        d->at[d->n].cell = (uint16_t)cell;
+        d->at[d->n++].count = count;
+    }
+}
+
+const struct epoch *epoch_at(const struct epoch_list *l, int32_t day)
+{
+    for (size_t i = l ? l->n : 0; i-- > 0;)
+        if (l->at[i]->day <= day)
+            return l->at[i];
+    return NULL;
+}
+
+/* Epochs that no record of the window can ask for any more. */
+static void drop_old(struct epoch_list *l)
+{
+    int32_t first = l->at[l->n - 1]->day - KEPT_DAYS;
+    size_t n = 0;
+    while (n + 1 < l->n && l->at[n + 1]->day <= first)
+        free(l->at[n++]);
+    memmove(l->at, l->at + n, (l->n - n) * sizeof(struct epoch *));
+    l->n -= n;
+}
+
+enum status epoch_list_add(struct epoch_list *l, struct epoch *e)
+{
+    size_t i = l->n;
+    while (i > 0 && l->at[i - 1]->day >= e->day)
+        i--;
+    if (i < l->n && l->at[i]->day == e->day) {
+        free(e);
+        return STATUS_OK;
+    }
+    struct epoch **at = realloc(l->at, (l->n + 1) * sizeof(struct epoch *));
+    if (!at) {
+        free(e);
+        return STATUS_NOMEM;
+    }
+    l->at = at;
+    memmove(at + i + 1, at + i, (l->n - i) * sizeof(struct epoch *));
+    at[i] = e;
+    l->n++;
+    l->generation++;
+    drop_old(l);
+    return STATUS_OK;
+}
+
+void epoch_list_deinit(struct epoch_list *l)
+{
+    for (size_t i = 0; i < l->n; i++)
+        free(l->at[i]);
+    free(l->at);
+    *l = (struct epoch_list){0};
+}
+
+double epoch_idf(const struct epoch *e, uint64_t token_hash)
+{
+    if (!e)
+        return 1;
+    double n = e->v[EPOCH_MESSAGES] / (double)EPOCH_SCALE;
+    double df = e->v[EPOCH_DF + token_hash % EPOCH_DF_BUCKETS] / (double)EPOCH_SCALE;
+    return df >= n ? 0 : log((n + 1) / (df + 1));
+}
+
+static uint32_t saturate(uint64_t v)
+{
+    return v > UINT32_MAX ? UINT32_MAX : (uint32_t)v;
+}
+
+void epoch_sums_add(struct epoch_sums *s, const struct epoch_delta *d)
+{
+    for (uint32_t i = 0; i < d->n; i++)
+        s->v[d->at[i].cell] = saturate((uint64_t)s->v[d->at[i].cell] + d->at[i].count);
+}
+
+void epoch_sums_merge(struct epoch_sums *into, const struct epoch_sums *from)
+{
+    for (size_t i = 0; i < EPOCH_CELLS; i++)
+        into->v[i] = saturate((uint64_t)into->v[i] + from->v[i]);
+}
+
+bool epoch_sums_empty(const struct epoch_sums *s)
+{
+    for (size_t i = 0; i < EPOCH_CELLS; i++)
+        if (s->v[i])
+            return false;
+    return true;
+}
+
+enum status epoch_close(const struct epoch *before, const struct epoch_sums *sums, int32_t day,
+                        struct epoch **ret)
+{
+    struct epoch *e = malloc(sizeof(*e));
+    if (!e)
+        return STATUS_NOMEM;
+    e->day = day;
+    for (size_t i = 0; i < EPOCH_CELLS; i++) {
+        uint32_t v = before ? before->v[i] : 0;
+        v -= v / DECAY_DAYS + (v % DECAY_DAYS > 0);
+        e->v[i] = saturate(v + (uint64_t)sums->v[i] * EPOCH_SCALE);
+    }
+    *ret = e;
+    return STATUS_OK;
+}
+
+enum status epoch_cells_encode(const uint32_t v[EPOCH_CELLS], struct buf *out)
+{
+    uint64_t n = 0;
+    for (size_t i = 0; i < EPOCH_CELLS; i++)
+        n += v[i] > 0;
+    enum status st = buf_put_u8(out, EPOCH_FORMAT);
+    st = st ? st : buf_put_varint(out, n);
+    size_t last = 0;
+    for (size_t i = 0; i < EPOCH_CELLS && !st; i++) {
+        if (v[i] == 0)
+            continue;
+        st = buf_put_varint(out, i - last);
+        st = st ? st : buf_put_varint(out, v[i]);
+        last = i;
+    }
+    return st;
+}
+
+enum status epoch_cells_decode(struct reader *r, uint32_t v[EPOCH_CELLS], struct error *err)
+{
+    memset(v, 0, EPOCH_CELLS * sizeof(v[0]));
+    uint8_t format = reader_u8(r);
+    uint64_t n = reader_varint(r);
+    uint64_t cell = 0;
+    if (format != EPOCH_FORMAT || n > EPOCH_CELLS)
+        r->bad = true;
+    for (uint64_t i = 0; i < n && !r->bad; i++) {
+        uint64_t step = reader_varint(r);
+        uint64_t value = reader_varint(r);
+        if (step >= EPOCH_CELLS || (i > 0 && step == 0) || cell + step >= EPOCH_CELLS ||
+            value == 0 || value > UINT32_MAX) {
+            r->bad = true;
+            break;
+        }
+        cell += step;
+        v[cell] = (uint32_t)value;
+    }
+    return r->bad ? error_set(err, STATUS_CORRUPT, "the sums of an epoch are cut short or invalid")
+                  : STATUS_OK;
+}
