@@ -6,15 +6,14 @@
  *   - sums and histograms over single messages and over neighbours, changed in both directions by
  *     add() with sign 1 or -1 (neighbours are read from the log, which holds the record both right
  *     after insert() and right before retract());
- *   - sessions with a cached result each, voided by a change and computed again at emission;
- *   - the daily medians of message length, voided and computed likewise.
+ *   - the daily medians of message length, voided by a change and computed again at emission.
+ * Sessions and segments are the key's (dialogue.h); what a session says is summed up at emission.
  * Losing the counters is always allowed: the next emission or insert counts anew from the log.
  */
 #include "core/cleanup.h"
 #include "engines/conversation_patterns_row.h"
+#include "engines/dialogue.h"
 #include "engines/engine.h"
-#include "engines/segment.h"
-#include "engines/sessions.h"
 #include "engines/topics.h"
 
 #include <assert.h>
@@ -31,17 +30,6 @@ struct day {
     uint16_t n;
     uint16_t median;
     bool valid;
-};
-
-/* What one session adds; a session without a user message has no segment. */
-struct result {
-    uint16_t n_user;
-    uint16_t negatives;
-    uint16_t recoveries;
-    bool by_user; /* its first message is the user's */
-    struct pair_sums lag1;
-    size_t n_segments;
-    struct segment segments[];
 };
 
 struct counters {
@@ -63,20 +51,11 @@ struct counters {
     uint16_t length_n[CP_LENGTHS]; /* all bot messages, undecided ones included */
     uint16_t length_k[CP_LENGTHS]; /* with a reply in time */
     struct day days[DAYS];
-    struct sessions sessions;
 };
 
 struct state {
     struct counters *counters; /* NULL: count from the log */
 };
-
-static void counters_free(struct counters *c)
-{
-    if (!c)
-        return;
-    sessions_deinit(&c->sessions);
-    free(c);
-}
 
 static bool is_bot(const struct msg_rec *m)
 {
@@ -204,10 +183,6 @@ static struct counters *count_log(const struct key_log *log)
     for (size_t i = 0; c && i < log->n_messages; i++) {
         prefix.n_messages = i + 1;
         add(c, &prefix, i, 1);
-        if (sessions_insert(&c->sessions, &prefix, i) != STATUS_OK) {
-            counters_free(c);
-            c = NULL;
-        }
     }
     return c;
 }
@@ -227,8 +202,6 @@ static enum status cp_insert(void *state, const struct key_log *log, enum record
         return error_set(err, STATUS_NOMEM, "could not allocate conversation counters");
     }
     add(s->counters, log, index, 1);
-    if (sessions_insert(&s->counters->sessions, log, index) != STATUS_OK)
-        return error_set(err, STATUS_NOMEM, "could not allocate sessions");
     return STATUS_OK;
 }
 
@@ -239,16 +212,14 @@ static void cp_retract(void *state, const struct key_log *log, enum record_kind 
     assert(index < log->n_messages);
     if (!s->counters)
         return;
-    if (log->n_messages > COUNTED_MIN / 2) {
+    if (log->n_messages > COUNTED_MIN / 2)
         add(s->counters, log, index, -1);
-        if (sessions_retract(&s->counters->sessions, log, index) == STATUS_OK)
-            return;
-    }
-    counters_free(TAKE(s->counters));
+    else
+        free(TAKE(s->counters));
 }
 
 /* Valence of neighbouring emotional user messages of a session, as pairs and as recoveries. */
-static void evaluate_emotions(const struct msg_rec *records, size_t n, struct result *r)
+static void sum_emotions(const struct msg_rec *records, size_t n, struct cp_counts *out)
 {
     const struct msg_rec *last = NULL;
     for (size_t i = 0; i < n; i++) {
@@ -256,93 +227,69 @@ static void evaluate_emotions(const struct msg_rec *records, size_t n, struct re
         if (is_bot(m) || !(m->flags & MSG_HAS_EMOTION))
             continue;
         if (last) {
-            pair_add(&r->lag1, last->valence, m->valence);
-            r->negatives = (uint16_t)(r->negatives + (last->valence < 0));
-            r->recoveries = (uint16_t)(r->recoveries + (last->valence < 0 && m->valence > 0));
+            pair_add(&out->lag1, last->valence, m->valence);
+            out->negatives += last->valence < 0;
+            out->recoveries += last->valence < 0 && m->valence > 0;
         }
         last = m;
     }
 }
 
-/* NULL when there is no memory. */
-static struct result *evaluate(const struct msg_rec *records, size_t n)
+static void sum_session(const struct dialogue_session *s, const struct key_log *log,
+                        struct cp_counts *out)
 {
-    struct segment segments[RECORD_SESSION_MAX];
-    size_t n_segments = segment_session(records, n, segments);
-    struct result *r = calloc(1, sizeof(*r) + n_segments * sizeof(*segments));
-    if (!r)
-        return NULL;
-    r->n_segments = n_segments;
-    memcpy(r->segments, segments, n_segments * sizeof(*segments));
-    r->by_user = !is_bot(&records[0]);
-    for (size_t i = 0; i < n; i++)
-        r->n_user = (uint16_t)(r->n_user + !is_bot(&records[i]));
-    evaluate_emotions(records, n, r);
-    return r;
-}
-
-static void sum_session(const struct session *s, struct cp_counts *out)
-{
-    const struct result *r = s->cache;
+    const struct msg_rec *records = &log->messages[s->first];
     if (!s->continues) {
         out->runs++;
-        out->runs_by_user += r->by_user;
+        out->runs_by_user += !is_bot(&records[0]);
     }
-    out->n_sessions += r->n_user > 0;
-    out->n_segments += (uint32_t)r->n_segments;
-    for (size_t i = 0; i < r->n_segments; i++) {
-        hist_change(&out->turns, r->segments[i].n_user, 1);
-        out->n_deep += r->segments[i].n_user >= CP_DEEP_TURNS;
+    size_t bots = 0;
+    while (bots < s->n && is_bot(&records[bots]))
+        bots++;
+    out->n_sessions += bots < s->n;
+    out->n_segments += (uint32_t)s->n_segments;
+    for (size_t i = 0; i < s->n_segments; i++) {
+        hist_change(&out->turns, s->segments[i].n_user, 1);
+        out->n_deep += s->segments[i].n_user >= CP_DEEP_TURNS;
     }
-    out->negatives += r->negatives;
-    out->recoveries += r->recoveries;
-    out->lag1.n += r->lag1.n;
-    out->lag1.x += r->lag1.x;
-    out->lag1.y += r->lag1.y;
-    out->lag1.xx += r->lag1.xx;
-    out->lag1.yy += r->lag1.yy;
-    out->lag1.xy += r->lag1.xy;
-}
-
-static enum status sum_sessions(struct sessions *sessions, const struct key_log *log,
-                                struct cp_counts *out, struct error *err)
-{
-    size_t first = 0;
-    for (size_t i = 0; i < sessions->n; i++) {
-        struct session *s = &sessions->at[i];
-        if (!s->cache)
-            s->cache = evaluate(&log->messages[first], s->n);
-        if (!s->cache)
-            return error_set(err, STATUS_NOMEM, "could not allocate the result of a session");
-        sum_session(s, out);
-        first += s->n;
-    }
-    return STATUS_OK;
+    if (out->n_emotion > 0)
+        sum_emotions(records, s->n, out);
 }
 
 /* The newest segments, oldest first, as clustering wants them. */
-static void collect_topics(const struct sessions *sessions, size_t n_segments, struct topics *t)
+static void collect_topics(const struct dialogue_session *sessions, size_t n, size_t n_segments,
+                           struct topics *t)
 {
     size_t skip = n_segments > SEGMENT_CLUSTERED_MAX ? n_segments - SEGMENT_CLUSTERED_MAX : 0;
-    size_t first = 0, seen = 0;
+    size_t seen = 0;
     t->n = 0;
-    for (size_t i = 0; i < sessions->n; first += sessions->at[i++].n) {
-        const struct result *r = sessions->at[i].cache;
-        for (size_t j = 0; j < r->n_segments; j++) {
+    for (size_t i = 0; i < n; i++) {
+        for (size_t j = 0; j < sessions[i].n_segments; j++) {
             if (seen++ < skip)
                 continue;
-            t->segments[t->n] = &r->segments[j];
-            t->starts[t->n++] = first + r->segments[j].first;
+            t->segments[t->n] = &sessions[i].segments[j];
+            t->starts[t->n++] = sessions[i].first + sessions[i].segments[j].first;
         }
     }
 }
 
-static enum status take_topics(const struct sessions *sessions, const struct key_log *log,
-                               struct cp_counts *out)
+static enum status take_sessions(const struct key_log *log, struct cp_counts *out,
+                                 struct error *err)
 {
+    const struct dialogue_session *sessions;
+    size_t n;
+    enum status st = dialogue_sessions(log, &sessions, &n, err);
+    if (st != STATUS_OK)
+        return st;
+    for (size_t i = 0; i < n; i++)
+        sum_session(&sessions[i], log, out);
+    if (out->n_emotion < CP_TOPIC_MIN)
+        return STATUS_OK;
     struct topics t;
-    collect_topics(sessions, out->n_segments, &t);
-    return topics_rank(log, &t, out);
+    collect_topics(sessions, n, out->n_segments, &t);
+    if (topics_rank(log, &t, out) != STATUS_OK)
+        return error_set(err, STATUS_NOMEM, "could not allocate topic labels");
+    return STATUS_OK;
 }
 
 static void measure_day(const struct key_log *log, int32_t day, struct day *d)
@@ -456,17 +403,14 @@ static enum status take(struct counters *c, const struct key_log *log, struct cp
     take_sums(c, out);
     take_tops(c, out);
     take_outcomes(c, log, out);
-    enum status st = sum_sessions(&c->sessions, log, out, err);
-    if (st != STATUS_OK || log->n_messages == 0)
-        return st;
+    if (log->n_messages == 0)
+        return STATUS_OK;
     out->drift = drift(c, log);
     out->next_expiry_us = cp_expiry_us(log->messages[0].t_us);
     int64_t close_us = log->messages[log->n_messages - 1].t_us + RECORD_SESSION_GAP_US;
     if (close_us > log->as_of_us)
         out->session_close_us = close_us;
-    if (out->n_emotion >= CP_TOPIC_MIN && take_topics(&c->sessions, log, out) != STATUS_OK)
-        return error_set(err, STATUS_NOMEM, "could not allocate topic labels");
-    return STATUS_OK;
+    return take_sessions(log, out, err);
 }
 
 static enum status cp_emit(void *state, const struct key_log *log, struct row *row,
@@ -483,7 +427,7 @@ static enum status cp_emit(void *state, const struct key_log *log, struct row *r
                                .next_outcome_us = INT64_MAX};
     enum status st = take(c, log, &counts, err);
     if (c != s->counters)
-        counters_free(c);
+        free(c);
     return st == STATUS_OK ? cp_write(&counts, row, err) : st;
 }
 
@@ -497,7 +441,7 @@ static enum status cp_init(void *state, struct error *err)
 static void cp_fini(void *state)
 {
     struct state *s = state;
-    counters_free(TAKE(s->counters));
+    free(TAKE(s->counters));
 }
 
 /* Five user messages make a row due; replies are shown with them, or when it has been quiet. */
@@ -520,16 +464,7 @@ static bool cp_urgent(const void *state, const struct key_log *log, enum record_
 
 static size_t cp_heap_bytes(const void *state)
 {
-    const struct counters *c = ((const struct state *)state)->counters;
-    if (!c)
-        return 0;
-    size_t bytes = sizeof(*c) + c->sessions.cap * sizeof(*c->sessions.at);
-    for (size_t i = 0; i < c->sessions.n; i++) {
-        const struct result *r = c->sessions.at[i].cache;
-        if (r)
-            bytes += sizeof(*r) + r->n_segments * sizeof(r->segments[0]);
-    }
-    return bytes;
+    return ((const struct state *)state)->counters ? sizeof(struct counters) : 0;
 }
 
 extern const struct engine_ops engine_conversation_patterns;
