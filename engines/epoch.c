@@ -66,13 +66,13 @@ void epoch_list_deinit(struct epoch_list *l)
     *l = (struct epoch_list){0};
 }
 
-double epoch_idf(const struct epoch *e, uint64_t token_hash)
+uint32_t epoch_idf_milli(const struct epoch *e, uint64_t token_hash)
 {
     if (!e)
-        return 1;
+        return 1000;
     double n = e->v[EPOCH_MESSAGES] / (double)EPOCH_SCALE;
     double df = e->v[EPOCH_DF + token_hash % EPOCH_DF_BUCKETS] / (double)EPOCH_SCALE;
-    return df >= n ? 0 : log((n + 1) / (df + 1));
+    return df >= n ? 0 : (uint32_t)floor(1000.0 * log((n + 1) / (df + 1)) + 0.5);
 }
 
 static uint32_t saturate(uint64_t v)

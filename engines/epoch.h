@@ -99,8 +99,9 @@ const struct epoch *epoch_at(const struct epoch_list *l, int32_t day);
 MUST_CHECK enum status epoch_list_add(struct epoch_list *l, struct epoch *e);
 void epoch_list_deinit(struct epoch_list *l);
 
-/* ln((N + 1) / (df + 1)), 0 at least; without an epoch 1 (ENGINES.md section 2). */
-double epoch_idf(const struct epoch *e, uint64_t token_hash);
+/* round(1000 ln((N + 1) / (df + 1))), 0 at least; without an epoch 1000 (ENGINES.md section 2).
+ * An integer, so that what follows from it does not depend on the last bit of a logarithm. */
+uint32_t epoch_idf_milli(const struct epoch *e, uint64_t token_hash);
 
 /* The sums of one partition and day. */
 struct epoch_sums {

@@ -2,7 +2,7 @@
 
 #include "core/hash.h"
 #include "engines/codec.h"
-#include "engines/text.h"
+#include "engines/kernels.h"
 
 #include <assert.h>
 #include <math.h>
@@ -32,14 +32,15 @@ static void take_labels(const struct text_features *text, struct feature *f)
     }
 }
 
-static void extract_message(const struct event_message *e, struct feature *f)
+static void extract_message(const struct event_message *e, const struct epoch *epoch,
+                            struct feature *f)
 {
     struct msg_rec *m = &f->u.message;
     f->op = (uint8_t)e->op;
     f->content_unchanged = e->content.ptr == NULL;
     if (!f->content_unchanged) {
         struct text_features text;
-        text_extract(e->content, &text);
+        text_extract(e->content, epoch, &text);
         m->flags = text.flags;
         m->words = text.words;
         m->chars = text.chars;
@@ -49,6 +50,8 @@ static void extract_message(const struct event_message *e, struct feature *f)
         memcpy(m->vector, text.vector, sizeof(m->vector));
         memcpy(m->trigrams, text.trigrams, sizeof(m->trigrams));
         take_labels(&text, f);
+        f->n_df = text.n_df;
+        memcpy(f->df, text.df, sizeof(f->df));
     }
     if (e->role == ROLE_BOT)
         m->flags |= MSG_BOT;
@@ -64,7 +67,8 @@ static void extract_message(const struct event_message *e, struct feature *f)
     }
 }
 
-static void extract_memory(const struct event_memory *e, struct feature *f)
+static void extract_memory(const struct event_memory *e, const struct epoch *epoch,
+                           struct feature *f)
 {
     f->op = (uint8_t)e->op;
     f->u.memory.memory = hash64(e->memory_id);
@@ -79,16 +83,18 @@ static void extract_memory(const struct event_memory *e, struct feature *f)
     if (e->op != MEMORY_CREATE || !e->content.ptr)
         return;
     struct text_features text;
-    text_extract(e->content, &text);
+    text_extract(e->content, epoch, &text);
     f->u.memory.n_vector = text.n_vector;
     f->u.memory.norm2 = text.norm2;
     memcpy(f->u.memory.vector, text.vector, sizeof(f->u.memory.vector));
     take_labels(&text, f);
 }
 
-void feature_extract(const struct event *e, enum source source, uint64_t ver, struct feature *ret)
+void feature_extract(const struct event *e, enum source source, uint64_t ver,
+                     const struct epoch_list *epochs, struct feature *ret)
 {
     assert(feature_wanted(e->type));
+    const struct epoch *epoch = epoch_at(epochs, kernel_day(e->at_us));
     memset(ret, 0, sizeof(*ret));
     ret->type = e->type;
     ret->source = (uint8_t)source;
@@ -96,13 +102,13 @@ void feature_extract(const struct event *e, enum source source, uint64_t ver, st
     ret->id = hash64(e->id);
     ret->t_us = e->at_us;
     if (e->type == EVENT_MESSAGE) {
-        extract_message(&e->u.message, ret);
+        extract_message(&e->u.message, epoch, ret);
         ret->u.message.t_us = ret->t_us;
         ret->u.message.id = ret->id;
         ret->u.message.ver = ver;
         ret->u.message.source = ret->source;
     } else if (e->type == EVENT_MEMORY) {
-        extract_memory(&e->u.memory, ret);
+        extract_memory(&e->u.memory, epoch, ret);
     }
 }
 

@@ -7,7 +7,9 @@
 #pragma once
 
 #include "core/event.h"
+#include "engines/epoch.h"
 #include "engines/record.h"
+#include "engines/text.h"
 
 #define FEATURE_FORMAT 2
 
@@ -37,6 +39,10 @@ struct feature {
         } memory;
     } u;
     char label_text[RECORD_LABELS][RECORD_LABEL_BYTES]; /* backing for labels[] after extraction */
+    /* What the text of a message teaches (text.h). Not encoded: a feature that comes out of the
+     * journal has taught already. */
+    uint8_t n_df;
+    uint16_t df[TEXT_DF];
 };
 
 /*
@@ -49,8 +55,10 @@ struct feature {
 
 /* True for the event types that features exist for. */
 bool feature_wanted(enum event_type type);
-/* Never fails on content: any bytes give features. */
-void feature_extract(const struct event *e, enum source source, uint64_t ver, struct feature *ret);
+/* Never fails on content: any bytes give features. epochs: the bot's closed ones, NULL for none;
+ * the newest that holds on the event's own day weighs the words of its text. */
+void feature_extract(const struct event *e, enum source source, uint64_t ver,
+                     const struct epoch_list *epochs, struct feature *ret);
 /* NOMEM, LIMIT. */
 MUST_CHECK enum status feature_encode(const struct feature *f, struct buf *out);
 /* CORRUPT for anything that feature_encode() does not write. */

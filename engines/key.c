@@ -267,8 +267,18 @@ static void keep_text(struct key *k, const struct msg_rec *from, struct msg_rec 
         arena_retain(&k->arena, m->labels[i]);
 }
 
-static enum status put_message(struct key *k, const struct msg_rec *m, bool is_new,
-                               struct key_change *ret, struct error *err)
+/* Document frequencies, of new messages of either side. */
+static void learn_tokens(const struct feature *f, struct epoch_delta *delta)
+{
+    if (f->n_df == 0)
+        return;
+    epoch_learn(delta, EPOCH_MESSAGES, 1);
+    for (size_t i = 0; i < f->n_df; i++)
+        epoch_learn(delta, EPOCH_DF + f->df[i], 1);
+}
+
+static enum status put_message(struct key *k, const struct feature *f, const struct msg_rec *m,
+                               bool is_new, struct key_change *ret, struct error *err)
 {
     size_t index = 0;
     enum status st = klog_insert_message(k, m, &index, err);
@@ -276,8 +286,10 @@ static enum status put_message(struct key *k, const struct msg_rec *m, bool is_n
         return st;
     if (index < k->log.n_messages)
         note(k, RECORD_MESSAGE, index, false, ret);
-    if (index < k->log.n_messages && is_new)
+    if (index < k->log.n_messages && is_new) {
+        learn_tokens(f, &ret->delta);
         learn(k, RECORD_MESSAGE, index, ret);
+    }
     return messages_cap(k);
 }
 
@@ -316,7 +328,7 @@ static enum status apply_message(struct key *k, const struct feature *f, struct 
     }
     klog_clear_mark(k, MARK_MESSAGE, f->id);
     if (!late)
-        return put_message(k, &m, is_new, ret, err);
+        return put_message(k, f, &m, is_new, ret, err);
     for (size_t i = 0; i < RECORD_LABELS; i++)
         arena_release(&k->arena, m.labels[i]);
     return STATUS_OK;

@@ -18,6 +18,7 @@ struct token {
     uint32_t start; /* bytes of the content it came from */
     uint32_t end;
     uint32_t count;
+    uint32_t idf; /* x 1000; set when the text is read */
 };
 
 /* Everything one pass needs, on the stack; only what is marked is cleared beforehand. */
@@ -318,10 +319,13 @@ static bool is_end_punct(uint32_t cp)
     return false;
 }
 
-static int32_t token_weight(uint32_t count)
+/* round(16 (1 + ln tf) idf); the middle factor goes through thousandths as well, see epoch.h. */
+static int32_t token_weight(const struct token *t)
 {
-    /* idf is 1 until document frequencies of a bot are known (ENGINES.md section 2). */
-    return count == 1 ? 16 : (int32_t)floor(16.0 * (1.0 + log((double)count)) + 0.5);
+    uint64_t tf = 1000;
+    if (t->count > 1)
+        tf = (uint64_t)floor(1000.0 * (1.0 + log((double)t->count)) + 0.5);
+    return (int32_t)((16 * tf * t->idf + 500000) / 1000000);
 }
 
 /* Keeps the RECORD_VECTOR entries of the largest absolute weight; keys are distinct. */
@@ -347,7 +351,7 @@ static void build_vector(const struct scan *s, struct text_features *ret)
     for (uint32_t i = 0; i < s->n_tokens; i++) {
         const struct token *t = &s->tokens[i];
         uint8_t bucket = (uint8_t)t->hash;
-        int32_t weight = token_weight(t->count);
+        int32_t weight = token_weight(t);
         sums[bucket] += t->hash >> 63 ? -weight : weight;
         used[bucket / 64] |= UINT64_C(1) << (bucket % 64);
     }
@@ -400,16 +404,21 @@ static void build_label(const struct scan *s, const struct token *t, size_t slot
     ret->label_len[slot] = len;
 }
 
+static uint64_t tf_idf(const struct token *t)
+{
+    return (uint64_t)t->count * t->idf;
+}
+
 static void build_labels(const struct scan *s, struct text_features *ret)
 {
     const struct token *best[RECORD_LABELS];
     size_t n = 0;
     for (uint32_t i = 0; i < s->n_tokens; i++) {
         const struct token *t = &s->tokens[i];
-        if (n == RECORD_LABELS && best[n - 1]->count >= t->count)
+        if (n == RECORD_LABELS && tf_idf(best[n - 1]) >= tf_idf(t))
             continue;
         size_t at = n < RECORD_LABELS ? n++ : n - 1;
-        for (; at > 0 && best[at - 1]->count < t->count; at--)
+        for (; at > 0 && tf_idf(best[at - 1]) < tf_idf(t); at--)
             best[at] = best[at - 1];
         best[at] = t;
     }
@@ -460,7 +469,31 @@ static void scan_start(struct scan *s, struct str content)
     trigram_add(s, ' ');
 }
 
-void text_extract(struct str content, struct text_features *ret)
+/* Weighs the tokens; returns how many of them tell what the text is about. */
+static uint32_t weigh_tokens(struct scan *s, const struct epoch *epoch)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->n_tokens; i++) {
+        struct token *t = &s->tokens[i];
+        t->idf = epoch_idf_milli(epoch, t->hash);
+        n += t->idf >= 1000;
+    }
+    return n;
+}
+
+static void build_df(const struct scan *s, struct text_features *ret)
+{
+    uint64_t seen[EPOCH_DF_BUCKETS / 64] = {0};
+    for (uint32_t i = 0; i < s->n_tokens && ret->n_df < TEXT_DF; i++) {
+        uint16_t bucket = (uint16_t)(s->tokens[i].hash % EPOCH_DF_BUCKETS);
+        uint64_t bit = UINT64_C(1) << (bucket % 64);
+        if (!(seen[bucket / 64] & bit))
+            ret->df[ret->n_df++] = bucket;
+        seen[bucket / 64] |= bit;
+    }
+}
+
+void text_extract(struct str content, const struct epoch *epoch, struct text_features *ret)
 {
     memset(ret, 0, sizeof(*ret));
     struct str cut = str_cut(content, LIMIT_CONTENT_BYTES);
@@ -479,7 +512,7 @@ void text_extract(struct str content, struct text_features *ret)
     blank_add(&s);
     if (is_end_punct(s.last_cp))
         s.flags |= MSG_END_PUNCT;
-    if (s.n_tokens >= TEXT_INFORMATIVE_TOKENS)
+    if (weigh_tokens(&s, epoch) >= TEXT_INFORMATIVE_TOKENS + (epoch == NULL))
         s.flags |= MSG_INFORMATIVE;
     if (cut.len < content.len)
         s.flags |= MSG_CUT;
@@ -489,6 +522,7 @@ void text_extract(struct str content, struct text_features *ret)
     build_vector(&s, ret);
     build_labels(&s, ret);
     build_trigrams(&s, ret);
+    build_df(&s, ret);
 }
 
 /* GoEmotions in its published order, then what only the 11-label set has. */

@@ -9,7 +9,11 @@
  * emoji is a token of its own; a link gives only MSG_LINK; @mentions are dropped. The first
  * TEXT_TOKENS distinct tokens are tracked; a token's hash is hash64() of its folded UTF-8.
  *
- * Vector (mode L): bucket = hash & 255, sign = hash >> 63, weight = round(16 (1 + ln tf)); the
+ * A token's idf comes from the bot's document frequencies (epoch.h), in thousandths; without an
+ * epoch all tokens have 1. A message is informative from TEXT_INFORMATIVE_TOKENS distinct tokens
+ * with an idf of at least 1 on, without an epoch from one more.
+ *
+ * Vector (mode L): bucket = hash & 255, sign = hash >> 63, weight = round(16 (1 + ln tf) idf); the
  * RECORD_VECTOR largest sums are kept (ties: the smaller bucket), sorted by bucket.
  *
  * Trigrams: of the folded text between two blanks, runs of blanks (and links, mentions) read as
@@ -18,11 +22,13 @@
  */
 #pragma once
 
+#include "engines/epoch.h"
 #include "engines/record.h"
 #include "engines/vector.h"
 
 #define TEXT_TOKENS             512
-#define TEXT_INFORMATIVE_TOKENS 4 /* distinct tokens, while no document frequencies are known */
+#define TEXT_DF                 64
+#define TEXT_INFORMATIVE_TOKENS 3
 
 struct text_features {
     uint16_t flags; /* of enum msg_flag, those that the text decides */
@@ -32,13 +38,18 @@ struct text_features {
     uint8_t n_vector;
     uint8_t n_trigrams;
     uint8_t label_len[RECORD_LABELS];
-    char label[RECORD_LABELS][RECORD_LABEL_BYTES]; /* highest tf first, ties by first occurrence */
+    char label[RECORD_LABELS]
+              [RECORD_LABEL_BYTES]; /* highest tf idf first, ties by first occurrence */
     uint32_t norm2;
     struct vector_entry vector[RECORD_VECTOR];
     uint8_t trigrams[RECORD_TRIGRAMS];
+    /* What the message teaches the document frequencies: buckets of its first distinct tokens. */
+    uint8_t n_df;
+    uint16_t df[TEXT_DF];
 };
 
-void text_extract(struct str content, struct text_features *ret);
+/* epoch: the one that holds for the day of the message, or NULL. */
+void text_extract(struct str content, const struct epoch *epoch, struct text_features *ret);
 
 /*
  * Emotions: the labels of the 28-label GoEmotions and the 11-label RoBERTa sets share one list of

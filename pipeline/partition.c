@@ -202,7 +202,7 @@ static enum status apply_feature(struct partition *p, enum source source,
         .commit_us = f->commit_us,
         .lsn = f->pos.lsn,
     };
-    feature_extract(e, source, f->pos.lsn, &entry.feature);
+    feature_extract(e, source, f->pos.lsn, key_log(h->key)->epochs, &entry.feature);
     st = trace(p, h, TRACE_BEFORE, &entry.feature, e->id, f->as_of_us, err);
     if (st)
         return st;

@@ -150,7 +150,7 @@ static struct stored *stored_new(const struct event *e, enum source source, uint
     if (!s)
         return NULL;
     struct feature f;
-    feature_extract(e, source, ver, &f);
+    feature_extract(e, source, ver, NULL, &f);
     s->f = f;
     s->as_of_us = as_of_us;
     for (size_t i = 0; i < f.n_labels; i++)

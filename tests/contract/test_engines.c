@@ -47,7 +47,7 @@ static void apply(struct world *w, const struct script_step *step, int64_t as_of
 {
     struct feature f;
     struct key_change change;
-    feature_extract(&step->e, step->source, step->ver, &f);
+    feature_extract(&step->e, step->source, step->ver, NULL, &f);
     struct key **k = world_key(w, &step->e);
     assert_int_equal(key_apply(*k, &f, as_of_us, &change, NULL), STATUS_OK);
 }

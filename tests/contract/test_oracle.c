@@ -43,7 +43,7 @@ static void apply(struct pair *p, const struct script_step *s)
 {
     struct feature f;
     struct key_change change;
-    feature_extract(&s->e, s->source, s->ver, &f);
+    feature_extract(&s->e, s->source, s->ver, NULL, &f);
     assert_int_equal(key_apply(*key_of(p, &s->e), &f, s->as_of_us, &change, NULL), STATUS_OK);
     assert_int_equal(oracle_add(p->oracle, &s->e, s->source, s->ver, s->as_of_us, NULL), STATUS_OK);
 }

@@ -62,7 +62,7 @@ static void post(struct rig *r, struct event *e)
     e->user_id = r->name;
     e->bot_name = r->bot;
     r->ver++;
-    feature_extract(e, SOURCE_POSTGRES, r->ver, &f);
+    feature_extract(e, SOURCE_POSTGRES, r->ver, NULL, &f);
     if (key_apply(r->key, &f, r->now_us, &change, &err) != STATUS_OK)
         fail_msg("seed %llu: %s", (unsigned long long)r->seed, err.text);
     if (oracle_add(r->oracle, e, SOURCE_POSTGRES, r->ver, r->now_us, &err) != STATUS_OK)
@@ -626,7 +626,7 @@ static void play(struct crowd *c, const struct script *s, uint64_t seed, bool wi
         struct key_change change;
         if (!feature_wanted(step->e.type))
             continue;
-        feature_extract(&step->e, step->source, step->ver, &f);
+        feature_extract(&step->e, step->source, step->ver, NULL, &f);
         struct rig *r = crowd_find(c, &step->e, oracle);
         r->seed = seed;
         r->now_us = step->as_of_us;

@@ -88,7 +88,7 @@ static void test_every_feature_survives_its_bytes(void **state)
         const struct script_step *step = script_at(s, i);
         struct feature a, b;
         struct buf bytes;
-        feature_extract(&step->e, step->source, step->ver, &a);
+        feature_extract(&step->e, step->source, step->ver, NULL, &a);
         encode(&a, &bytes);
         struct reader r = reader_of(bytes.data, bytes.len);
         assert_int_equal(feature_decode(&r, &b, NULL), STATUS_OK);
@@ -109,7 +109,7 @@ static void test_a_message_of_120_characters_is_small(void **state)
     e.u.message.emotion = STR("joy");
     struct feature f;
     struct buf bytes;
-    feature_extract(&e, SOURCE_POSTGRES, UINT64_C(0x16B374D848), &f);
+    feature_extract(&e, SOURCE_POSTGRES, UINT64_C(0x16B374D848), NULL, &f);
     encode(&f, &bytes);
     assert_in_range(bytes.len, 80, 150);
     buf_deinit(&bytes);
@@ -123,7 +123,7 @@ static void test_messages_carry_role_and_emotion(void **state)
     e.u.message.role = ROLE_BOT;
     e.u.message.emotion = STR("sadness");
     e.u.message.emotion_confidence = 0.5;
-    feature_extract(&e, SOURCE_INBOX, 7, &f);
+    feature_extract(&e, SOURCE_INBOX, 7, NULL, &f);
     assert_int_equal(f.u.message.flags,
                      MSG_BOT | MSG_HAS_EMOTION | MSG_UPPER_START | MSG_EXCLAIM | MSG_END_PUNCT);
     assert_int_equal(f.u.message.emotion_confidence, 128);
@@ -131,10 +131,10 @@ static void test_messages_carry_role_and_emotion(void **state)
     assert_int_equal(f.u.message.source, SOURCE_INBOX);
     assert_true(f.id == hash64(e.id));
     e.u.message.emotion_confidence = NAN; /* the label alone is a full statement */
-    feature_extract(&e, SOURCE_INBOX, 7, &f);
+    feature_extract(&e, SOURCE_INBOX, 7, NULL, &f);
     assert_int_equal(f.u.message.valence, -127);
     e.u.message.emotion = STR("hangry");
-    feature_extract(&e, SOURCE_INBOX, 7, &f);
+    feature_extract(&e, SOURCE_INBOX, 7, NULL, &f);
     assert_false(f.u.message.flags & MSG_HAS_EMOTION);
 }
 
@@ -144,10 +144,10 @@ static void test_an_absent_text_is_not_an_empty_text(void **state)
     struct event e = message("");
     struct feature f;
     e.u.message.op = MESSAGE_UPDATE;
-    feature_extract(&e, SOURCE_POSTGRES, 1, &f);
+    feature_extract(&e, SOURCE_POSTGRES, 1, NULL, &f);
     assert_false(f.content_unchanged);
     e.u.message.content = STR_NULL;
-    feature_extract(&e, SOURCE_POSTGRES, 1, &f);
+    feature_extract(&e, SOURCE_POSTGRES, 1, NULL, &f);
     assert_true(f.content_unchanged);
     assert_int_equal(f.n_labels, 0);
 }
@@ -171,7 +171,7 @@ static void test_grades_come_from_grade_then_outcome(void **state)
         struct feature f;
         e.u.memory.grade = cases[i].grade;
         e.u.memory.outcome = cases[i].outcome;
-        feature_extract(&e, SOURCE_POSTGRES, 1, &f);
+        feature_extract(&e, SOURCE_POSTGRES, 1, NULL, &f);
         assert_int_equal(f.u.memory.grade, cases[i].expected);
         assert_int_equal(f.u.memory.has_signal, cases[i].signal);
     }
@@ -182,7 +182,7 @@ static void test_memory_values_are_quantised_and_names_cut(void **state)
     (void)state;
     struct event e = memory(MEMORY_CREATE);
     struct feature f;
-    feature_extract(&e, SOURCE_POSTGRES, 1, &f);
+    feature_extract(&e, SOURCE_POSTGRES, 1, NULL, &f);
     assert_true(f.u.memory.importance == UINT32_MAX && f.u.memory.score == UINT32_MAX);
     e.u.memory.importance = 0.1234567;
     e.u.memory.score = 1;
@@ -192,7 +192,7 @@ static void test_memory_values_are_quantised_and_names_cut(void **state)
     memcpy(name + 63, "é", 2); /* lies across the cut */
     e.u.memory.memory_id = (struct str){name, sizeof(name)};
     e.u.memory.memory_type = STR("a type that is longer than thirty-two bytes");
-    feature_extract(&e, SOURCE_POSTGRES, 1, &f);
+    feature_extract(&e, SOURCE_POSTGRES, 1, NULL, &f);
     assert_int_equal(f.u.memory.importance, 123457);
     assert_int_equal(f.u.memory.score, 1000000);
     assert_int_equal(f.u.memory.name.len, 63);
@@ -212,7 +212,7 @@ static void test_damaged_bytes_are_refused(void **state)
     for (size_t i = 0; i < script_count(s); i++) {
         struct feature f;
         struct buf bytes;
-        feature_extract(&script_at(s, i)->e, script_at(s, i)->source, 1, &f);
+        feature_extract(&script_at(s, i)->e, script_at(s, i)->source, 1, NULL, &f);
         encode(&f, &bytes);
         for (size_t len = 0; len < bytes.len; len++) {
             struct reader r = reader_of(bytes.data, len);
@@ -246,7 +246,7 @@ static void test_unknown_formats_are_named(void **state)
     struct feature f;
     struct buf bytes;
     struct error err = {0};
-    feature_extract(&e, SOURCE_POSTGRES, 1, &f);
+    feature_extract(&e, SOURCE_POSTGRES, 1, NULL, &f);
     encode(&f, &bytes);
     bytes.data[0] = (char)((FEATURE_FORMAT + 1) << 4 | EVENT_MESSAGE);
     struct reader r = reader_of(bytes.data, bytes.len);

@@ -53,7 +53,7 @@ static int teardown(void **state)
 static enum status apply(struct fixture *x, const struct event *e)
 {
     struct feature f;
-    feature_extract(e, x->source, ++x->ver, &f);
+    feature_extract(e, x->source, ++x->ver, NULL, &f);
     return key_apply(x->key, &f, x->t_us, &x->change, NULL);
 }
 

@@ -61,7 +61,7 @@ static struct key_change apply(struct fixture *f, struct event *e)
     }
     e->user_id = STR("ann");
     e->bot_name = STR("bot");
-    feature_extract(e, SOURCE_POSTGRES, (uint64_t)f->next_id + 1, &feature);
+    feature_extract(e, SOURCE_POSTGRES, (uint64_t)f->next_id + 1, NULL, &feature);
     assert_int_equal(key_apply(f->key, &feature, f->as_of_us, &change, NULL), STATUS_OK);
     return change;
 }

@@ -210,7 +210,7 @@ static void apply_to_key(struct hostile *s, const struct event *e, enum source s
     CLEANUP(buf_deinit) struct buf bytes;
 
     buf_init(&bytes, 1u << 20);
-    feature_extract(e, source, s->ver, &extracted);
+    feature_extract(e, source, s->ver, NULL, &extracted);
     assert_int_equal(feature_encode(&extracted, &bytes), STATUS_OK);
     struct reader r = reader_of(bytes.data, bytes.len);
     assert_int_equal(feature_decode(&r, &f, &err), STATUS_OK);
@@ -415,7 +415,7 @@ static void play(const struct script *script, struct chat *c, struct oracle *o)
         const struct script_step *step = script_at(script, i);
         struct feature f;
         struct key_change change;
-        feature_extract(&step->e, step->source, step->ver, &f);
+        feature_extract(&step->e, step->source, step->ver, NULL, &f);
         assert_int_equal(key_apply(chat_key(c, &step->e), &f, step->as_of_us, &change, NULL),
                          STATUS_OK);
         if (o)

@@ -22,7 +22,7 @@
 static struct text_features extract(const char *text)
 {
     struct text_features f;
-    text_extract(str_from(text), &f);
+    text_extract(str_from(text), NULL, &f);
     return f;
 }
 
@@ -137,7 +137,7 @@ static void test_sizes_count_code_points_and_saturate(void **state)
     for (size_t i = 0; i < n; i++)
         many[i] = i % 2 ? ' ' : 'x';
     struct text_features f;
-    text_extract((struct str){many, n}, &f);
+    text_extract((struct str){many, n}, NULL, &f);
     assert_int_equal(f.chars, UINT16_MAX);
     assert_int_equal(f.words, UINT16_MAX);
     assert_int_equal(f.vector[0].weight > 0 ? f.vector[0].weight : -f.vector[0].weight, 127);
@@ -258,7 +258,7 @@ static void test_trigrams_of_long_texts_are_an_even_sample(void **state)
     for (size_t i = 0; i < sizeof(text); i++)
         text[i] = (char)('a' + i % 7);
     struct text_features f;
-    text_extract((struct str){text, sizeof(text)}, &f);
+    text_extract((struct str){text, sizeof(text)}, NULL, &f);
     assert_int_equal(f.n_trigrams, RECORD_TRIGRAMS);
     size_t expected[256] = {0};
     for (uint32_t i = 0; i < 7; i++)
@@ -293,8 +293,8 @@ static void test_any_bytes_are_text(void **state)
             bytes[i] = (unsigned char)(x & 1 ? 0x80 | (x >> 8) : x >> 8);
         }
         struct text_features a, b;
-        text_extract((struct str){(const char *)bytes, len}, &a);
-        text_extract((struct str){(const char *)bytes, len}, &b);
+        text_extract((struct str){(const char *)bytes, len}, NULL, &a);
+        text_extract((struct str){(const char *)bytes, len}, NULL, &b);
         assert_memory_equal(&a, &b, sizeof(a));
         assert_true(a.n_vector <= RECORD_VECTOR && a.n_labels <= RECORD_LABELS);
         for (size_t i = 0; i < a.n_labels; i++)
@@ -314,10 +314,10 @@ static void test_a_megabyte_is_cut_and_flagged(void **state)
     for (size_t i = 0; i < n; i++)
         big[i] = (char)(i % 5 == 4 ? ' ' : 'a' + (i * 7919 >> 4) % 26);
     struct text_features f;
-    text_extract((struct str){big, n}, &f);
+    text_extract((struct str){big, n}, NULL, &f);
     assert_true(f.flags & MSG_CUT);
     assert_int_equal(f.n_labels, RECORD_LABELS);
-    text_extract((struct str){big, LIMIT_CONTENT_BYTES}, &f);
+    text_extract((struct str){big, LIMIT_CONTENT_BYTES}, NULL, &f);
     assert_false(f.flags & MSG_CUT);
     free(big);
 }

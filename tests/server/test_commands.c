@@ -225,7 +225,7 @@ static void write_rows(struct fixture *f, const struct config *c, int64_t as_of_
     while (source_rows_next(rows, &e, &err) == STATUS_OK) {
         struct feature feature;
         struct key_change change;
-        feature_extract(&e, SOURCE_POSTGRES, 1, &feature);
+        feature_extract(&e, SOURCE_POSTGRES, 1, NULL, &feature);
         assert_int_equal(key_apply(key_of(keys, &n, &e), &feature, e.at_us, &change, &err),
                          STATUS_OK);
     }
