@@ -9,6 +9,7 @@
 #include "core/hash.h"
 #include "core/limits.h"
 #include "engines/engine.h"
+#include "engines/kernels.h"
 #include "engines/oracle/live.h"
 #include "engines/oracle/view.h"
 
@@ -47,10 +48,19 @@ struct oracle_key {
     size_t cap;
 };
 
+struct bot {
+    char *name;
+    size_t name_len;
+    const struct epoch_list *epochs;
+};
+
 struct oracle {
     struct oracle_key *keys;
     size_t n;
     size_t cap;
+    struct bot *bots; /* those with epochs */
+    size_t n_bots;
+    size_t cap_bots;
 };
 
 enum status oracle_new(struct oracle **ret, struct error *err)
@@ -73,6 +83,9 @@ void oracle_free(struct oracle *o)
         free(o->keys[i].user_id);
         free(o->keys[i].bot_name);
     }
+    for (size_t i = 0; i < o->n_bots; i++)
+        free(o->bots[i].name);
+    free(o->bots);
     free(o->keys);
     free(o);
 }
@@ -100,6 +113,43 @@ static bool grow(void **items, size_t *cap, size_t n, size_t size)
     *items = grown;
     *cap = more;
     return true;
+}
+
+static struct bot *find_bot(const struct oracle *o, struct str name)
+{
+    for (size_t i = 0; i < o->n_bots; i++)
+        if (str_equal((struct str){o->bots[i].name, o->bots[i].name_len}, name))
+            return &o->bots[i];
+    return NULL;
+}
+
+enum status oracle_set_epochs(struct oracle *o, struct str bot_name,
+                              const struct epoch_list *epochs)
+{
+    struct bot *b = find_bot(o, bot_name);
+    if (!b) {
+        if (!grow((void **)&o->bots, &o->cap_bots, o->n_bots, sizeof(*o->bots)))
+            return STATUS_NOMEM;
+        char *name = strndup(bot_name.ptr, bot_name.len);
+        if (!name)
+            return STATUS_NOMEM;
+        b = &o->bots[o->n_bots++];
+        *b = (struct bot){.name = name, .name_len = bot_name.len};
+    }
+    b->epochs = epochs;
+    return STATUS_OK;
+}
+
+/* The epochs of the bot that were closed when T was as_of_us, as a list that borrows them. */
+static struct epoch_list epochs_at(const struct oracle *o, struct str bot_name, int64_t as_of_us)
+{
+    const struct bot *b = find_bot(o, bot_name);
+    struct epoch_list known = {0};
+    if (b && b->epochs)
+        known = *b->epochs;
+    while (known.n > 0 && known.at[known.n - 1]->day > kernel_day(as_of_us))
+        known.n--;
+    return known;
 }
 
 static struct oracle_key *find_key(const struct oracle *o, struct str user_id, struct str bot_name)
@@ -144,13 +194,13 @@ static struct str keep(char *to, size_t size, struct str s)
 }
 
 static struct stored *stored_new(const struct event *e, enum source source, uint64_t ver,
-                                 int64_t as_of_us)
+                                 const struct epoch_list *epochs, int64_t as_of_us)
 {
     struct stored *s = calloc(1, sizeof(*s));
     if (!s)
         return NULL;
     struct feature f;
-    feature_extract(e, source, ver, NULL, &f);
+    feature_extract(e, source, ver, epochs, &f);
     s->f = f;
     s->as_of_us = as_of_us;
     for (size_t i = 0; i < f.n_labels; i++)
@@ -168,7 +218,8 @@ enum status oracle_add(struct oracle *o, const struct event *e, enum source sour
     if (!feature_wanted(e->type))
         return STATUS_OK;
     struct oracle_key *k = find_or_add_key(o, e->user_id, e->bot_name);
-    struct stored *s = k ? stored_new(e, source, ver, as_of_us) : NULL;
+    struct epoch_list epochs = epochs_at(o, e->bot_name, as_of_us);
+    struct stored *s = k ? stored_new(e, source, ver, &epochs, as_of_us) : NULL;
     if (!s || !grow((void **)&k->items, &k->cap, k->n, sizeof(struct stored *))) {
         free(s);
         return error_set(err, STATUS_NOMEM, "could not store an event in the oracle");
@@ -332,9 +383,10 @@ static enum status emit_row(const struct oracle_view *v, enum table_id table, st
 }
 
 static enum status row_of(struct live *l, enum table_id table, struct str user_id,
-                          struct str bot_name, struct row *row, struct error *err)
+                          struct str bot_name, const struct epoch_list *epochs, struct row *row,
+                          struct error *err)
 {
-    struct oracle_view view = {.user_id = user_id, .bot_name = bot_name};
+    struct oracle_view view = {.user_id = user_id, .bot_name = bot_name, .epochs = epochs};
     struct pool pool = {0};
 
     enum status st = pool_init(&pool, l);
@@ -367,5 +419,6 @@ enum status oracle_row(struct oracle *o, enum table_id table, struct str user_id
         st = live_advance(l, as_of_us);
     if (st)
         return error_set(err, st, "could not play the history of a key again");
-    return row_of(l, table, user_id, bot_name, row, err);
+    struct epoch_list epochs = epochs_at(o, bot_name, l->as_of_us);
+    return row_of(l, table, user_id, bot_name, &epochs, row, err);
 }

@@ -17,6 +17,10 @@ struct oracle;
 
 MUST_CHECK enum status oracle_new(struct oracle **ret, struct error *err);
 void oracle_free(struct oracle *o);
+/* The closed epochs of a bot, borrowed. The caller adds to the list, and only what events with a T
+ * of that day or later may know: an epoch is there before the first such event is added. NOMEM. */
+MUST_CHECK enum status oracle_set_epochs(struct oracle *o, struct str bot_name,
+                                         const struct epoch_list *epochs);
 /* as_of_us: T when the event arrived (an event older than the horizon at its arrival never counts).
  */
 MUST_CHECK enum status oracle_add(struct oracle *o, const struct event *e, enum source source,

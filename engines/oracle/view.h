@@ -30,6 +30,7 @@ struct oracle_view {
     uint64_t forgotten_n;
     int64_t forgotten_created_s;
     bool truncated;
+    const struct epoch_list *epochs; /* those of the bot that were closed at T */
 };
 
 /* One per engine; fills its columns exactly as the engine's emit() does. */

@@ -6,6 +6,7 @@
  */
 #include "core/clock.h"
 #include "engines/key.h"
+#include "tests/support/epochs.h"
 #include "tests/support/script.h"
 
 #include <setjmp.h>
@@ -24,6 +25,8 @@
 struct world {
     struct key *keys[USERS_MAX]; /* in order of first appearance */
     size_t n;
+    struct test_epochs epochs;        /* of its bot ... */
+    const struct epoch_list *foreign; /* ... unless those of another world hold */
 };
 
 static void world_free(struct world *w)
@@ -31,6 +34,12 @@ static void world_free(struct world *w)
     for (size_t i = 0; i < w->n; i++)
         key_free(w->keys[i]);
     w->n = 0;
+    test_epochs_deinit(&w->epochs);
+}
+
+static const struct epoch_list *world_epochs(const struct world *w)
+{
+    return w->foreign ? w->foreign : &w->epochs.list;
 }
 
 static struct key **world_key(struct world *w, const struct event *e)
@@ -40,6 +49,7 @@ static struct key **world_key(struct world *w, const struct event *e)
             return &w->keys[i];
     assert_true(w->n < USERS_MAX);
     assert_int_equal(key_new(e->user_id, e->bot_name, &w->keys[w->n], NULL), STATUS_OK);
+    key_set_epochs(w->keys[w->n], world_epochs(w));
     return &w->keys[w->n++];
 }
 
@@ -47,9 +57,25 @@ static void apply(struct world *w, const struct script_step *step, int64_t as_of
 {
     struct feature f;
     struct key_change change;
-    feature_extract(&step->e, step->source, step->ver, NULL, &f);
+    test_epochs_reach(&w->epochs, as_of_us);
+    feature_extract(&step->e, step->source, step->ver, world_epochs(w), &f);
     struct key **k = world_key(w, &step->e);
     assert_int_equal(key_apply(*k, &f, as_of_us, &change, NULL), STATUS_OK);
+    test_epochs_learn(&w->epochs, &change);
+}
+
+/* The epochs that the bot closes during the script. Worlds that hear it in different ways are given
+ * the same ones: an epoch is an input like the log, and does not depend on them. */
+static struct test_epochs epochs_of(const struct script *s)
+{
+    struct world w = {0};
+    for (size_t i = 0; i < script_count(s); i++)
+        apply(&w, script_at(s, i), script_at(s, i)->as_of_us);
+    struct test_epochs learned = w.epochs;
+    w.epochs = (struct test_epochs){0};
+    world_free(&w);
+    assert_true(learned.list.n > 1);
+    return learned;
 }
 
 static void encode(const struct key *k, struct buf *out)
@@ -69,6 +95,7 @@ static struct key *reread(const struct key *k)
         print_error("%s\n", err.text);
     assert_int_equal(st, STATUS_OK);
     buf_deinit(&b);
+    key_set_epochs(copy, key_log(k)->epochs);
     return copy;
 }
 
@@ -220,7 +247,8 @@ static void test_the_order_of_arrival_does_not_matter(void **state)
         struct script *s = script_new(&o);
         struct script *shuffled = script_new(&o);
         script_shuffle(shuffled, seed + 1);
-        struct world a = {0}, b = {0};
+        struct test_epochs epochs = epochs_of(s);
+        struct world a = {.foreign = &epochs.list}, b = {.foreign = &epochs.list};
         int64_t end_us = script_end_us(s);
         assert_true(end_us < START_US + 29 * US_PER_DAY);
         for (size_t i = 0; i < script_count(s); i++)
@@ -231,6 +259,7 @@ static void test_the_order_of_arrival_does_not_matter(void **state)
         assert_same_worlds(&a, &b, end_us + 25 * US_PER_DAY, seed);
         world_free(&a);
         world_free(&b);
+        test_epochs_deinit(&epochs);
         script_free(s);
         script_free(shuffled);
     }
@@ -248,7 +277,8 @@ static void test_the_order_of_deletions_does_not_matter_to_rows(void **state)
         struct script *s = script_new(&o);
         struct script *shuffled = script_new(&o);
         script_shuffle(shuffled, seed + 1);
-        struct world a = {0}, b = {0};
+        struct test_epochs epochs = epochs_of(s);
+        struct world a = {.foreign = &epochs.list}, b = {.foreign = &epochs.list};
         int64_t end_us = script_end_us(s);
         for (size_t i = 0; i < script_count(s); i++) {
             apply(&a, script_at(s, i), script_at(s, i)->as_of_us);
@@ -261,6 +291,7 @@ static void test_the_order_of_deletions_does_not_matter_to_rows(void **state)
         }
         world_free(&a);
         world_free(&b);
+        test_epochs_deinit(&epochs);
         script_free(s);
         script_free(shuffled);
     }
@@ -274,7 +305,8 @@ static void test_insert_then_delete_is_never_inserted(void **state)
     uint64_t seed = script_seed(5000);
     struct script_options o = {seed, SCRIPT_MEMORIES, 400, 1, START_US, 10 * US_PER_DAY};
     struct script *s = script_new(&o);
-    struct world with = {0}, without = {0};
+    struct test_epochs epochs = epochs_of(s);
+    struct world with = {.foreign = &epochs.list}, without = {.foreign = &epochs.list};
     uint64_t random = seed;
     for (size_t i = 0; i < script_count(s); i++) {
         const struct script_step *step = script_at(s, i);
@@ -301,6 +333,7 @@ static void test_insert_then_delete_is_never_inserted(void **state)
     assert_same_worlds(&with, &without, script_end_us(s), seed);
     world_free(&with);
     world_free(&without);
+    test_epochs_deinit(&epochs);
     script_free(s);
 }
 
@@ -311,11 +344,12 @@ static void test_users_do_not_mix(void **state)
     uint64_t seed = script_seed(6000);
     struct script_options o = {seed, SCRIPT_ALL, 800, 4, START_US, 20 * US_PER_DAY};
     struct script *s = script_new(&o);
-    struct world all = {0};
+    struct test_epochs epochs = epochs_of(s);
+    struct world all = {.foreign = &epochs.list};
     for (size_t i = 0; i < script_count(s); i++)
         apply(&all, script_at(s, i), script_at(s, i)->as_of_us);
     for (size_t u = 0; u < all.n; u++) {
-        struct world one = {0};
+        struct world one = {.foreign = &epochs.list};
         struct str user = key_log(all.keys[u])->user_id;
         int64_t t_us = 0;
         for (size_t i = 0; i < script_count(s); i++) {
@@ -328,6 +362,7 @@ static void test_users_do_not_mix(void **state)
         world_free(&one);
     }
     world_free(&all);
+    test_epochs_deinit(&epochs);
     script_free(s);
 }
 

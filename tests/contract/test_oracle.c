@@ -2,11 +2,13 @@
  * tests/contract/test_oracle.c - every row of every table equals the naive recomputation, byte for
  * byte, at random moments of random scripts and across restarts.
  *
- * The oracle plays the whole history again for each row, in separate code (engines/oracle).
+ * The oracle plays the whole history again for each row, in separate code (engines/oracle). The bot
+ * closes an epoch at each midnight, from what the engines taught; both sides are given the same.
  */
 #include "core/clock.h"
 #include "engines/key.h"
 #include "engines/oracle/oracle.h"
+#include "tests/support/epochs.h"
 #include "tests/support/script.h"
 
 #include <setjmp.h>
@@ -23,6 +25,7 @@
 #define USERS    3
 
 struct pair {
+    struct test_epochs epochs;
     struct key *keys[USERS];
     size_t n;
     struct oracle *oracle;
@@ -36,6 +39,7 @@ static struct key **key_of(struct pair *p, const struct event *e)
             return &p->keys[i];
     assert_true(p->n < USERS);
     assert_int_equal(key_new(e->user_id, e->bot_name, &p->keys[p->n], NULL), STATUS_OK);
+    key_set_epochs(p->keys[p->n], &p->epochs.list);
     return &p->keys[p->n++];
 }
 
@@ -43,8 +47,11 @@ static void apply(struct pair *p, const struct script_step *s)
 {
     struct feature f;
     struct key_change change;
-    feature_extract(&s->e, s->source, s->ver, NULL, &f);
+    test_epochs_reach(&p->epochs, s->as_of_us);
+    assert_int_equal(oracle_set_epochs(p->oracle, s->e.bot_name, &p->epochs.list), STATUS_OK);
+    feature_extract(&s->e, s->source, s->ver, &p->epochs.list, &f);
     assert_int_equal(key_apply(*key_of(p, &s->e), &f, s->as_of_us, &change, NULL), STATUS_OK);
+    test_epochs_learn(&p->epochs, &change);
     assert_int_equal(oracle_add(p->oracle, &s->e, s->source, s->ver, s->as_of_us, NULL), STATUS_OK);
 }
 
@@ -56,6 +63,7 @@ static void restart(struct key **k)
     assert_int_equal(key_encode(*k, &page), STATUS_OK);
     assert_int_equal(key_decode((struct str){page.data, page.len}, &copy, NULL), STATUS_OK);
     buf_deinit(&page);
+    key_set_epochs(copy, key_log(*k)->epochs);
     key_free(*k);
     *k = copy;
 }
@@ -106,6 +114,7 @@ static size_t run(const struct script_options *options, uint32_t every)
         if (script_below(&random, every) == 0)
             compare(&p, *k, script_below(&random, TABLE_COUNT), step->as_of_us, options->seed);
     }
+    assert_true(p.epochs.list.n > 1);
     /* Then time goes on alone: everything expires, and futures come true. */
     for (int days = 0; days < 40; days += 13)
         for (size_t i = 0; i < p.n; i++)
@@ -114,6 +123,7 @@ static size_t run(const struct script_options *options, uint32_t every)
     for (size_t i = 0; i < p.n; i++)
         key_free(p.keys[i]);
     oracle_free(p.oracle);
+    test_epochs_deinit(&p.epochs);
     script_free(s);
     return p.compared;
 }
