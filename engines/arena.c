@@ -7,6 +7,7 @@
 #include <string.h>
 
 _Static_assert(ARENA_SLOTS_MAX < UINT16_MAX, "slot numbers are 16 bits");
+_Static_assert(RECORD_LABEL_BYTES <= ARENA_STRING_BYTES, "a label is shorter than a trait");
 
 void arena_deinit(struct arena *a)
 {
@@ -100,7 +101,7 @@ static enum status pack_text(struct arena *a, uint32_t more)
 
 enum status arena_intern(struct arena *a, struct str s, label_ref *ret)
 {
-    assert(s.len > 0 && s.len <= RECORD_LABEL_BYTES);
+    assert(s.len > 0 && s.len <= ARENA_STRING_BYTES);
     enum status st = STATUS_OK;
     if (a->n_used >= a->n_buckets)
         st = grow_buckets(a);

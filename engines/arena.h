@@ -1,5 +1,6 @@
 /*
- * engines/arena.h - the label tokens of one key: each distinct string once, counted by reference.
+ * engines/arena.h - the label tokens and trait names of one key: each distinct string once, counted
+ * by reference.
  *
  * References are slot numbers + 1 and stay valid while somebody holds one; at the last release the
  * bytes are overwritten (erased text must not linger). Their values depend on history: whatever is
@@ -10,8 +11,10 @@
 #include "core/buf.h"
 #include "engines/record.h"
 
-/* Every record of a key holding labels of its own. */
-#define ARENA_SLOTS_MAX (RECORD_LABELS * (LIMIT_MESSAGES + LIMIT_MESSAGES / 4) + 3 * LIMIT_MEMORIES)
+/* Every record of a key holding strings of its own. */
+#define ARENA_SLOTS_MAX \
+    ((RECORD_LABELS + LIMIT_TRAITS) * (LIMIT_MESSAGES + LIMIT_MESSAGES / 4) + 3 * LIMIT_MEMORIES)
+#define ARENA_STRING_BYTES RECORD_TRAIT_BYTES
 
 struct arena_slot {
     uint32_t offset; /* of the bytes in text */
@@ -36,7 +39,7 @@ struct arena {
 };
 
 void arena_deinit(struct arena *a);
-/* Finds or adds s (1..RECORD_LABEL_BYTES) and takes one reference. NOMEM leaves all as it was. */
+/* Finds or adds s (1..ARENA_STRING_BYTES) and takes one reference. NOMEM leaves all as it was. */
 MUST_CHECK enum status arena_intern(struct arena *a, struct str s, label_ref *ret);
 void arena_retain(struct arena *a, label_ref ref);  /* 0 is a no-op */
 void arena_release(struct arena *a, label_ref ref); /* 0 is a no-op */

@@ -134,7 +134,8 @@ void codec_put_message(struct writer *w, const struct msg_rec *m)
         put_u8(w, m->emotion_confidence);
     }
     codec_put_vector(w, m->vector, m->n_vector);
-    put_trigrams(w, m->trigrams, m->n_trigrams);
+    if (!(m->flags & MSG_BOT))
+        put_trigrams(w, m->trigrams, m->n_trigrams);
 }
 
 void codec_get_message(struct reader *r, struct msg_rec *m)
@@ -152,5 +153,6 @@ void codec_get_message(struct reader *r, struct msg_rec *m)
         m->valence = text_valence(m->emotion, m->emotion_confidence);
     }
     codec_get_vector(r, m->vector, &m->n_vector, &m->norm2);
-    get_trigrams(r, m);
+    if (!(m->flags & MSG_BOT))
+        get_trigrams(r, m);
 }

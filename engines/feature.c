@@ -32,6 +32,27 @@ static void take_labels(const struct text_features *text, struct feature *f)
     }
 }
 
+static void take_traits(const struct event_message *e, struct feature *f)
+{
+    uint8_t *weights = f->u.message.traits.weight;
+    for (size_t i = 0; i < e->n_traits && i < LIMIT_TRAITS; i++) {
+        struct str name = str_cut(e->traits[i].name, RECORD_TRAIT_BYTES);
+        double given = e->traits[i].weight;
+        /* Written so that NaN is no weight either. */
+        double bounded = given > 0 ? fmin(given, 1) : 0;
+        uint8_t weight = (uint8_t)floor(bounded * RECORD_TRAIT_WEIGHT + 0.5);
+        if (name.len == 0 || weight == 0)
+            continue;
+        size_t at = 0;
+        while (at < f->n_traits && !str_equal(f->traits[at], name))
+            at++;
+        if (at == f->n_traits)
+            f->traits[f->n_traits++] = name;
+        if (weight > weights[at])
+            weights[at] = weight;
+    }
+}
+
 static void extract_message(const struct event_message *e, const struct epoch *epoch,
                             struct feature *f)
 {
@@ -45,16 +66,20 @@ static void extract_message(const struct event_message *e, const struct epoch *e
         m->words = text.words;
         m->chars = text.chars;
         m->n_vector = text.n_vector;
-        m->n_trigrams = text.n_trigrams;
         m->norm2 = text.norm2;
         memcpy(m->vector, text.vector, sizeof(m->vector));
-        memcpy(m->trigrams, text.trigrams, sizeof(m->trigrams));
+        if (e->role != ROLE_BOT) {
+            m->n_trigrams = text.n_trigrams;
+            memcpy(m->trigrams, text.trigrams, sizeof(m->trigrams));
+        }
         take_labels(&text, f);
         f->n_df = text.n_df;
         memcpy(f->df, text.df, sizeof(f->df));
     }
-    if (e->role == ROLE_BOT)
+    if (e->role == ROLE_BOT) {
         m->flags |= MSG_BOT;
+        take_traits(e, f);
+    }
     int emotion = e->emotion.ptr ? text_emotion_find(e->emotion) : -1;
     if (emotion >= 0) {
         /* A label without a confidence is taken at its word. */
@@ -133,6 +158,33 @@ static void get_labels(struct reader *r, struct feature *f)
     }
 }
 
+/* Of bot messages only. */
+static void put_traits(struct writer *w, const struct feature *f)
+{
+    put_u8(w, f->n_traits);
+    for (size_t i = 0; i < f->n_traits; i++) {
+        put_blob(w, f->traits[i].ptr, f->traits[i].len);
+        put_u8(w, f->u.message.traits.weight[i]);
+    }
+}
+
+static void get_traits(struct reader *r, struct feature *f)
+{
+    size_t n = (size_t)reader_varint_max(r, LIMIT_TRAITS);
+    for (size_t i = 0; i < n && !r->bad; i++) {
+        struct str name = reader_blob(r);
+        uint8_t weight = reader_u8(r);
+        if (name.len == 0 || name.len > RECORD_TRAIT_BYTES || weight == 0 ||
+            weight > RECORD_TRAIT_WEIGHT)
+            r->bad = true;
+        for (size_t k = 0; k < i; k++)
+            r->bad |= str_equal(f->traits[k], name);
+        f->traits[i] = name;
+        f->u.message.traits.weight[i] = weight;
+    }
+    f->n_traits = r->bad ? 0 : (uint8_t)n;
+}
+
 /* 0 = none, else value + 1: scores are rarely given. */
 static void put_optional(struct writer *w, uint32_t v)
 {
@@ -160,6 +212,8 @@ enum status feature_encode(const struct feature *f, struct buf *out)
     if (f->type == EVENT_MESSAGE) {
         codec_put_message(&w, &f->u.message);
         put_labels(&w, f);
+        if (f->u.message.flags & MSG_BOT)
+            put_traits(&w, f);
     } else if (f->type == EVENT_MEMORY) {
         put_u64(&w, f->u.memory.memory);
         put_blob(&w, f->u.memory.name.ptr, f->u.memory.name.len);
@@ -183,6 +237,8 @@ static void decode_message(struct reader *r, struct feature *f)
     m->ver = f->ver;
     m->source = f->source;
     get_labels(r, f);
+    if (m->flags & MSG_BOT)
+        get_traits(r, f);
     if (f->op != MESSAGE_INSERT && f->op != MESSAGE_UPDATE)
         r->bad = true;
 }

@@ -23,8 +23,11 @@ struct feature {
     int64_t t_us;
     uint8_t n_labels;
     struct str labels[RECORD_LABELS]; /* borrowed: from the event's text or the decoded bytes */
+    uint8_t n_traits;
+    struct str traits[LIMIT_TRAITS]; /* distinct names, borrowed likewise */
     union {
-        struct msg_rec message; /* labels[] unset: the key interns them */
+        /* labels[] and traits.name[] unset: the key interns them; traits.weight[] is set. */
+        struct msg_rec message;
         struct {
             uint64_t memory;
             struct str name; /* memory_id, cut to LIMIT_LABEL_BYTES */
@@ -47,10 +50,13 @@ struct feature {
 
 /*
  * Bytes: format << 4 | type, a byte of op, source and content_unchanged, ver and time as varints,
- * id; then the body by type. About 135 bytes for a message of 120 characters.
+ * id; then the body by type. About 135 bytes for a user message of 120 characters.
  *
  * MEMORY: ENGINES.md A2 decides the grade (grade, else outcome hit = 3, miss = 1, else 3).
  * Embeddings are not looked at: vectors are those of the text (mode L).
+ * Traits of bot messages: of the first LIMIT_TRAITS, names are cut to RECORD_TRAIT_BYTES; weights
+ * are bounded to 1, rounded to 1/RECORD_TRAIT_WEIGHT, and a weight of 0 or less is no trait; a name
+ * that comes twice counts once, with its largest weight.
  */
 
 /* True for the event types that features exist for. */

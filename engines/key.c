@@ -250,6 +250,17 @@ static enum status intern_labels(struct key *k, const struct feature *f, label_r
     return STATUS_OK;
 }
 
+static enum status intern_traits(struct key *k, const struct feature *f, struct msg_rec *m,
+                                 struct error *err)
+{
+    for (size_t i = 0; i < f->n_traits; i++)
+        if (arena_intern(&k->arena, f->traits[i], &m->traits.name[i])) {
+            klog_release_message(k, m);
+            return error_set(err, STATUS_NOMEM, "could not allocate traits of a key");
+        }
+    return STATUS_OK;
+}
+
 /* The text features of `from` with everything else as in m; takes references of its own. */
 static void keep_text(struct key *k, const struct msg_rec *from, struct msg_rec *m)
 {
@@ -259,9 +270,11 @@ static void keep_text(struct key *k, const struct msg_rec *from, struct msg_rec 
     m->chars = from->chars;
     m->n_vector = from->n_vector;
     m->norm2 = from->norm2;
-    m->n_trigrams = from->n_trigrams;
     memcpy(m->vector, from->vector, sizeof(m->vector));
-    memcpy(m->trigrams, from->trigrams, sizeof(m->trigrams));
+    if (!((m->flags | from->flags) & MSG_BOT)) {
+        m->n_trigrams = from->n_trigrams;
+        memcpy(m->trigrams, from->trigrams, sizeof(m->trigrams));
+    }
     memcpy(m->labels, from->labels, sizeof(m->labels));
     for (size_t i = 0; i < RECORD_LABELS; i++)
         arena_retain(&k->arena, m->labels[i]);
@@ -316,6 +329,7 @@ static enum status apply_message(struct key *k, const struct feature *f, struct 
         keep_text(k, live, &m);
     else
         st = intern_labels(k, f, m.labels, RECORD_LABELS, err);
+    st = st ? st : intern_traits(k, f, &m, err);
     if (st)
         return st;
     ret->applied = true;
@@ -329,8 +343,7 @@ static enum status apply_message(struct key *k, const struct feature *f, struct 
     klog_clear_mark(k, MARK_MESSAGE, f->id);
     if (!late)
         return put_message(k, f, &m, is_new, ret, err);
-    for (size_t i = 0; i < RECORD_LABELS; i++)
-        arena_release(&k->arena, m.labels[i]);
+    klog_release_message(k, &m);
     return STATUS_OK;
 }
 

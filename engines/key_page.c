@@ -57,8 +57,12 @@ static enum status encode_tokens(const struct key *k, struct numbering *x, struc
     enum status st = STATUS_OK;
     for (size_t i = 0; !st && i < k->log.n_memories; i++)
         st = number_labels(k, k->log.memories[i].labels, MEMORY_LABELS, x, &tokens);
-    for (size_t i = 0; !st && i < k->messages_all; i++)
-        st = number_labels(k, k->log.messages[i].labels, RECORD_LABELS, x, &tokens);
+    for (size_t i = 0; !st && i < k->messages_all; i++) {
+        const struct msg_rec *m = &k->log.messages[i];
+        st = number_labels(k, m->labels, RECORD_LABELS, x, &tokens);
+        if (!st && m->flags & MSG_BOT)
+            st = number_labels(k, m->traits.name, LIMIT_TRAITS, x, &tokens);
+    }
     assert(st || x->n == k->arena.n_used);
     st = st ? st : buf_put_varint(out, x->n);
     return st ? st : buf_append(out, tokens.data, tokens.len);
@@ -73,6 +77,14 @@ static void put_labels(struct writer *w, const struct numbering *x, const label_
     put_u8(w, (uint8_t)n);
     for (size_t i = 0; i < n; i++)
         put_varint(w, x->numbers[labels[i] - 1]);
+}
+
+/* Of bot messages only. */
+static void put_traits(struct writer *w, const struct numbering *x, const struct msg_rec *m)
+{
+    put_labels(w, x, m->traits.name, LIMIT_TRAITS);
+    for (size_t i = 0; i < msg_trait_count(m); i++)
+        put_u8(w, m->traits.weight[i]);
 }
 
 static enum status encode_head(const struct key *k, struct buf *out)
@@ -173,6 +185,8 @@ static enum status encode_messages(const struct key *k, const struct numbering *
         put_u8(&w, m->source);
         codec_put_message(&w, m);
         put_labels(&w, x, m->labels, RECORD_LABELS);
+        if (m->flags & MSG_BOT)
+            put_traits(&w, x, m);
         codec_end(out, &w);
         t_us = m->t_us;
         ver = m->ver;
@@ -252,6 +266,21 @@ static void get_labels(struct reader *r, const struct tokens *t, label_ref *labe
         arena_retain(t->arena, labels[i]);
 }
 
+/* Also takes the references, as get_labels() does. */
+static void get_traits(struct reader *r, const struct tokens *t, struct msg_rec *m)
+{
+    label_ref names[LIMIT_TRAITS] = {0};
+    get_labels(r, t, names, LIMIT_TRAITS);
+    memcpy(m->traits.name, names, sizeof(names));
+    for (size_t i = 0; i < LIMIT_TRAITS && names[i]; i++) {
+        m->traits.weight[i] = reader_u8(r);
+        if (m->traits.weight[i] == 0 || m->traits.weight[i] > RECORD_TRAIT_WEIGHT)
+            r->bad = true;
+        for (size_t k = 0; k < i; k++)
+            r->bad |= names[k] == names[i];
+    }
+}
+
 static int64_t get_time(struct reader *r, int64_t previous_us)
 {
     int64_t t_us = 0;
@@ -320,7 +349,7 @@ static enum status decode_tokens(struct reader *r, struct tokens *t, struct erro
         return error_set(err, STATUS_NOMEM, "could not allocate the labels of a key");
     for (size_t i = 0; i < n; i++) {
         struct str s = reader_blob(r);
-        if (r->bad || s.len == 0 || s.len > RECORD_LABEL_BYTES || i >= ARENA_SLOTS_MAX) {
+        if (r->bad || s.len == 0 || s.len > ARENA_STRING_BYTES || i >= ARENA_SLOTS_MAX) {
             r->bad = true;
             return STATUS_OK;
         }
@@ -404,6 +433,8 @@ static enum status decode_messages(struct reader *r, struct key *k, const struct
         m.source = get_source(r, reader_u8(r));
         codec_get_message(r, &m);
         get_labels(r, t, m.labels, RECORD_LABELS);
+        if (m.flags & MSG_BOT)
+            get_traits(r, t, &m);
         if (r->bad || m.id == 0 || klog_find_message(k, m.id)) {
             r->bad = true;
             return STATUS_OK;

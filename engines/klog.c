@@ -481,6 +481,14 @@ enum status klog_insert_memory(struct key *k, const struct mem_rec *m, size_t *r
     return engines_insert(k, RECORD_MEMORY, at, err);
 }
 
+void klog_release_message(struct key *k, const struct msg_rec *m)
+{
+    for (size_t i = 0; i < RECORD_LABELS; i++)
+        arena_release(&k->arena, m->labels[i]);
+    for (size_t i = msg_trait_count(m); i-- > 0;)
+        arena_release(&k->arena, m->traits.name[i]);
+}
+
 void klog_remove_message(struct key *k, size_t index)
 {
     assert(index < k->messages_all);
@@ -489,8 +497,7 @@ void klog_remove_message(struct key *k, size_t index)
         engines_retract(k, RECORD_MESSAGE, index);
         k->log.n_messages--;
     }
-    for (size_t i = 0; i < RECORD_LABELS; i++)
-        arena_release(&k->arena, records[index].labels[i]);
+    klog_release_message(k, &records[index]);
     id_remove(&k->message_ids, records[index].id);
     k->messages_all--;
     if (index == 0) {

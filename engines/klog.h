@@ -108,6 +108,8 @@ MUST_CHECK enum status klog_insert_memory(struct key *k, const struct mem_rec *m
 void klog_remove_message(struct key *k, size_t index);
 void klog_remove_access(struct key *k, size_t index);
 void klog_remove_memory(struct key *k, size_t index);
+/* Gives back the references of a record that did not become the log's. */
+void klog_release_message(struct key *k, const struct msg_rec *m);
 /* Replaces the record in place: engines see a retraction and an insertion. */
 MUST_CHECK enum status klog_change_memory(struct key *k, size_t index, const struct mem_rec *m,
                                           struct error *err);

@@ -20,7 +20,10 @@
 #define RECORD_LABELS         6   /* label tokens kept of a message */
 #define RECORD_LABEL_BYTES    24
 #define RECORD_VECTOR         32 /* largest entries of the 256-d signed feature vector (mode L) */
-#define RECORD_TRIGRAMS       40 /* hashed character trigrams kept of a message, for the fingerprint */
+#define RECORD_TRIGRAMS \
+    40 /* hashed character trigrams kept of a user message, for the fingerprint */
+#define RECORD_TRAIT_BYTES  32
+#define RECORD_TRAIT_WEIGHT 200 /* a weight of 1; every hundredth is exact */
 
 /* One entry of a sparse feature vector; vectors are sorted by bucket, weights are never 0. */
 struct vector_entry {
@@ -75,8 +78,17 @@ struct msg_rec {
     label_ref labels[RECORD_LABELS];
     uint32_t norm2; /* sum of squares of the vector weights */
     struct vector_entry vector[RECORD_VECTOR];
-    /* Bucket numbers of a stable sample: the distinct ones ascending, then the repeated ones. */
-    uint8_t trigrams[RECORD_TRIGRAMS];
+    /* A message has one or the other, by MSG_BOT: nobody asks for the trigrams of a bot. */
+    union {
+        /* Bucket numbers of a stable sample: the distinct ones ascending, then the repeated ones.
+         */
+        uint8_t trigrams[RECORD_TRIGRAMS];
+        /* The traits that the source says a bot message shows, distinct. */
+        struct {
+            label_ref name[LIMIT_TRAITS]; /* 0 behind the last one */
+            uint8_t weight[LIMIT_TRAITS]; /* 1..RECORD_TRAIT_WEIGHT */
+        } traits;
+    };
 };
 
 struct access_rec {
@@ -144,7 +156,17 @@ struct key_log {
     struct dialogue *dialogue;       /* see dialogue.h; a cache, never part of the state */
 };
 
-/* Token behind a reference, at most RECORD_LABEL_BYTES; STR_NULL for 0. */
+/* How many traits a message shows; always 0 for the user's. */
+static inline size_t msg_trait_count(const struct msg_rec *m)
+{
+    size_t n = 0;
+    while (m->flags & MSG_BOT && n < LIMIT_TRAITS && m->traits.name[n])
+        n++;
+    return n;
+}
+
+/* Token behind a reference, at most RECORD_LABEL_BYTES (traits: RECORD_TRAIT_BYTES); STR_NULL for
+ * 0. */
 struct str key_log_label(const struct key_log *log, label_ref ref);
 /* First record with t_us >= t. */
 size_t key_log_message_at(const struct key_log *log, int64_t t_us);

@@ -253,6 +253,15 @@ static struct feature with_text_of(const struct feature *old, const struct featu
     merged.u.message.emotion = f->u.message.emotion;
     merged.u.message.emotion_confidence = f->u.message.emotion_confidence;
     merged.u.message.valence = f->u.message.valence;
+    if ((old->u.message.flags | f->u.message.flags) & MSG_BOT) {
+        merged.u.message.n_trigrams = 0;
+        memset(merged.u.message.trigrams, 0, sizeof(merged.u.message.trigrams));
+    }
+    merged.n_traits = f->n_traits;
+    for (size_t i = 0; i < f->n_traits; i++) {
+        merged.traits[i] = f->traits[i];
+        merged.u.message.traits.weight[i] = f->u.message.traits.weight[i];
+    }
     return merged;
 }
 

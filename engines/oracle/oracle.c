@@ -36,6 +36,7 @@ struct stored {
     int64_t as_of_us; /* T at arrival */
     char name[LIMIT_LABEL_BYTES];
     char type[LIMIT_ID_BYTES];
+    char traits[LIMIT_TRAITS][RECORD_TRAIT_BYTES];
 };
 
 struct oracle_key {
@@ -205,6 +206,8 @@ static struct stored *stored_new(const struct event *e, enum source source, uint
     s->as_of_us = as_of_us;
     for (size_t i = 0; i < f.n_labels; i++)
         s->f.labels[i] = keep(s->f.label_text[i], RECORD_LABEL_BYTES, f.labels[i]);
+    for (size_t i = 0; i < f.n_traits; i++)
+        s->f.traits[i] = keep(s->traits[i], RECORD_TRAIT_BYTES, f.traits[i]);
     if (f.type == EVENT_MEMORY) {
         s->f.u.memory.name = keep(s->name, sizeof(s->name), f.u.memory.name);
         s->f.u.memory.type = keep(s->type, sizeof(s->type), f.u.memory.type);

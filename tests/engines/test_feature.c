@@ -56,6 +56,9 @@ static void assert_same(const struct feature *a, const struct feature *b)
     assert_int_equal(a->n_labels, b->n_labels);
     for (size_t i = 0; i < a->n_labels; i++)
         assert_true(str_equal(a->labels[i], b->labels[i]));
+    assert_int_equal(a->n_traits, b->n_traits);
+    for (size_t i = 0; i < a->n_traits; i++)
+        assert_true(str_equal(a->traits[i], b->traits[i]));
     if (a->type == EVENT_MESSAGE)
         assert_memory_equal(&a->u.message, &b->u.message, sizeof(a->u.message));
     if (a->type != EVENT_MEMORY)
@@ -136,6 +139,50 @@ static void test_messages_carry_role_and_emotion(void **state)
     e.u.message.emotion = STR("hangry");
     feature_extract(&e, SOURCE_INBOX, 7, NULL, &f);
     assert_false(f.u.message.flags & MSG_HAS_EMOTION);
+}
+
+static struct event traits(const char *const *names, const double *weights, uint32_t n)
+{
+    struct event e = message("hi");
+    e.u.message.role = ROLE_BOT;
+    e.u.message.n_traits = n;
+    for (uint32_t i = 0; i < n && i < LIMIT_TRAITS; i++)
+        e.u.message.traits[i] = (struct event_trait){str_from(names[i]), weights[i]};
+    return e;
+}
+
+static void test_traits_are_bounded_cut_and_distinct(void **state)
+{
+    (void)state;
+    /* Both cuts of 32 bytes would split the last letter, so 31 remain: one and the same name. */
+    const char *const names[] = {"0123456789012345678901234567890äx", "warm",
+                                 "0123456789012345678901234567890äy", "cold"};
+    const double weights[] = {0.25, 17, 0.7, 0.001};
+    struct feature f;
+    struct event e = traits(names, weights, 10000);
+    feature_extract(&e, SOURCE_POSTGRES, 1, NULL, &f);
+    assert_int_equal(f.n_traits, 2);
+    assert_true(str_equal(f.traits[0], STR("0123456789012345678901234567890")));
+    assert_true(str_equal(f.traits[1], STR("warm")));
+    assert_int_equal(f.u.message.traits.weight[0], 140); /* 0.7 of 200, the larger one */
+    assert_int_equal(f.u.message.traits.weight[1], RECORD_TRAIT_WEIGHT);
+    assert_int_equal(f.u.message.n_trigrams, 0);
+}
+
+static void test_only_bots_show_traits(void **state)
+{
+    (void)state;
+    const char *const names[] = {"warm", "cold", ""};
+    const double weights[] = {1, -1, 1};
+    struct feature f;
+    struct event e = traits(names, weights, 3);
+    feature_extract(&e, SOURCE_POSTGRES, 1, NULL, &f);
+    assert_int_equal(f.n_traits, 1); /* a weight below 0 is none, and so is an empty name */
+    e.u.message.role = ROLE_USER;
+    feature_extract(&e, SOURCE_POSTGRES, 1, NULL, &f);
+    assert_int_equal(f.n_traits, 0);
+    assert_int_equal(f.u.message.n_trigrams, 2); /* " hi" and "hi " */
+    assert_int_equal(msg_trait_count(&f.u.message), 0);
 }
 
 static void test_an_absent_text_is_not_an_empty_text(void **state)
@@ -261,6 +308,8 @@ int main(void)
         cmocka_unit_test(test_every_feature_survives_its_bytes),
         cmocka_unit_test(test_a_message_of_120_characters_is_small),
         cmocka_unit_test(test_messages_carry_role_and_emotion),
+        cmocka_unit_test(test_traits_are_bounded_cut_and_distinct),
+        cmocka_unit_test(test_only_bots_show_traits),
         cmocka_unit_test(test_an_absent_text_is_not_an_empty_text),
         cmocka_unit_test(test_grades_come_from_grade_then_outcome),
         cmocka_unit_test(test_memory_values_are_quantised_and_names_cut),

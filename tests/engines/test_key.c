@@ -172,13 +172,13 @@ static void test_an_edit_without_text_keeps_the_text(void **state)
     assert_int_equal(write_message(x, "a", T0 - 50, "Dog leg vet limp?"), STATUS_OK);
     struct msg_rec before = *find(x, "a");
     struct event e = event_of(EVENT_MESSAGE, "a", T0 - 20);
-    e.u.message.role = ROLE_BOT;
+    e.u.message.role = ROLE_USER;
     e.u.message.op = MESSAGE_UPDATE;
     e.u.message.emotion = STR("joy");
     e.u.message.emotion_confidence = 1;
     assert_int_equal(apply(x, &e), STATUS_OK);
     const struct msg_rec *after = find(x, "a");
-    assert_int_equal(after->flags, before.flags | MSG_BOT | MSG_HAS_EMOTION);
+    assert_int_equal(after->flags, before.flags | MSG_HAS_EMOTION);
     assert_int_equal(after->words, before.words);
     assert_int_equal(after->norm2, before.norm2);
     assert_memory_equal(after->labels, before.labels, sizeof(before.labels));
@@ -190,6 +190,64 @@ static void test_an_edit_without_text_keeps_the_text(void **state)
     assert_int_equal(apply(x, &e), STATUS_OK);
     assert_false(x->change.applied);
     assert_null(find(x, "unknown"));
+}
+
+static enum status show_traits(struct fixture *x, const char *id, int64_t at_us, struct str content,
+                               const char *one, const char *two)
+{
+    struct event e = event_of(EVENT_MESSAGE, id, at_us);
+    e.u.message.role = ROLE_BOT;
+    e.u.message.op = content.ptr ? MESSAGE_INSERT : MESSAGE_UPDATE;
+    e.u.message.content = content;
+    e.u.message.emotion_confidence = NAN;
+    e.u.message.n_traits = two ? 2 : 1;
+    e.u.message.traits[0] = (struct event_trait){str_from(one), 0.5};
+    e.u.message.traits[1] = (struct event_trait){str_from(two), 1};
+    return apply(x, &e);
+}
+
+static void test_an_edit_without_text_replaces_the_traits(void **state)
+{
+    struct fixture *x = *state;
+    assert_int_equal(show_traits(x, "a", T0 - 50, STR("dog leg"), "warm", "dog"), STATUS_OK);
+    assert_int_equal(x->key->arena.n_used, 3); /* the label dog is the trait dog */
+    assert_int_equal(
+        show_traits(x, "a", T0 - 50, STR_NULL, "dry wit of thirty-two bytes, yes", NULL),
+        STATUS_OK);
+    const struct msg_rec *m = find(x, "a");
+    const struct key_log *log = key_log(x->key);
+    assert_int_equal(msg_trait_count(m), 1);
+    assert_true(
+        str_equal(key_log_label(log, m->traits.name[0]), STR("dry wit of thirty-two bytes, yes")));
+    assert_int_equal(m->traits.weight[0], RECORD_TRAIT_WEIGHT / 2);
+    assert_true(str_equal(key_log_label(log, m->labels[0]), STR("dog")));
+    assert_int_equal(m->n_trigrams, 0);
+    assert_int_equal(x->key->arena.n_used, 3); /* dog, leg, and the trait: warm is gone */
+    assert_rereads(x->key);
+    assert_int_equal(delete_message(x, "a"), STATUS_OK);
+    assert_int_equal(x->key->arena.n_used, 0);
+}
+
+/* Text and traits of a message belong to its role: one does not become the other's. */
+static void test_a_change_of_role_leaves_no_traits_and_no_trigrams(void **state)
+{
+    struct fixture *x = *state;
+    assert_int_equal(write_message(x, "a", T0 - 50, "dog leg vet"), STATUS_OK);
+    assert_int_equal(show_traits(x, "a", T0 - 50, STR_NULL, "warm", NULL), STATUS_OK);
+    assert_int_equal(find(x, "a")->n_trigrams, 0);
+    assert_int_equal(msg_trait_count(find(x, "a")), 1);
+    assert_rereads(x->key);
+    struct event e = event_of(EVENT_MESSAGE, "a", T0 - 50);
+    e.u.message.role = ROLE_USER;
+    e.u.message.op = MESSAGE_UPDATE;
+    e.u.message.emotion_confidence = NAN;
+    e.u.message.n_traits = 1;
+    e.u.message.traits[0] = (struct event_trait){STR("warm"), 1};
+    assert_int_equal(apply(x, &e), STATUS_OK);
+    assert_int_equal(find(x, "a")->n_trigrams, 0);
+    assert_int_equal(msg_trait_count(find(x, "a")), 0);
+    assert_int_equal(x->key->arena.n_used, 3); /* the user's message has words, no traits */
+    assert_rereads(x->key);
 }
 
 static void test_labels_are_shared_and_wiped_with_their_last_message(void **state)
@@ -641,6 +699,8 @@ int main(void)
         TEST(test_records_are_sorted_by_time_then_id),
         TEST(test_an_edit_replaces_text_and_time),
         TEST(test_an_edit_without_text_keeps_the_text),
+        TEST(test_an_edit_without_text_replaces_the_traits),
+        TEST(test_a_change_of_role_leaves_no_traits_and_no_trigrams),
         TEST(test_labels_are_shared_and_wiped_with_their_last_message),
         TEST(test_labels_survive_heavy_turnover),
         TEST(test_the_other_source_cannot_undo_a_deletion),

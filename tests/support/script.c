@@ -31,6 +31,16 @@ static const char *const extras[] = {
 static const char *const endings[] = {"", "", ".", "?", "!", "。", "？", "…"};
 static const char *const emotions[] = {"joy",  "sadness", "anger", "fear",     "neutral",
                                        "love", "trust",   "Joy",   "surprise", "perplexed"};
+static const char *const traits[] = {"warm",
+                                     "Warm",
+                                     "dry \"wit\"",
+                                     "спокойная",
+                                     "思いやり",
+                                     "صبور",
+                                     "chatty",
+                                     "a name of more than thirty-two bytes",
+                                     "a name of more than thirty-two b-",
+                                     "süß"};
 #define COUNT(a) ((uint32_t)(sizeof(a) / sizeof((a)[0])))
 
 /* One message or memory as the script last left it. */
@@ -195,12 +205,27 @@ static struct item *pick_item(struct script *s, struct items *items)
     return &items->all[items->n - 1 - below(s, back)];
 }
 
+/* Up to six of a few names and of many rare ones; the first LIMIT_TRAITS are written. */
+static void name_traits(struct script *s, struct event_message *m)
+{
+    m->n_traits = below(s, 7);
+    for (uint32_t i = 0; i < m->n_traits && i < LIMIT_TRAITS; i++) {
+        struct event_trait *t = &m->traits[i];
+        t->name = chance(s, 15) ? keep_format(s, "trait %u", below(s, 60))
+                                : keep(s, str_from(traits[below(s, COUNT(traits))]));
+        t->weight = chance(s, 60) ? 1 : (below(s, 1301) - 150.0) / 1000.0;
+    }
+}
+
 static void fill_message(struct script *s, struct event_message *m, size_t user)
 {
     m->op = MESSAGE_INSERT;
     m->role = chance(s, 45) ? ROLE_BOT : ROLE_USER;
     m->content = make_text(s, user);
     m->emotion_confidence = NAN;
+    /* Some bots name none but for a few messages, which leave again. */
+    if (m->role == ROLE_BOT && wants(s, SCRIPT_TRAITS) && chance(s, user % 3 == 2 ? 2 : 75))
+        name_traits(s, m);
     if (chance(s, 70)) {
         m->emotion = keep(s, str_from(emotions[below(s, COUNT(emotions))]));
         if (chance(s, 90))
