@@ -6,14 +6,25 @@
 #include <math.h>
 #include <string.h>
 
+/*
+ * The shipped parameters, chosen on the development half of the Numenta Anomaly Benchmark so that
+ * neither half nor double of any of them matters much: docs/QUALITY.md has the figures.
+ */
 #define MICRO     1e6
-#define FAST      0.1   /* weight of a new slot in the recent mean: about 20 slots */
-#define SLOW      0.005 /* ... and in the usual one: about 400 slots */
-#define YOUNG     288   /* slots without alarms */
-#define THRESHOLD 5.0   /* sum over the sides of -log10(rank) */
+#define FAST      0.1   /* weight of a new slot in the recent mean: about the last 10 slots */
+#define MIDDLE    0.03  /* ... in the mean that it is compared with: 33 slots */
+#define SLOW      0.005 /* ... in what is usual: 200 slots */
+#define NOW       0.05  /* ... in how far the recent slots are from the usual level */
+#define RUN       24    /* slots that shape compares: two hours */
+#define YOUNG     200   /* slots without alarms: what is usual is still being learned */
+#define SMOOTH    0.3   /* weight of a new slot in the score */
+#define THRESHOLD 4.8   /* four sides, each at a rank of about one in sixteen */
 #define HOLD      72    /* quiet slots that end an episode */
-#define RANKS_MAX 4096  /* counts are halved here: old behaviour fades */
+#define RANKS_MAX 4096  /* counts are halved here: what was odd long ago fades */
+#define FADE      (1.0 / 4000.0) /* of class counts, a slot */
 #define TINY      1e-9
+
+_Static_assert(HOLD <= UINT8_MAX && RANKS_MAX <= UINT16_MAX, "the fields that hold them");
 
 void detector_init(struct detector *d)
 {
@@ -23,7 +34,7 @@ void detector_init(struct detector *d)
 
 double detector_score(const struct detector *d)
 {
-    return d->score;
+    return d->slots > YOUNG ? d->odd / (d->odd + THRESHOLD) : 0.0;
 }
 
 bool detector_alarm(const struct detector *d)
@@ -67,56 +78,137 @@ static double ratio(double x, double usual)
     return fabs(x) / (usual + TINY);
 }
 
-static double judge(struct detector *d, double x)
+/* The slot mean `back` slots ago, 0 = the newest. */
+static double history_at(const struct detector *d, uint64_t back)
 {
-    if (d->slots == 1) {
-        d->previous = d->fast = d->slow = x;
-        return 0.0;
-    }
-    double step = fabs(x - d->previous), off = fabs(x - d->slow);
-    d->fast += FAST * (x - d->fast);
-    double shift = fabs(d->fast - d->slow);
-    double sum = rank_of(d, 0, ratio(off, d->deviation)) + rank_of(d, 1, ratio(step, d->step)) +
-                 rank_of(d, 2, ratio(shift, d->deviation));
-    d->slow += SLOW * (x - d->slow);
-    d->deviation += SLOW * (off - d->deviation);
-    d->step += SLOW * (step - d->step);
-    d->previous = x;
-    return d->slots > YOUNG ? sum : 0.0;
+    return d->history[(d->slots - 1 - back) % DETECTOR_HISTORY];
 }
 
-static void open_episode(struct detector *d, int64_t slot, double level)
+static double run_distance(const struct detector *d, uint64_t back, double give_up)
+{
+    double sum = 0.0;
+    for (uint64_t i = 0; i < RUN && sum < give_up; i++) {
+        double gap = history_at(d, i) - history_at(d, back + i);
+        sum += gap * gap;
+    }
+    return sum;
+}
+
+/*
+ * Distance of the last RUN slots to the second nearest of the runs before: the nearest may be
+ * a single odd stretch that happened to come twice.
+ */
+static double judge_shape(struct detector *d)
+{
+    uint64_t n = d->slots < DETECTOR_HISTORY ? d->slots : DETECTOR_HISTORY;
+    if (n < 3 * RUN)
+        return 0.0;
+    double best = INFINITY, second = INFINITY;
+    for (uint64_t back = RUN; back + RUN <= n; back++) {
+        double sum = run_distance(d, back, second);
+        if (sum < best) {
+            second = best;
+            best = sum;
+        } else if (sum < second) {
+            second = sum;
+        }
+    }
+    double distance = sqrt(second / RUN);
+    double odd = ratio(distance, d->distance);
+    d->distance += SLOW * (distance - d->distance);
+    return odd;
+}
+
+static uint8_t class_of(double z)
+{
+    static const double ends[DETECTOR_CLASSES - 1] = {-2.0, -1.0, -0.4, 0.0, 0.4, 1.0, 2.0};
+    uint8_t class = 0;
+    while (class < DETECTOR_CLASSES - 1 && z >= ends[class])
+        class ++;
+    return class;
+}
+
+/* Relative entropy of the classes of the last slots against those of all slots before this one. */
+static double judge_mix(struct detector *d, double z)
+{
+    uint8_t class = class_of(z);
+    d->recent[(d->slots - 1) % DETECTOR_RECENT] = class;
+    uint64_t n = d->slots < DETECTOR_RECENT ? d->slots : DETECTOR_RECENT;
+    double now[DETECTOR_CLASSES] = {0}, total = 0.0, entropy = 0.0;
+    for (uint64_t i = 0; i < n; i++)
+        now[d->recent[i]] += 1.0 / (double)n;
+    for (int i = 0; i < DETECTOR_CLASSES; i++)
+        total += d->classes[i] + 0.5;
+    for (int i = 0; i < DETECTOR_CLASSES; i++)
+        if (now[i] > 0.0)
+            entropy += now[i] * log(now[i] * total / (d->classes[i] + 0.5));
+    for (int i = 0; i < DETECTOR_CLASSES; i++)
+        d->classes[i] -= FADE * d->classes[i];
+    d->classes[class] += 1.0;
+    return fmax(0.0, entropy);
+}
+
+/* Feeds the next slot mean; returns the sum of -log10(rank) over the sides. */
+static double judge(struct detector *d, double x)
+{
+    if (d->slots == 1)
+        d->origin = d->previous = d->fast = d->middle = d->slow = x;
+    double away = fabs(x - d->slow), step = fabs(x - d->previous);
+    d->fast += FAST * (x - d->fast);
+    d->middle += MIDDLE * (x - d->middle);
+    d->deviation_now += NOW * (away - d->deviation_now);
+    /* Relative to the first value, so that a float holds the small changes of a large number. */
+    d->history[(d->slots - 1) % DETECTOR_HISTORY] = (float)(x - d->origin);
+
+    double spread = (d->deviation_now + 1e-3 * d->deviation + TINY) / (d->deviation + TINY);
+    double sum = rank_of(d, 0, ratio(d->fast - d->middle, d->step));
+    sum += rank_of(d, 1, fabs(log(spread)));
+    sum += rank_of(d, 2, judge_shape(d));
+    sum += rank_of(d, 3, judge_mix(d, (x - d->slow) / (d->deviation + TINY)));
+
+    double rate = fmax(SLOW, 1.0 / (double)d->slots); /* a plain mean at first */
+    d->slow += rate * (x - d->slow);
+    d->deviation += rate * (away - d->deviation);
+    d->step += rate * (step - d->step);
+    d->previous = x;
+    return sum;
+}
+
+static void open_episode(struct detector *d, double level)
 {
     if (d->n_episodes == DETECTOR_EPISODES) {
         memmove(d->episodes, d->episodes + 1, (DETECTOR_EPISODES - 1) * sizeof(*d->episodes));
         d->n_episodes--;
     }
-    d->episodes[d->n_episodes++] = (struct detector_episode){
-        .start_us = slot * DETECTOR_SLOT_US, .level = level, .open = true};
+    d->episodes[d->n_episodes++] =
+        (struct detector_episode){.start_us = d->rising_us, .level = level, .open = true};
     d->alarm = true;
 }
 
 static void close_slot(struct detector *d, int64_t slot, double x, uint32_t n)
 {
     d->slots++;
-    double level = d->slow, sum = judge(d, x);
-    d->score = sum / (sum + THRESHOLD);
+    double level = d->slow, before = d->odd;
+    d->odd += SMOOTH * (judge(d, x) - d->odd);
+    if (before < THRESHOLD / 2.0)
+        d->rising_us = slot * DETECTOR_SLOT_US;
+    double score = detector_score(d);
     struct detector_episode *e = d->n_episodes ? &d->episodes[d->n_episodes - 1] : NULL;
     bool is_open = e && e->open;
-    if (d->score < 0.5) {
+    if (score < 0.5) {
         if (is_open && ++d->quiet == HOLD)
             e->open = false;
         return;
     }
     if (!is_open) {
-        open_episode(d, slot, level);
+        open_episode(d, level);
         e = &d->episodes[d->n_episodes - 1];
     }
     d->quiet = 0;
     e->end_us = (slot + 1) * DETECTOR_SLOT_US;
     e->n = e->n > UINT32_MAX - n ? UINT32_MAX : e->n + n;
-    if (d->score > e->peak) {
-        e->peak = d->score;
+    if (score > e->peak) {
+        e->peak = score;
         e->value = x;
     }
 }
@@ -168,15 +260,52 @@ void detector_point(struct detector *d, int64_t t_us, double value)
 
 /* ---- durable bytes */
 
-#define FORMAT 1
+#define FORMAT     1
+#define NUMBER_MAX (4.0 * DETECTOR_VALUE_MAX) /* distances of numbers included */
 
-/* The numbers that describe the stream, for encode and decode alike. */
-#define NUMBERS 7
+/* The numbers that describe the stream, for encode and decode alike: first those of any sign. */
+#define NUMBERS (10 + DETECTOR_CLASSES)
+#define SIGNED  5
 static void numbers_of(struct detector *d, double *ret[NUMBERS])
 {
-    double *all[NUMBERS] = {&d->previous,  &d->step,  &d->fast, &d->slow,
-                            &d->deviation, &d->shift, &d->score};
+    double *all[] = {&d->origin,    &d->previous,      &d->fast, &d->middle,   &d->slow,
+                     &d->deviation, &d->deviation_now, &d->step, &d->distance, &d->odd};
     memcpy(ret, all, sizeof(all));
+    for (int i = 0; i < DETECTOR_CLASSES; i++)
+        ret[10 + i] = &d->classes[i];
+}
+
+static uint64_t history_count(const struct detector *d)
+{
+    return d->slots < DETECTOR_HISTORY ? d->slots : DETECTOR_HISTORY;
+}
+
+static enum status put_history(const struct detector *d, struct buf *out)
+{
+    enum status st = STATUS_OK;
+    for (uint64_t i = 0; i < history_count(d) && !st; i++) {
+        uint32_t bits = 0;
+        memcpy(&bits, &d->history[i], sizeof(bits));
+        uint8_t bytes[4] = {(uint8_t)bits, (uint8_t)(bits >> 8), (uint8_t)(bits >> 16),
+                            (uint8_t)(bits >> 24)};
+        st = buf_append(out, bytes, sizeof(bytes));
+    }
+    return st;
+}
+
+static void get_history(struct detector *d, struct reader *in)
+{
+    for (int i = 0; i < DETECTOR_RECENT; i++) {
+        d->recent[i] = reader_u8(in);
+        in->bad |= d->recent[i] >= DETECTOR_CLASSES;
+    }
+    for (uint64_t i = 0; i < history_count(d); i++) {
+        uint32_t bits = reader_u8(in);
+        for (int shift = 8; shift < 32; shift += 8)
+            bits |= (uint32_t)reader_u8(in) << shift;
+        memcpy(&d->history[i], &bits, sizeof(bits));
+        in->bad |= !(fabsf(d->history[i]) <= (float)NUMBER_MAX);
+    }
 }
 
 static enum status put_episode(const struct detector_episode *e, struct buf *out)
@@ -211,9 +340,12 @@ enum status detector_encode(const struct detector *d, struct buf *out)
     for (int i = 0; i < DETECTOR_SIDES; i++)
         for (int j = 0; j < DETECTOR_BINS; j++)
             st = st ? st : buf_put_varint(out, d->ranks[i][j]);
+    st = st ? st : buf_append(out, d->recent, sizeof(d->recent));
+    st = st ? st : put_history(d, out);
+    st = st ? st : buf_put_svarint(out, d->rising_us);
     st = st ? st : buf_put_u8(out, d->alarm);
-    st = st ? st : buf_put_varint(out, d->quiet);
-    st = st ? st : buf_put_varint(out, d->n_episodes);
+    st = st ? st : buf_put_u8(out, d->quiet);
+    st = st ? st : buf_put_u8(out, d->n_episodes);
     for (uint32_t i = 0; i < d->n_episodes; i++)
         st = st ? st : put_episode(&d->episodes[i], out);
     return st;
@@ -229,7 +361,7 @@ static uint64_t get_max(struct reader *in, uint64_t max)
 static double get_number(struct reader *in)
 {
     double v = reader_double(in);
-    in->bad |= !(fabs(v) <= 2.0 * DETECTOR_VALUE_MAX);
+    in->bad |= !(fabs(v) <= NUMBER_MAX);
     return in->bad ? 0.0 : v;
 }
 
@@ -264,7 +396,7 @@ static void get_ranks(struct detector *d, struct reader *in)
 
 static void get_episodes(struct detector *d, struct reader *in)
 {
-    d->n_episodes = (uint32_t)get_max(in, DETECTOR_EPISODES);
+    d->n_episodes = (uint8_t)get_max(in, DETECTOR_EPISODES);
     for (uint32_t i = 0; i < d->n_episodes; i++) {
         struct detector_episode *e = &d->episodes[i];
         e->start_us = get_time(in);
@@ -290,11 +422,15 @@ enum status detector_decode(struct detector *d, struct reader *in, struct error 
     d->slots = reader_varint(in);
     double *numbers[NUMBERS];
     numbers_of(d, numbers);
-    for (int i = 0; i < NUMBERS; i++)
+    for (int i = 0; i < NUMBERS; i++) {
         *numbers[i] = get_number(in);
+        in->bad |= i >= SIGNED && *numbers[i] < 0.0;
+    }
     get_ranks(d, in);
+    get_history(d, in);
+    d->rising_us = get_time(in);
     d->alarm = reader_u8(in) != 0;
-    d->quiet = (uint32_t)get_max(in, HOLD);
+    d->quiet = (uint8_t)get_max(in, HOLD);
     get_episodes(d, in);
     if (newest == INT64_MIN)
         in->bad |= first != 0 || d->slots != 0;
