@@ -12,7 +12,8 @@
 
 bool feature_wanted(enum event_type type)
 {
-    return type == EVENT_MESSAGE || type == EVENT_MESSAGE_DELETED || type == EVENT_MEMORY;
+    return type == EVENT_MESSAGE || type == EVENT_MESSAGE_DELETED || type == EVENT_MEMORY ||
+           type == EVENT_OUTREACH || type == EVENT_PRIVACY;
 }
 
 static uint32_t quantise(double value)
@@ -134,6 +135,12 @@ void feature_extract(const struct event *e, enum source source, uint64_t ver,
         ret->u.message.source = ret->source;
     } else if (e->type == EVENT_MEMORY) {
         extract_memory(&e->u.memory, epoch, ret);
+    } else if (e->type == EVENT_OUTREACH) {
+        ret->op = (uint8_t)e->u.outreach.op;
+    } else if (e->type == EVENT_PRIVACY) {
+        ret->op = (uint8_t)e->u.privacy.op;
+        struct str scope = e->u.privacy.scope;
+        ret->u.privacy.proactive = scope.len == 0 || str_equal(scope, STR("proactive"));
     }
 }
 
@@ -223,6 +230,8 @@ enum status feature_encode(const struct feature *f, struct buf *out)
         put_u8(&w, (uint8_t)(f->u.memory.grade << 1 | f->u.memory.has_signal));
         codec_put_vector(&w, f->u.memory.vector, f->u.memory.n_vector);
         put_labels(&w, f);
+    } else if (f->type == EVENT_PRIVACY) {
+        put_u8(&w, f->u.privacy.proactive);
     }
     codec_end(out, &w);
     return STATUS_OK;
@@ -261,6 +270,14 @@ static void decode_memory(struct reader *r, struct feature *f)
         r->bad = true;
 }
 
+static void decode_privacy(struct reader *r, struct feature *f)
+{
+    uint8_t proactive = reader_u8(r);
+    f->u.privacy.proactive = proactive;
+    if (proactive > 1 || f->op < PRIVACY_ERASE || f->op > PRIVACY_OPTIN)
+        r->bad = true;
+}
+
 enum status feature_decode(struct reader *r, struct feature *ret, struct error *err)
 {
     memset(ret, 0, sizeof(*ret));
@@ -281,6 +298,11 @@ enum status feature_decode(struct reader *r, struct feature *ret, struct error *
         decode_message(r, ret);
     else if (ret->type == EVENT_MEMORY)
         decode_memory(r, ret);
+    else if (ret->type == EVENT_PRIVACY)
+        decode_privacy(r, ret);
+    else if (ret->type == EVENT_OUTREACH &&
+             (ret->op < OUTREACH_SENT || ret->op > OUTREACH_OPTED_OUT))
+        r->bad = true;
     if (r->bad)
         return error_set(err, STATUS_CORRUPT, "a feature is cut short or out of range");
     return STATUS_OK;

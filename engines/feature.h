@@ -14,8 +14,8 @@
 #define FEATURE_FORMAT 2
 
 struct feature {
-    enum event_type type;   /* MESSAGE, MESSAGE_DELETED, MEMORY */
-    uint8_t op;             /* enum message_op or memory_op */
+    enum event_type type;   /* MESSAGE, MESSAGE_DELETED, MEMORY, OUTREACH, PRIVACY */
+    uint8_t op;             /* enum message_op, memory_op, outreach_op or privacy_op */
     uint8_t source;         /* enum source */
     bool content_unchanged; /* UPDATE without the text: keep the text features of the live record */
     uint64_t ver;           /* position.lsn of the change */
@@ -40,6 +40,9 @@ struct feature {
             uint32_t norm2;
             struct vector_entry vector[RECORD_VECTOR];
         } memory;
+        struct {
+            bool proactive; /* the scope covers conversations that the bot begins */
+        } privacy;
     } u;
     char label_text[RECORD_LABELS][RECORD_LABEL_BYTES]; /* backing for labels[] after extraction */
     /* What the text of a message teaches (text.h). Not encoded: a feature that comes out of the

@@ -53,6 +53,7 @@ void key_free(struct key *k)
     free(k->messages);
     free(k->accesses);
     free(k->memories);
+    free(k->outreach);
     free(k->marks);
     free(k->message_ids.entries);
     free(k->access_ids.entries);
@@ -74,6 +75,7 @@ size_t key_bytes(const struct key *k)
     size_t n = k->bytes + arena_bytes(&k->arena) + dialogue_bytes(k->log.dialogue);
     n += k->messages_cap * sizeof(*k->messages) + k->accesses_cap * sizeof(*k->accesses);
     n += k->memories_cap * sizeof(*k->memories) + k->marks_cap * sizeof(*k->marks);
+    n += k->outreach_cap * sizeof(*k->outreach);
     n += (k->message_ids.cap + k->access_ids.cap) * sizeof(*k->message_ids.entries);
     for (size_t i = 0; i < k->n_states; i++) {
         const struct engine_ops *ops = engine_at(i);
@@ -127,6 +129,7 @@ static void message_leaves(struct key *k)
 {
     if (k->log.messages[0].t_us < k->first_left_us)
         k->first_left_us = k->log.messages[0].t_us;
+    klog_fold_reply(k, 0);
     klog_remove_message(k, 0);
 }
 
@@ -171,6 +174,8 @@ static enum status expire(struct key *k, int64_t horizon, struct error *err)
         message_leaves(k);
     while (!st && k->accesses_all && k->log.accesses[0].t_us < horizon)
         st = access_leaves(k, err);
+    while (k->outreach_all && k->outreach[0].t_us < horizon + RECORD_WINDOW_US - RECORD_OUTREACH_US)
+        klog_remove_outreach(k, 0);
     /* A deleted message this old cannot come back: it would be late. Memories have no horizon. */
     for (size_t i = k->n_marks; i-- > 0;)
         if (k->marks[i].kind == MARK_MESSAGE && k->marks[i].t_us < horizon)
@@ -192,6 +197,9 @@ static enum status show_future(struct key *k, struct error *err)
         st = klog_show_access(k, err);
         st = st ? st : accesses_cap(k, err);
     }
+    while (!st && k->log.n_outreach < k->outreach_all &&
+           k->outreach[k->log.n_outreach].t_us <= last)
+        st = klog_show_outreach(k, err);
     return st;
 }
 
@@ -561,6 +569,68 @@ static enum status apply_memory(struct key *k, const struct feature *f, struct k
     }
 }
 
+/* ---- outreach and consent ---- */
+
+static enum status put_outreach(struct key *k, const struct outreach_rec *o, bool is_new,
+                                struct key_change *ret, struct error *err)
+{
+    size_t index = 0;
+    enum status st = klog_insert_outreach(k, o, &index, err);
+    if (st)
+        return st;
+    bool visible = index < k->log.n_outreach;
+    if (visible)
+        note(k, RECORD_OUTREACH, index, false, ret);
+    if (visible && is_new)
+        learn(k, RECORD_OUTREACH, index, ret);
+    if (k->outreach_all > RECORD_OUTREACH_MAX)
+        klog_remove_outreach(k, 0);
+    return STATUS_OK;
+}
+
+static enum status set_consent(struct key *k, const struct feature *f, bool opted_out,
+                               struct key_change *ret)
+{
+    struct consent *c = &k->log.consent;
+    bool newer = !c->given || f->t_us > c->t_us || (f->t_us == c->t_us && f->ver > c->ver);
+    bool tied = c->given && f->t_us == c->t_us && f->ver == c->ver;
+    if (!newer && !(tied && opted_out && !c->opted_out))
+        return STATUS_OK;
+    *c = (struct consent){true, opted_out, f->t_us, f->ver};
+    ret->applied = true;
+    note(k, RECORD_PRIVACY, 0, false, ret);
+    return STATUS_OK;
+}
+
+/* Only what is no older than the messages is taken: the answers to it are all in the log then. */
+static enum status apply_outreach(struct key *k, const struct feature *f, struct key_change *ret,
+                                  struct error *err)
+{
+    if (f->op == OUTREACH_OPTED_OUT)
+        return set_consent(k, f, true, ret);
+    const struct outreach_rec *live = klog_find_outreach(k, f->id, f->op);
+    if (is_overruled(NULL, live ? &live->source : NULL, f->source))
+        return STATUS_OK;
+    ret->late = f->t_us < klog_horizon_us(k->log.as_of_us) || f->t_us <= k->message_cut_us;
+    if (ret->late)
+        return STATUS_OK;
+    ret->applied = true;
+    bool is_new = live == NULL;
+    if (live)
+        klog_remove_outreach(k, (size_t)(live - k->outreach));
+    struct outreach_rec o = {
+        .t_us = f->t_us, .id = f->id, .ver = f->ver, .op = f->op, .source = f->source};
+    return put_outreach(k, &o, is_new, ret, err);
+}
+
+/* An erasure is not a matter of one key: the pipeline's. */
+static enum status apply_privacy(struct key *k, const struct feature *f, struct key_change *ret)
+{
+    if (!f->u.privacy.proactive || f->op == PRIVACY_ERASE)
+        return STATUS_OK;
+    return set_consent(k, f, f->op == PRIVACY_OPTOUT, ret);
+}
+
 enum status key_apply(struct key *k, const struct feature *f, int64_t as_of_us,
                       struct key_change *ret, struct error *err)
 {
@@ -578,6 +648,10 @@ enum status key_apply(struct key *k, const struct feature *f, int64_t as_of_us,
         st = apply_message(k, f, ret, err);
     else if (f->type == EVENT_MESSAGE_DELETED)
         st = apply_message_deleted(k, f, ret, err);
+    else if (f->type == EVENT_OUTREACH)
+        st = apply_outreach(k, f, ret, err);
+    else if (f->type == EVENT_PRIVACY)
+        st = apply_privacy(k, f, ret);
     else
         st = apply_memory(k, f, ret, err);
     klog_settle(k);
@@ -616,6 +690,8 @@ static int64_t count_events(const struct key *k, uint32_t kinds)
     if (kinds & 1u << RECORD_ACCESS)
         for (size_t i = 0; i < k->log.n_accesses; i++)
             n += klog_find_memory(k, k->log.accesses[i].memory) != NULL;
+    if (kinds & 1u << RECORD_OUTREACH)
+        n += k->log.n_outreach;
     return (int64_t)n;
 }
 

@@ -3,7 +3,7 @@
  * rebuilt from them.
  *
  *   u8 KEY_FORMAT, user, bot, T, the numbers of what left, marks, tokens, memories, messages,
- *   accesses, u64 hash64 of everything before it
+ *   accesses, outreach, u64 hash64 of everything before it
  *
  * Times and versions are differences to the record before; labels are numbers into the token list,
  * which holds tokens in order of first use. The bytes therefore depend on the content alone, not on
@@ -20,7 +20,7 @@
 #define MEMORY_LABELS (sizeof(((struct mem_rec *)NULL)->labels) / sizeof(label_ref))
 #define CHECK_BYTES   8
 
-enum { HAS_FIRST_LEFT = 1, HAS_MESSAGE_CUT = 2, HAS_ACCESS_CUT = 4 };
+enum { HAS_FIRST_LEFT = 1, HAS_MESSAGE_CUT = 2, HAS_ACCESS_CUT = 4, HAS_CONSENT = 8 };
 
 /* ---- encoding ---- */
 
@@ -100,7 +100,8 @@ static enum status encode_head(const struct key *k, struct buf *out)
     put_svarint(&w, k->log.as_of_us);
     uint8_t has = (k->first_left_us != INT64_MAX ? HAS_FIRST_LEFT : 0) |
                   (k->message_cut_us != INT64_MIN ? HAS_MESSAGE_CUT : 0) |
-                  (k->access_cut_us != INT64_MIN ? HAS_ACCESS_CUT : 0);
+                  (k->access_cut_us != INT64_MIN ? HAS_ACCESS_CUT : 0) |
+                  (k->log.consent.given ? HAS_CONSENT : 0);
     put_u8(&w, has);
     if (has & HAS_FIRST_LEFT)
         put_svarint(&w, k->first_left_us);
@@ -108,6 +109,11 @@ static enum status encode_head(const struct key *k, struct buf *out)
         put_svarint(&w, k->message_cut_us);
     if (has & HAS_ACCESS_CUT)
         put_svarint(&w, k->access_cut_us);
+    if (has & HAS_CONSENT) {
+        put_u8(&w, k->log.consent.opted_out);
+        put_svarint(&w, k->log.consent.t_us);
+        put_varint(&w, k->log.consent.ver);
+    }
     put_varint(&w, k->log.forgotten_n);
     put_svarint(&w, k->log.forgotten_created_s);
     codec_end(out, &w);
@@ -215,6 +221,26 @@ static enum status encode_accesses(const struct key *k, struct buf *out)
     return st;
 }
 
+static enum status encode_outreach(const struct key *k, struct buf *out)
+{
+    struct writer w;
+    enum status st = codec_begin(out, 10 + k->outreach_all * 32, &w);
+    if (st)
+        return st;
+    put_varint(&w, k->outreach_all);
+    int64_t t_us = 0;
+    for (size_t i = 0; i < k->outreach_all; i++) {
+        const struct outreach_rec *o = &k->outreach[i];
+        put_svarint(&w, o->t_us - t_us);
+        put_u64(&w, o->id);
+        put_varint(&w, o->ver);
+        put_u8(&w, (uint8_t)(o->op << 4 | o->replied << 3 | o->source));
+        t_us = o->t_us;
+    }
+    codec_end(out, &w);
+    return STATUS_OK;
+}
+
 enum status key_encode(const struct key *k, struct buf *out)
 {
     size_t start = out->len;
@@ -228,6 +254,7 @@ enum status key_encode(const struct key *k, struct buf *out)
     st = st ? st : encode_memories(k, &x, out);
     st = st ? st : encode_messages(k, &x, out);
     st = st ? st : encode_accesses(k, out);
+    st = st ? st : encode_outreach(k, out);
     if (!st)
         st = buf_put_u64(out, hash64((struct str){out->data + start, out->len - start}));
     if (st)
@@ -312,6 +339,12 @@ static enum status decode_head(struct reader *r, struct key *k, struct error *er
         k->message_cut_us = reader_svarint(r);
     if (has & HAS_ACCESS_CUT)
         k->access_cut_us = reader_svarint(r);
+    if (has & HAS_CONSENT) {
+        uint8_t opted_out = reader_u8(r);
+        int64_t t_us = reader_svarint(r);
+        k->log.consent = (struct consent){true, opted_out, t_us, reader_varint(r)};
+        r->bad |= opted_out > 1;
+    }
     k->log.forgotten_n = reader_varint(r);
     k->log.forgotten_created_s = reader_svarint(r);
     /* Far enough from the ends of the number range that no sum of times overflows. */
@@ -472,6 +505,31 @@ static enum status decode_accesses(struct reader *r, struct key *k, size_t n, st
     return st;
 }
 
+static enum status decode_outreach(struct reader *r, struct key *k, size_t n, struct error *err)
+{
+    enum status st = STATUS_OK;
+    int64_t t_us = 0;
+    for (size_t i = 0; !st && i < n; i++) {
+        struct outreach_rec o = {0};
+        o.t_us = t_us = get_time(r, t_us);
+        o.id = reader_u64(r);
+        o.ver = reader_varint(r);
+        uint8_t bits = reader_u8(r);
+        o.op = bits >> 4;
+        o.replied = bits >> 3 & 1;
+        o.source = get_source(r, bits);
+        bool known = o.op == OUTREACH_SENT || (o.op == OUTREACH_REPLIED && !o.replied);
+        if (r->bad || !known || klog_find_outreach(k, o.id, o.op)) {
+            r->bad = true;
+            return STATUS_OK;
+        }
+        size_t index = 0;
+        st = klog_insert_outreach(k, &o, &index, err);
+        r->bad |= index != i;
+    }
+    return st;
+}
+
 /* Reads a count before the records that follow it, each of which takes at least one byte. */
 static size_t get_count(struct reader *r, size_t max)
 {
@@ -492,6 +550,8 @@ static enum status decode_body(struct reader *r, struct key *k, struct error *er
         st = decode_messages(r, k, &t, get_count(r, LIMIT_MESSAGES + LIMIT_FUTURE_RECORDS), err);
     if (!st)
         st = decode_accesses(r, k, get_count(r, LIMIT_ACCESSES + LIMIT_FUTURE_RECORDS), err);
+    if (!st)
+        st = decode_outreach(r, k, get_count(r, RECORD_OUTREACH_MAX), err);
     return st;
 }
 

@@ -232,8 +232,9 @@ static enum status replay_log(struct key *k, const struct engine_ops *ops, void 
 {
     struct key_log *log = &k->log;
     size_t n_messages = log->n_messages, n_accesses = log->n_accesses, n_memories = log->n_memories;
+    size_t n_outreach = log->n_outreach;
     enum status st = STATUS_OK;
-    log->n_messages = log->n_accesses = log->n_memories = 0;
+    log->n_messages = log->n_accesses = log->n_memories = log->n_outreach = 0;
     while (log->n_memories < n_memories) {
         log->n_memories++;
         if (!st && ops->kinds & 1u << RECORD_MEMORY)
@@ -248,6 +249,11 @@ static enum status replay_log(struct key *k, const struct engine_ops *ops, void 
         log->n_accesses++;
         if (!st && ops->kinds & 1u << RECORD_ACCESS)
             st = ops->insert(state, log, RECORD_ACCESS, log->n_accesses - 1, err);
+    }
+    while (log->n_outreach < n_outreach) {
+        log->n_outreach++;
+        if (!st && ops->kinds & 1u << RECORD_OUTREACH)
+            st = ops->insert(state, log, RECORD_OUTREACH, log->n_outreach - 1, err);
     }
     return st;
 }
@@ -564,6 +570,84 @@ enum status klog_show_access(struct key *k, struct error *err)
     assert(k->log.n_accesses < k->accesses_all);
     k->log.n_accesses++;
     return engines_insert(k, RECORD_ACCESS, k->log.n_accesses - 1, err);
+}
+
+/* ---- outreach ---- */
+
+/* Position of (t, id, op), counting future records. */
+static size_t outreach_position(const struct key *k, const struct outreach_rec *o)
+{
+    size_t at = k->outreach_all;
+    while (at > 0) {
+        const struct outreach_rec *before = &k->outreach[at - 1];
+        if (is_before(before->t_us, before->id, o->t_us, o->id) ||
+            (before->t_us == o->t_us && before->id == o->id && before->op < o->op))
+            break;
+        at--;
+    }
+    return at;
+}
+
+const struct outreach_rec *klog_find_outreach(const struct key *k, uint64_t id, uint8_t op)
+{
+    for (size_t i = k->outreach_all; i-- > 0;)
+        if (k->outreach[i].id == id && k->outreach[i].op == op)
+            return &k->outreach[i];
+    return NULL;
+}
+
+enum status klog_insert_outreach(struct key *k, const struct outreach_rec *o, size_t *ret_index,
+                                 struct error *err)
+{
+    if (k->outreach_all == k->outreach_cap) {
+        uint32_t cap = next_cap(k->outreach_cap);
+        struct outreach_rec *grown = grow_array(k->outreach, cap, sizeof(*grown));
+        if (!grown)
+            return no_room(err);
+        k->outreach = grown;
+        k->outreach_cap = cap;
+        k->log.outreach = grown;
+    }
+    size_t at = outreach_position(k, o);
+    memmove(k->outreach + at + 1, k->outreach + at, (k->outreach_all - at) * sizeof(*o));
+    k->outreach[at] = *o;
+    k->outreach_all++;
+    *ret_index = at;
+    if (o->t_us > k->log.as_of_us + FUTURE_SLACK_US)
+        return STATUS_OK;
+    k->log.n_outreach++;
+    return engines_insert(k, RECORD_OUTREACH, at, err);
+}
+
+void klog_remove_outreach(struct key *k, size_t index)
+{
+    assert(index < k->outreach_all);
+    if (index < k->log.n_outreach) {
+        engines_retract(k, RECORD_OUTREACH, index);
+        k->log.n_outreach--;
+    }
+    k->outreach_all--;
+    memmove(k->outreach + index, k->outreach + index + 1,
+            (k->outreach_all - index) * sizeof(*k->outreach));
+}
+
+enum status klog_show_outreach(struct key *k, struct error *err)
+{
+    assert(k->log.n_outreach < k->outreach_all);
+    k->log.n_outreach++;
+    return engines_insert(k, RECORD_OUTREACH, k->log.n_outreach - 1, err);
+}
+
+void klog_fold_reply(struct key *k, size_t index)
+{
+    const struct msg_rec *m = &k->log.messages[index];
+    if (m->flags & MSG_BOT)
+        return;
+    for (size_t i = 0; i < k->outreach_all; i++) {
+        struct outreach_rec *o = &k->outreach[i];
+        if (o->op == OUTREACH_SENT && m->t_us > o->t_us && m->t_us - o->t_us <= RECORD_REPLY_US)
+            o->replied = true;
+    }
 }
 
 /* ---- marks ---- */

@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "core/event.h"
 #include "engines/arena.h"
 #include "engines/dialogue.h"
 #include "engines/key.h"
@@ -51,10 +52,12 @@ struct key {
     struct msg_rec *messages;
     struct access_rec *accesses;
     struct mem_rec *memories;
+    struct outreach_rec *outreach;
     struct mark *marks;
     uint32_t messages_head, messages_all, messages_cap;
     uint32_t accesses_head, accesses_all, accesses_cap;
     uint32_t memories_cap;
+    uint32_t outreach_all, outreach_cap;
     uint32_t n_marks, marks_cap;
     struct id_index message_ids;
     struct id_index access_ids;
@@ -95,6 +98,7 @@ size_t klog_memory_position(const struct key *k, uint64_t id);
 const struct msg_rec *klog_find_message(const struct key *k, uint64_t id);
 const struct access_rec *klog_find_access(const struct key *k, uint64_t id);
 const struct mem_rec *klog_find_memory(const struct key *k, uint64_t id);
+const struct outreach_rec *klog_find_outreach(const struct key *k, uint64_t id, uint8_t op);
 struct mark *klog_find_mark(const struct key *k, enum mark_kind kind, uint64_t id);
 
 /* The references in the record become the log's. Room for one more is made first. */
@@ -104,18 +108,24 @@ MUST_CHECK enum status klog_insert_access(struct key *k, const struct access_rec
                                           size_t *ret_index, struct error *err);
 MUST_CHECK enum status klog_insert_memory(struct key *k, const struct mem_rec *m, size_t *ret_index,
                                           struct error *err);
+MUST_CHECK enum status klog_insert_outreach(struct key *k, const struct outreach_rec *o,
+                                            size_t *ret_index, struct error *err);
 /* Releases the record's references. */
 void klog_remove_message(struct key *k, size_t index);
 void klog_remove_access(struct key *k, size_t index);
 void klog_remove_memory(struct key *k, size_t index);
 /* Gives back the references of a record that did not become the log's. */
 void klog_release_message(struct key *k, const struct msg_rec *m);
+void klog_remove_outreach(struct key *k, size_t index);
 /* Replaces the record in place: engines see a retraction and an insertion. */
 MUST_CHECK enum status klog_change_memory(struct key *k, size_t index, const struct mem_rec *m,
                                           struct error *err);
 /* Shows the first future record to the engines. */
 MUST_CHECK enum status klog_show_message(struct key *k, struct error *err);
 MUST_CHECK enum status klog_show_access(struct key *k, struct error *err);
+MUST_CHECK enum status klog_show_outreach(struct key *k, struct error *err);
+/* Message `index` leaves for good: attempts that it answered remember. */
+void klog_fold_reply(struct key *k, size_t index);
 
 MUST_CHECK enum status klog_set_mark(struct key *k, const struct mark *m, struct error *err);
 void klog_clear_mark(struct key *k, enum mark_kind kind, uint64_t id);

@@ -189,6 +189,7 @@ static enum status aging_insert(void *state, const struct key_log *log, enum rec
         return STATUS_OK;
     case RECORD_OUTREACH:
     case RECORD_METRIC:
+    case RECORD_PRIVACY:
     case RECORD_KINDS:
         break;
     }

@@ -24,6 +24,9 @@
     40 /* hashed character trigrams kept of a user message, for the fingerprint */
 #define RECORD_TRAIT_BYTES  32
 #define RECORD_TRAIT_WEIGHT 200 /* a weight of 1; every hundredth is exact */
+#define RECORD_OUTREACH_MAX 64  /* the newest attempts of a key ... */
+#define RECORD_OUTREACH_US  (INT64_C(90) * 24 * 3600 * 1000000) /* ... of so long */
+#define RECORD_REPLY_US     (INT64_C(24) * 3600 * 1000000)      /* an attempt waits so long */
 
 /* One entry of a sparse feature vector; vectors are sorted by bucket, weights are never 0. */
 struct vector_entry {
@@ -32,13 +35,15 @@ struct vector_entry {
 };
 
 /* OUTREACH: attempts to start a conversation (user keys). METRIC: one point of a bot's metrics;
- * they are kept as sums per hour, so a metric has no index (bot keys). */
+ * they are kept as sums per hour, so a metric has no index (bot keys). PRIVACY: the user's wish is
+ * one field of the log: it is never inserted or retracted, but rows may depend on it. */
 enum record_kind {
     RECORD_MESSAGE,
     RECORD_MEMORY,
     RECORD_ACCESS,
     RECORD_OUTREACH,
     RECORD_METRIC,
+    RECORD_PRIVACY,
     RECORD_KINDS
 };
 
@@ -101,6 +106,26 @@ struct access_rec {
     uint8_t source;
 };
 
+/* What a bot did to start a conversation, or an answer to it that the application knows of. They
+ * outlive the messages, so the only message that matters to one is noted before it leaves. */
+struct outreach_rec {
+    int64_t t_us;
+    uint64_t id; /* hash64 of the event id: of the attempt; "replied" may carry one of its own */
+    uint64_t ver;
+    uint8_t op; /* OUTREACH_SENT or OUTREACH_REPLIED */
+    uint8_t source;
+    bool replied; /* SENT: a user message within RECORD_REPLY_US after it has left the log */
+};
+
+/* Whether the user lets the bot begin a conversation: the word of the newest event, by time, then
+ * position; of two at the same place the opt-out counts. */
+struct consent {
+    bool given; /* somebody said something */
+    bool opted_out;
+    int64_t t_us;
+    uint64_t ver;
+};
+
 /* What accesses that left the window add up to (ENGINES.md A2): a pure fold in time order. */
 struct fsrs_state {
     double difficulty;
@@ -149,6 +174,9 @@ struct key_log {
     size_t n_accesses;
     const struct mem_rec *memories;
     size_t n_memories;
+    const struct outreach_rec *outreach; /* by (t_us, id, op) */
+    size_t n_outreach;
+    struct consent consent;
     uint64_t forgotten_n; /* memories beyond the cap: count and sum of creation times (seconds) */
     int64_t forgotten_created_s;
     bool truncated;                  /* the newest LIMIT_* records of a longer window */

@@ -27,6 +27,8 @@ void live_free(struct live *l)
     free(l->messages.items);
     free(l->memories.items);
     free(l->accesses.items);
+    free(l->outreach.items);
+    free(l->answers.items);
     free(l);
 }
 
@@ -189,13 +191,22 @@ static void forget_cuts(struct live *l)
         l->access_cut_us = INT64_MIN;
 }
 
+static enum status message_leaves(struct live *l, size_t index)
+{
+    struct live_item item = l->messages.items[index];
+    array_remove(&l->messages, index);
+    if (item.f.u.message.flags & MSG_BOT)
+        return STATUS_OK;
+    return array_put(&l->answers, l->answers.n, &item);
+}
+
 static enum status apply_caps(struct live *l)
 {
     enum status st = STATUS_OK;
-    while (count(l, &l->messages, true) > LIMIT_MESSAGES) {
+    while (!st && count(l, &l->messages, true) > LIMIT_MESSAGES) {
         size_t i = find_oldest(&l->messages);
         l->message_cut_us = l->messages.items[i].f.t_us;
-        array_remove(&l->messages, i);
+        st = message_leaves(l, i);
     }
     while (!st && count(l, &l->accesses, true) > LIMIT_ACCESSES) {
         size_t i = find_oldest(&l->accesses);
@@ -211,20 +222,23 @@ enum status live_advance(struct live *l, int64_t as_of_us)
     if (as_of_us <= l->as_of_us)
         return STATUS_OK;
     l->as_of_us = as_of_us;
-    for (size_t i = l->messages.n; i-- > 0;)
+    enum status st = STATUS_OK;
+    for (size_t i = l->messages.n; i-- > 0 && !st;)
         if (l->messages.items[i].f.t_us < horizon_us(l))
-            array_remove(&l->messages, i);
+            st = message_leaves(l, i);
+    for (size_t i = l->outreach.n; i-- > 0;)
+        if (l->outreach.items[i].f.t_us < horizon_us(l) + RECORD_WINDOW_US - RECORD_OUTREACH_US)
+            array_remove(&l->outreach, i);
     for (size_t i = l->n_marks; i-- > 0;)
         if (l->marks[i].kind == LIVE_MARK_MESSAGE && l->marks[i].t_us < horizon_us(l))
             l->marks[i] = l->marks[--l->n_marks];
-    for (;;) {
+    for (; !st;) {
         size_t i = find_oldest(&l->accesses);
         if (i == l->accesses.n || l->accesses.items[i].f.t_us >= horizon_us(l))
             return apply_caps(l);
-        enum status st = access_leaves(l, i);
-        if (st)
-            return st;
+        st = access_leaves(l, i);
     }
+    return st;
 }
 
 /* ---- messages ---- */
@@ -419,6 +433,48 @@ static enum status apply_memory(struct live *l, const struct feature *f)
     return STATUS_OK;
 }
 
+/* ---- outreach and consent ---- */
+
+static void hear_consent(struct live *l, const struct feature *f, bool opted_out)
+{
+    bool first = !l->consent.given;
+    bool later = f->t_us > l->consent.t_us ||
+                 (f->t_us == l->consent.t_us &&
+                  (f->ver > l->consent.ver || (f->ver == l->consent.ver && opted_out)));
+    if (first || later)
+        l->consent = (struct consent){true, opted_out, f->t_us, f->ver};
+}
+
+static enum status apply_outreach(struct live *l, const struct feature *f)
+{
+    if (f->op == OUTREACH_OPTED_OUT) {
+        hear_consent(l, f, true);
+        return STATUS_OK;
+    }
+    size_t i = 0;
+    while (i < l->outreach.n &&
+           (l->outreach.items[i].f.id != f->id || l->outreach.items[i].f.op != f->op))
+        i++;
+    if (is_second_copy(&l->outreach, i, f) || f->t_us < horizon_us(l) ||
+        f->t_us <= l->message_cut_us)
+        return STATUS_OK;
+    if (i < l->outreach.n)
+        array_remove(&l->outreach, i);
+    struct live_item item = {.f = *f};
+    enum status st = array_put(&l->outreach, l->outreach.n, &item);
+    if (st || l->outreach.n <= RECORD_OUTREACH_MAX)
+        return st;
+    size_t oldest = 0;
+    for (i = 1; i < l->outreach.n; i++) {
+        const struct feature *a = &l->outreach.items[i].f;
+        const struct feature *b = &l->outreach.items[oldest].f;
+        if (is_older(a, b) || (a->t_us == b->t_us && a->id == b->id && a->op < b->op))
+            oldest = i;
+    }
+    array_remove(&l->outreach, oldest);
+    return STATUS_OK;
+}
+
 enum status live_apply(struct live *l, const struct feature *f, int64_t as_of_us)
 {
     enum status st = live_advance(l, as_of_us);
@@ -432,7 +488,11 @@ enum status live_apply(struct live *l, const struct feature *f, int64_t as_of_us
         st = apply_message(l, f);
     else if (f->type == EVENT_MESSAGE_DELETED)
         apply_message_deleted(l, f);
-    else
+    else if (f->type == EVENT_OUTREACH)
+        st = apply_outreach(l, f);
+    else if (f->type == EVENT_MEMORY)
         st = apply_memory(l, f);
+    else if (f->u.privacy.proactive && f->op != PRIVACY_ERASE)
+        hear_consent(l, f, f->op == PRIVACY_OPTOUT);
     return st ? st : apply_caps(l);
 }

@@ -38,6 +38,9 @@ struct live {
     struct live_array messages;
     struct live_array memories;
     struct live_array accesses; /* those that left first, in the order they left */
+    struct live_array outreach; /* sent and replied */
+    struct live_array answers;  /* user messages that left: what attempts remember */
+    struct consent consent;
     struct live_mark marks[LIMIT_TOMBSTONES];
     size_t n_marks;
     int64_t message_cut_us; /* youngest message that the cap pushed out, or INT64_MIN */

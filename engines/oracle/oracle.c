@@ -238,6 +238,8 @@ struct pool {
     const struct feature **memories;
     const struct feature **origins;
     const struct feature **accesses;
+    const struct feature **outreach;
+    const struct feature **answers;
     bool *pinned;
 };
 
@@ -247,6 +249,8 @@ static void pool_free(struct pool *p)
     free(p->memories);
     free(p->origins);
     free(p->accesses);
+    free(p->outreach);
+    free(p->answers);
     free(p->pinned);
 }
 
@@ -257,8 +261,11 @@ static enum status pool_init(struct pool *p, const struct live *l)
     p->memories = calloc(l->memories.n + 1, sizeof(struct feature *));
     p->origins = calloc(l->memories.n + 1, sizeof(struct feature *));
     p->accesses = calloc(l->accesses.n + 1, sizeof(struct feature *));
+    p->outreach = calloc(l->outreach.n + 1, sizeof(struct feature *));
+    p->answers = calloc(l->answers.n + 1, sizeof(struct feature *));
     p->pinned = calloc(l->memories.n + 1, sizeof(*p->pinned));
-    bool all = p->messages && p->memories && p->origins && p->accesses && p->pinned;
+    bool all = p->messages && p->memories && p->origins && p->accesses && p->outreach &&
+               p->answers && p->pinned;
     return all ? STATUS_OK : STATUS_NOMEM;
 }
 
@@ -268,7 +275,9 @@ static int by_time(const void *a, const void *b)
     const struct feature *y = *(const struct feature *const *)b;
     if (x->t_us != y->t_us)
         return x->t_us < y->t_us ? -1 : 1;
-    return x->id < y->id ? -1 : x->id > y->id;
+    if (x->id != y->id)
+        return x->id < y->id ? -1 : 1;
+    return x->op < y->op ? -1 : x->op > y->op; /* attempts and answers may share an id */
 }
 
 static int by_memory(const void *a, const void *b)
@@ -306,6 +315,16 @@ static void build_view(struct live *l, struct pool *p, struct oracle_view *v)
     qsort(p->accesses + v->n_folded, v->n_accesses - v->n_folded, sizeof(struct feature *),
           by_time);
 
+    for (size_t i = 0; i < l->outreach.n; i++)
+        if (live_is_visible(l, &l->outreach.items[i].f))
+            p->outreach[v->n_outreach++] = &l->outreach.items[i].f;
+    qsort(p->outreach, v->n_outreach, sizeof(struct feature *), by_time);
+    for (; v->n_answers < l->answers.n; v->n_answers++)
+        p->answers[v->n_answers] = &l->answers.items[v->n_answers].f;
+
+    v->outreach = p->outreach;
+    v->answers = p->answers;
+    v->consent = l->consent;
     v->as_of_us = l->as_of_us;
     v->messages = p->messages;
     v->memories = p->memories;
@@ -338,6 +357,8 @@ static int64_t count_records(const struct oracle_view *v, uint32_t kinds)
     if (kinds & 1u << RECORD_ACCESS)
         for (size_t i = v->n_folded; i < v->n_accesses; i++)
             n += is_known(v, v->accesses[i]->u.memory.memory);
+    if (kinds & 1u << RECORD_OUTREACH)
+        n += (int64_t)v->n_outreach;
     return n;
 }
 

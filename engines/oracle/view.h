@@ -26,6 +26,13 @@ struct oracle_view {
     const struct feature *const *accesses;
     size_t n_accesses;
     size_t n_folded;
+    /* Attempts and answers to them, by (time, id, op), up to T + 5 min. */
+    const struct feature *const *outreach;
+    size_t n_outreach;
+    /* User messages that have left the window, in any order: attempts are older than messages. */
+    const struct feature *const *answers;
+    size_t n_answers;
+    struct consent consent;
     /* Memories beyond the cap: number, and sum of their creation times in whole seconds. */
     uint64_t forgotten_n;
     int64_t forgotten_created_s;

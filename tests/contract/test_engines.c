@@ -242,7 +242,7 @@ static void test_the_order_of_arrival_does_not_matter(void **state)
     (void)state;
     for (uint64_t round = 0; round < 12; round++) {
         uint64_t seed = script_seed(3000 + round);
-        unsigned features = SCRIPT_MEMORIES | SCRIPT_EDITS | SCRIPT_FUTURE;
+        unsigned features = SCRIPT_MEMORIES | SCRIPT_EDITS | SCRIPT_FUTURE | SCRIPT_OUTREACH;
         struct script_options o = {seed, features, 500, 2, START_US, 20 * US_PER_DAY};
         struct script *s = script_new(&o);
         struct script *shuffled = script_new(&o);
@@ -272,7 +272,8 @@ static void test_the_order_of_deletions_does_not_matter_to_rows(void **state)
     (void)state;
     for (uint64_t round = 0; round < 8; round++) {
         uint64_t seed = script_seed(4000 + round);
-        unsigned features = SCRIPT_MEMORIES | SCRIPT_EDITS | SCRIPT_DELETES | SCRIPT_DUPLICATES;
+        unsigned features =
+            SCRIPT_MEMORIES | SCRIPT_EDITS | SCRIPT_DELETES | SCRIPT_DUPLICATES | SCRIPT_OUTREACH;
         struct script_options o = {seed, features, 500, 2, START_US, 20 * US_PER_DAY};
         struct script *s = script_new(&o);
         struct script *shuffled = script_new(&o);

@@ -143,7 +143,7 @@ static void test_rows_equal_the_oracle_with_everything_in_the_script(void **stat
 static void test_rows_equal_the_oracle_with_each_kind_of_trouble_alone(void **state)
 {
     (void)state;
-    for (unsigned feature = 1; feature <= SCRIPT_INBOX; feature <<= 1) {
+    for (unsigned feature = 1; feature <= SCRIPT_OUTREACH; feature <<= 1) {
         struct script_options o = {script_seed(200 + feature),
                                    SCRIPT_MEMORIES | feature,
                                    300,

@@ -61,6 +61,8 @@ static void assert_same(const struct feature *a, const struct feature *b)
         assert_true(str_equal(a->traits[i], b->traits[i]));
     if (a->type == EVENT_MESSAGE)
         assert_memory_equal(&a->u.message, &b->u.message, sizeof(a->u.message));
+    if (a->type == EVENT_PRIVACY)
+        assert_int_equal(a->u.privacy.proactive, b->u.privacy.proactive);
     if (a->type != EVENT_MEMORY)
         return;
     assert_true(a->u.memory.memory == b->u.memory.memory);

@@ -125,6 +125,7 @@ static void assert_rereads(const struct key *k)
     assert_int_equal(again.len, page.len);
     assert_memory_equal(again.data, page.data, page.len);
     assert_int_equal(key_log(copy)->n_messages, key_log(k)->n_messages);
+    assert_int_equal(key_log(copy)->n_outreach, key_log(k)->n_outreach);
     assert_int_equal(key_log(copy)->truncated, key_log(k)->truncated);
     assert_true(key_log(copy)->first_seen_us == key_log(k)->first_seen_us);
     key_free(copy);
@@ -691,6 +692,93 @@ static void test_unfilled_columns_say_so(void **state)
     row_deinit(&row);
 }
 
+static enum status reach_out(struct fixture *x, enum outreach_op op, const char *id, int64_t at_us)
+{
+    struct event e = event_of(EVENT_OUTREACH, id, at_us);
+    e.u.outreach.op = op;
+    return apply(x, &e);
+}
+
+static enum status wish(struct fixture *x, enum privacy_op op, const char *scope, int64_t at_us)
+{
+    struct event e = event_of(EVENT_PRIVACY, "wish", at_us);
+    e.u.privacy.op = op;
+    e.u.privacy.scope = str_from(scope);
+    return apply(x, &e);
+}
+
+static void test_an_attempt_seen_twice_counts_once(void **state)
+{
+    struct fixture *x = *state;
+    const struct key_log *log = key_log(x->key);
+    reach_out(x, OUTREACH_SENT, "o1", T0 - US_PER_HOUR);
+    reach_out(x, OUTREACH_SENT, "o1", T0 - US_PER_HOUR);
+    reach_out(x, OUTREACH_REPLIED, "o1", T0 - US_PER_HOUR / 2);
+    assert_int_equal(log->n_outreach, 2);
+    reach_out(x, OUTREACH_SENT, "o1", T0 - US_PER_HOUR / 4);
+    assert_int_equal(log->n_outreach, 2);
+    assert_int_equal(log->outreach[0].op, OUTREACH_REPLIED);
+    assert_true(log->outreach[1].t_us == T0 - US_PER_HOUR / 4);
+    assert_rereads(x->key);
+}
+
+/* Attempts stay 90 days, messages 30: what answered one is remembered when it leaves. */
+static void test_an_attempt_remembers_its_answer_for_90_days(void **state)
+{
+    struct fixture *x = *state;
+    const struct key_log *log = key_log(x->key);
+    reach_out(x, OUTREACH_SENT, "answered", T0 - 50 * US_PER_HOUR);
+    write_message(x, "m1", T0 - 26 * US_PER_HOUR, "here i am");
+    reach_out(x, OUTREACH_SENT, "alone", T0 - US_PER_HOUR);
+    write_message(x, "m2", T0 - US_PER_HOUR, "before you asked");
+    x->t_us = T0 + 40 * 24 * US_PER_HOUR;
+    assert_int_equal(reach_out(x, OUTREACH_SENT, "answered", T0 - 50 * US_PER_HOUR), STATUS_OK);
+    assert_true(x->change.late && !x->change.applied);
+    assert_int_equal(log->n_messages, 0);
+    assert_int_equal(log->n_outreach, 2);
+    assert_true(log->outreach[0].replied);
+    assert_false(log->outreach[1].replied);
+    assert_rereads(x->key);
+    assert_int_equal(key_advance(x->key, T0 + 91 * 24 * US_PER_HOUR, NULL), STATUS_OK);
+    assert_int_equal(log->n_outreach, 0);
+}
+
+static void test_the_newest_attempts_stay_when_there_are_too_many(void **state)
+{
+    struct fixture *x = *state;
+    const struct key_log *log = key_log(x->key);
+    for (int i = 0; i < RECORD_OUTREACH_MAX + 10; i++) {
+        char id[16];
+        snprintf(id, sizeof(id), "o%d", i);
+        reach_out(x, OUTREACH_SENT, id, T0 - US_PER_HOUR + i);
+    }
+    assert_int_equal(log->n_outreach, RECORD_OUTREACH_MAX);
+    assert_true(log->outreach[0].t_us == T0 - US_PER_HOUR + 10);
+    assert_rereads(x->key);
+}
+
+/* Whatever the order of arrival: the newest word by its own time. */
+static void test_the_newest_wish_counts(void **state)
+{
+    struct fixture *x = *state;
+    const struct consent *c = &key_log(x->key)->consent;
+    assert_false(c->given);
+    wish(x, PRIVACY_OPTOUT, "profiling", T0);
+    assert_false(c->given);
+    wish(x, PRIVACY_OPTOUT, "", T0 - 100 * 24 * US_PER_HOUR);
+    assert_true(c->opted_out);
+    wish(x, PRIVACY_OPTIN, "proactive", T0 - US_PER_HOUR);
+    wish(x, PRIVACY_OPTOUT, "proactive", T0 - 2 * US_PER_HOUR);
+    assert_false(c->opted_out);
+    assert_rereads(x->key);
+    reach_out(x, OUTREACH_OPTED_OUT, "o1", T0);
+    assert_true(c->opted_out);
+    assert_int_equal(key_log(x->key)->n_outreach, 0);
+    wish(x, PRIVACY_ERASE, "", T0);
+    assert_true(c->opted_out);
+    assert_rereads(x->key);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -725,6 +813,10 @@ int main(void)
         TEST(test_small_keys_stay_small),
         TEST(test_damaged_pages_are_refused),
         TEST(test_unfilled_columns_say_so),
+        TEST(test_an_attempt_seen_twice_counts_once),
+        TEST(test_an_attempt_remembers_its_answer_for_90_days),
+        TEST(test_the_newest_attempts_stay_when_there_are_too_many),
+        TEST(test_the_newest_wish_counts),
     };
     return cmocka_run_group_tests_name("engines/key", tests, NULL, NULL);
 }

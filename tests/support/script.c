@@ -69,6 +69,7 @@ struct script {
     size_t n;
     struct items messages;
     struct items memories;
+    struct items outreach;
     char **strings;
     size_t n_strings;
     size_t cap_strings;
@@ -298,12 +299,16 @@ static void delete_message(struct script *s)
     item->step = s->n - 1;
 }
 
-static void duplicate_step(struct script *s)
+static void duplicate_of(struct script *s, size_t from)
 {
-    size_t from = chance(s, 40) ? s->n - 1 : pick_item(s, &s->messages)->step;
     s->steps[s->n] = s->steps[from];
     s->groups[s->n] = s->groups[from];
     s->n++;
+}
+
+static void duplicate_step(struct script *s)
+{
+    duplicate_of(s, chance(s, 40) ? s->n - 1 : pick_item(s, &s->messages)->step);
 }
 
 /* ---- memories ---- */
@@ -402,6 +407,80 @@ static void memory_event(struct script *s)
     }
 }
 
+/* ---- outreach ---- */
+
+static struct script_step *outreach_step(struct script *s, enum outreach_op op, struct str id,
+                                         size_t user)
+{
+    struct script_step *step = add_step(s, EVENT_OUTREACH, id, user, hash64(id));
+    step->e.u.outreach.op = op;
+    return step;
+}
+
+static void send_outreach(struct script *s)
+{
+    struct str id = keep_format(s, "out-%zu", s->outreach.n);
+    struct script_step *step = outreach_step(s, OUTREACH_SENT, id, s->user);
+    step->source = pick_source(s);
+    displace(s, step);
+    add_item(&s->outreach, s->n - 1, s->user, step->source);
+}
+
+/* Under the id of its attempt or under one of its own, up to two days later. */
+static void answer_outreach(struct script *s)
+{
+    const struct item *item = pick_item(s, &s->outreach);
+    const struct event sent = s->steps[item->step].e;
+    struct str id = chance(s, 70) ? sent.id : keep_format(s, "reply-%zu", s->n);
+    struct script_step *step = outreach_step(s, OUTREACH_REPLIED, id, item->user);
+    int64_t at_us = sent.at_us + below(s, 48 * 3600) * US_PER_SECOND;
+    step->e.at_us = at_us < s->now_us ? at_us : s->now_us;
+}
+
+/* The attempt was made at another time than it said first. */
+static void move_outreach(struct script *s)
+{
+    struct item *item = pick_item(s, &s->outreach);
+    const struct event sent = s->steps[item->step].e;
+    struct script_step *step = outreach_step(s, OUTREACH_SENT, sent.id, item->user);
+    step->source = item->source;
+    step->e.at_us = sent.at_us - below(s, 7200) * US_PER_SECOND;
+    item->step = s->n - 1;
+}
+
+/* A wish, mostly about proactive messages, sometimes about everything or something else. */
+static void change_privacy(struct script *s)
+{
+    struct str id = keep_format(s, "privacy-%zu", s->n);
+    if (chance(s, 20)) {
+        outreach_step(s, OUTREACH_OPTED_OUT, id, s->user);
+        return;
+    }
+    struct script_step *step = add_step(s, EVENT_PRIVACY, id, s->user, hash64(id));
+    step->e.u.privacy.op = chance(s, 40) ? PRIVACY_OPTOUT : PRIVACY_OPTIN;
+    step->e.u.privacy.scope = keep(s, chance(s, 70)   ? STR("proactive")
+                                      : chance(s, 50) ? STR("")
+                                                      : STR("profiling"));
+    displace(s, step);
+}
+
+static void outreach_event(struct script *s)
+{
+    uint32_t dice = below(s, 100);
+    if (s->outreach.n < 2 || dice < 55)
+        send_outreach(s);
+    else if (dice < 75)
+        answer_outreach(s);
+    else if (dice < 80 && wants(s, SCRIPT_EDITS))
+        move_outreach(s);
+    else if (dice < 90)
+        change_privacy(s);
+    else if (wants(s, SCRIPT_DUPLICATES))
+        duplicate_of(s, pick_item(s, &s->outreach)->step);
+    else
+        send_outreach(s);
+}
+
 /* ---- the script ---- */
 
 /* Conversations of seconds to minutes, with pauses that make up the span. */
@@ -424,6 +503,8 @@ static void add_something(struct script *s)
         delete_message(s);
     else if (s->messages.n > 3 && dice >= 14 && dice < 20 && wants(s, SCRIPT_DUPLICATES))
         duplicate_step(s);
+    else if (dice >= 90 && wants(s, SCRIPT_OUTREACH))
+        outreach_event(s);
     else if (dice >= 20 && dice < 50 && wants(s, SCRIPT_MEMORIES))
         memory_event(s);
     else
@@ -471,6 +552,7 @@ void script_free(struct script *s)
     free(s->strings);
     free(s->messages.all);
     free(s->memories.all);
+    free(s->outreach.all);
     free(s->topics);
     free(s->steps);
     free(s->groups);
