@@ -25,6 +25,14 @@ static const char *const field_names[MAPPING_FIELD_COUNT] = {
     [FIELD_OUTCOME] = "outcome",
     [FIELD_IMPORTANCE] = "importance",
     [FIELD_MEMORY_TYPE] = "memory_type",
+    [FIELD_MEASUREMENT] = "measurement",
+    [FIELD_FIELD] = "field",
+    [FIELD_VALUE] = "value",
+    [FIELD_FIELDS] = "fields",
+    [FIELD_TAGS] = "tags",
+    [FIELD_TOPIC] = "topic",
+    [FIELD_VERSION] = "version",
+    [FIELD_SCOPE] = "scope",
 };
 
 const char *mapping_field_name(enum mapping_field f)
@@ -56,24 +64,36 @@ static const struct {
     {EVENT_MEMORY, KEY_FIELDS | BIT(FIELD_OP) | BIT(FIELD_MEMORY_ID),
      BIT(FIELD_SCORE) | BIT(FIELD_GRADE) | BIT(FIELD_OUTCOME) | BIT(FIELD_IMPORTANCE) |
          BIT(FIELD_MEMORY_TYPE) | BIT(FIELD_CONTENT)},
+    {EVENT_METRIC, BIT(FIELD_ID) | BIT(FIELD_BOT_NAME) | BIT(FIELD_AT) | BIT(FIELD_MEASUREMENT),
+     BIT(FIELD_USER_ID) | BIT(FIELD_FIELD) | BIT(FIELD_VALUE) | BIT(FIELD_FIELDS) |
+         BIT(FIELD_TAGS)},
+    {EVENT_OUTREACH, KEY_FIELDS | BIT(FIELD_OP), BIT(FIELD_TOPIC)},
+    {EVENT_CHARACTER, BIT(FIELD_ID) | BIT(FIELD_BOT_NAME) | BIT(FIELD_AT) | BIT(FIELD_TRAITS),
+     BIT(FIELD_VERSION)},
+    {EVENT_PRIVACY, BIT(FIELD_ID) | BIT(FIELD_USER_ID) | BIT(FIELD_AT) | BIT(FIELD_OP),
+     BIT(FIELD_BOT_NAME) | BIT(FIELD_SCOPE)},
 };
 
 /* Fields whose values are words of ours; NULL for free text. */
-static const char *const *field_words(enum mapping_field f)
+static const char *const *field_words(enum event_type type, enum mapping_field f)
 {
     static const char *const roles[] = {"user", "bot", NULL};
-    static const char *const ops[] = {"create", "access", "delete", "pin", NULL};
+    static const char *const memory_ops[] = {"create", "access", "delete", "pin", NULL};
+    static const char *const outreach_ops[] = {"sent", "replied", "opted_out", NULL};
+    static const char *const privacy_ops[] = {"erase", "optout", "optin", NULL};
     static const char *const outcomes[] = {"hit", "miss", NULL};
     if (f == FIELD_ROLE)
         return roles;
     if (f == FIELD_OP)
-        return ops;
+        return type == EVENT_OUTREACH  ? outreach_ops
+               : type == EVENT_PRIVACY ? privacy_ops
+                                       : memory_ops;
     return f == FIELD_OUTCOME ? outcomes : NULL;
 }
 
-static bool word_known(enum mapping_field f, const char *word)
+static bool word_known(const struct mapping *m, enum mapping_field f, const char *word)
 {
-    const char *const *words = field_words(f);
+    const char *const *words = field_words(m->type, f);
     if (!words)
         return true;
     while (*words && strcmp(*words, word) != 0)
@@ -95,13 +115,14 @@ static enum status check_constant(const struct mapping *m, enum mapping_field f,
     char bot[LIMIT_ID_BYTES];
     if (f == FIELD_ID || f == FIELD_AT || f == FIELD_CONTENT || f == FIELD_MEMORY_ID)
         return field_error(m, f, err, "needs a column: a constant would make all rows one", "");
-    if (f == FIELD_EMBEDDING || f == FIELD_TRAITS)
+    if (f == FIELD_EMBEDDING || f == FIELD_TRAITS || f == FIELD_VALUE || f == FIELD_FIELDS ||
+        f == FIELD_TAGS)
         return field_error(m, f, err, "needs a column", "");
     if (m->fields[f].n_enum > 0 || m->fields[f].has_default)
         return field_error(m, f, err, "an enum map of a constant has no use", "");
     if (f == FIELD_BOT_NAME && event_bot_name(str_from(constant), bot) == 0)
         return field_error(m, f, err, "no letters or digits in the constant", constant);
-    if (!word_known(f, constant))
+    if (!word_known(m, f, constant))
         return field_error(m, f, err, "unknown constant", constant);
     return STATUS_OK;
 }
@@ -112,14 +133,14 @@ static enum status check_enum(const struct mapping *m, enum mapping_field f, str
     if (s->n_enum > MAPPING_ENUM_MAX)
         return field_error(m, f, err, "too many values in the enum map", "");
     for (size_t i = 0; i < s->n_enum; i++) {
-        if (*s->enum_map[i].to && !word_known(f, s->enum_map[i].to))
+        if (*s->enum_map[i].to && !word_known(m, f, s->enum_map[i].to))
             return field_error(m, f, err, "the enum map leads to the unknown value",
                                s->enum_map[i].to);
         for (size_t k = 0; k < i; k++)
             if (strcmp(s->enum_map[i].from, s->enum_map[k].from) == 0)
                 return field_error(m, f, err, "the enum map lists twice", s->enum_map[i].from);
     }
-    if (s->has_default && *s->default_to && !word_known(f, s->default_to))
+    if (s->has_default && *s->default_to && !word_known(m, f, s->default_to))
         return field_error(m, f, err, "the enum map's default is the unknown value", s->default_to);
     return STATUS_OK;
 }
@@ -151,7 +172,7 @@ enum status mapping_check(const struct mapping *m, struct error *err)
         rule++;
     if (rule == sizeof(field_rules) / sizeof(field_rules[0]))
         return error_set(err, STATUS_INVALID,
-                         "mapping of table \"%s.%s\": only messages and memories can be mapped",
+                         "mapping of table \"%s.%s\": events of this type cannot be mapped",
                          m->schema, m->table);
 
     for (int i = 0; i < MAPPING_FIELD_COUNT; i++) {
@@ -167,7 +188,19 @@ enum status mapping_check(const struct mapping *m, struct error *err)
         if (st)
             return st;
     }
+    if (m->fields[FIELD_FIELD].set != m->fields[FIELD_VALUE].set)
+        return field_error(m, m->fields[FIELD_FIELD].set ? FIELD_VALUE : FIELD_FIELD, err,
+                           "is missing: field and value name and hold one number", "");
+    if (m->type == EVENT_METRIC && !m->fields[FIELD_VALUE].set && !m->fields[FIELD_FIELDS].set)
+        return field_error(m, FIELD_FIELDS, err, "is missing, and so are field and value", "");
     return STATUS_OK;
+}
+
+bool mapping_is_log(const struct mapping *m)
+{
+    if (m->type == EVENT_MEMORY)
+        return strcmp(m->fields[FIELD_OP].constant, "create") != 0;
+    return m->type != EVENT_MESSAGE;
 }
 
 const struct mapping *mapping_find(const struct mapping_set *set, struct str schema,

@@ -13,8 +13,9 @@
  *   with the old row (REPLICA IDENTITY FULL). A row that has become one to ignore is a delete.
  * - DELETE: needs id, user and bot of the old row. Of a message it is MESSAGE_DELETED with at 0. Of
  *   a table of memories (op is the constant "create") it is a memory delete with at 0: the table
- *   does not say when, the caller knows the commit time. Of any other memory table the row was one
- *   entry of a log: taking it away undoes nothing, so there is no event.
+ *   does not say when, the caller knows the commit time. Of any other table
+ *   (mapping_is_log()) the row was one entry of a log: taking it away undoes nothing, so there is
+ *   no event.
  */
 #pragma once
 
@@ -48,6 +49,14 @@ enum mapping_field {
     FIELD_OUTCOME,
     FIELD_IMPORTANCE,
     FIELD_MEMORY_TYPE,
+    FIELD_MEASUREMENT,
+    FIELD_FIELD,
+    FIELD_VALUE,
+    FIELD_FIELDS,
+    FIELD_TAGS,
+    FIELD_TOPIC,
+    FIELD_VERSION,
+    FIELD_SCOPE,
     MAPPING_FIELD_COUNT
 };
 const char *mapping_field_name(enum mapping_field f); /* "id", "user_id", ... */
@@ -75,7 +84,7 @@ struct mapping_source {
 struct mapping {
     char schema[64];
     char table[64];
-    enum event_type type; /* EVENT_MESSAGE or EVENT_MEMORY */
+    enum event_type type; /* any but MESSAGE_DELETED and DEAD_LETTER */
     struct mapping_source fields[MAPPING_FIELD_COUNT];
 };
 
@@ -86,6 +95,9 @@ struct mapping_set {
 
 /* Fields that must be set for the type are; INVALID names the table and field. */
 MUST_CHECK enum status mapping_check(const struct mapping *m, struct error *err);
+/* True when rows are entries of a log (metrics, accesses, attempts, ...) rather than things that
+ * exist as long as their row does. */
+bool mapping_is_log(const struct mapping *m);
 const struct mapping *mapping_find(const struct mapping_set *set, struct str schema,
                                    struct str table);
 /* The distinct columns a mapping reads, for the catalogue check and for SELECTs; returns n. */

@@ -81,14 +81,14 @@ static const char *type_mismatch(const struct mapping_source *s, enum mapping_fi
         return is_json(type) || is_text(type) ? NULL : "json or jsonb, for a path";
     if (f == FIELD_AT)
         return time_mismatch(s->time_unit, type);
-    if (f == FIELD_TRAITS)
+    if (f == FIELD_TRAITS || f == FIELD_FIELDS || f == FIELD_TAGS)
         return is_json(type) || is_text(type) ? NULL : "json or jsonb";
     if (f == FIELD_EMBEDDING)
         return is_json(type) || is_text(type) || one_of(type, embeddings)
                    ? NULL
                    : "real[], vector or a JSON list";
     if (f == FIELD_SCORE || f == FIELD_IMPORTANCE || f == FIELD_EMOTION_CONFIDENCE ||
-        f == FIELD_GRADE)
+        f == FIELD_GRADE || f == FIELD_VALUE || f == FIELD_VERSION)
         return s->n_enum > 0 || is_number(type) || is_text(type) ? NULL : "a number";
     return is_json(type) || strcmp(type, "bytea") == 0 ? "text (or a path into the JSON)" : NULL;
 }
@@ -147,8 +147,8 @@ size_t preflight_key_columns(const struct mapping *m, const char *out[MAPPING_FI
     static const enum mapping_field fields[] = {FIELD_ID, FIELD_USER_ID, FIELD_BOT_NAME,
                                                 FIELD_MEMORY_ID};
     size_t n = 0;
-    /* Deletes from a log of memory events are no events (ingest/mapping.h). */
-    if (m->type == EVENT_MEMORY && strcmp(m->fields[FIELD_OP].constant, "create") != 0)
+    /* Deletes from a log are no events (ingest/mapping.h). */
+    if (mapping_is_log(m))
         return 0;
     for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
         const struct mapping_source *s = &m->fields[fields[i]];

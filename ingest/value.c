@@ -239,15 +239,93 @@ static const char *trait(const json_t *json, struct event_arena *arena, struct e
     return NULL;
 }
 
-const char *value_traits(const json_t *json, struct event_arena *arena,
-                         struct event_trait ret[LIMIT_TRAITS], uint32_t *ret_n)
+/* The name of a member, copied into the arena. */
+static const char *member_name(void *iter, struct event_arena *arena, struct str *ret)
 {
+    struct str key = {json_object_iter_key(iter), json_object_iter_key_len(iter)};
+    if (key.len == 0 || key.len > LIMIT_ID_BYTES || !str_is_text(key))
+        return "has a member whose name is no id (1 to 512 bytes of text)";
+    char *copy = event_arena_alloc(arena, key.len);
+    if (!copy)
+        return out_of_memory;
+    memcpy(copy, key.ptr, key.len);
+    *ret = (struct str){copy, key.len};
+    return NULL;
+}
+
+static const char *trait_weights(const json_t *json, struct event_arena *arena,
+                                 struct event_trait *ret, uint32_t max, uint32_t *ret_n)
+{
+    /* jansson hands out iterators of mutable objects only. */
+    json_t *object = (json_t *)(uintptr_t)json;
+    uint32_t n = 0;
+    for (void *i = json_object_iter(object); i; i = json_object_iter_next(object, i), n++) {
+        if (n >= max)
+            continue;
+        const char *why = member_name(i, arena, &ret[n].name);
+        if (why)
+            return why;
+        if (!json_is_number(json_object_iter_value(i)))
+            return "has a trait whose weight is not a number";
+        ret[n].weight = json_number_value(json_object_iter_value(i));
+    }
+    *ret_n = n;
+    return NULL;
+}
+
+const char *value_fields(const json_t *json, struct event_arena *arena, struct event_metric *m)
+{
+    if (!json_is_object(json))
+        return "is not an object of numbers";
+    json_t *object = (json_t *)(uintptr_t)json;
+    for (void *i = json_object_iter(object); i; i = json_object_iter_next(object, i)) {
+        const json_t *value = json_object_iter_value(i);
+        if (json_is_null(value))
+            continue;
+        if (!json_is_number(value))
+            return "has a member that is not a number";
+        if (m->n_fields == sizeof(m->fields) / sizeof(m->fields[0]))
+            return "has more fields than are taken (32)";
+        const char *why = member_name(i, arena, &m->fields[m->n_fields].name);
+        if (why)
+            return why;
+        m->fields[m->n_fields++].value = json_number_value(value);
+    }
+    return NULL;
+}
+
+const char *value_tags(const json_t *json, struct event_arena *arena, struct event_metric *m)
+{
+    if (!json_is_object(json))
+        return "is not an object of tags";
+    json_t *object = (json_t *)(uintptr_t)json;
+    for (void *i = json_object_iter(object); i; i = json_object_iter_next(object, i)) {
+        const json_t *value = json_object_iter_value(i);
+        if (json_is_null(value))
+            continue;
+        if (m->n_tags == sizeof(m->tags) / sizeof(m->tags[0]))
+            return "has more tags than are taken (16)";
+        const char *why = member_name(i, arena, &m->tags[m->n_tags].key);
+        if (!why)
+            why = value_json_text(value, arena, LIMIT_ID_BYTES + 1, &m->tags[m->n_tags].value);
+        if (why)
+            return why;
+        m->n_tags++;
+    }
+    return NULL;
+}
+
+const char *value_traits(const json_t *json, struct event_arena *arena, struct event_trait *ret,
+                         uint32_t max, uint32_t *ret_n)
+{
+    if (json_is_object(json))
+        return trait_weights(json, arena, ret, max, ret_n);
     if (!json_is_array(json))
         return "is not a list of traits";
     size_t n = json_array_size(json);
     if (n > UINT32_MAX)
         return "has too many traits";
-    for (size_t i = 0; i < n && i < LIMIT_TRAITS; i++) {
+    for (size_t i = 0; i < n && i < max; i++) {
         const char *why = trait(json_array_get(json, i), arena, &ret[i]);
         if (why)
             return why;

@@ -34,11 +34,17 @@ const char *value_embedding_json(const json_t *json, struct event_arena *arena, 
                                  uint32_t *ret_dims);
 
 /*
- * An array of names, or of {"name": .., "weight": ..} with weight 1 when absent. *ret_n counts all
- * of them, the first LIMIT_TRAITS are written; names are copied into the arena.
+ * An array of names, or of {"name": .., "weight": ..} with weight 1 when absent, or an object of
+ * weights by name. *ret_n counts all of them, the first `max` are written; names are copied into
+ * the arena.
  */
-const char *value_traits(const json_t *json, struct event_arena *arena,
-                         struct event_trait ret[LIMIT_TRAITS], uint32_t *ret_n);
+const char *value_traits(const json_t *json, struct event_arena *arena, struct event_trait *ret,
+                         uint32_t max, uint32_t *ret_n);
+
+/* Objects of numbers and of scalars by name, added to m's fields and tags; null members are left
+ * out, names are copied into the arena. */
+const char *value_fields(const json_t *json, struct event_arena *arena, struct event_metric *m);
+const char *value_tags(const json_t *json, struct event_arena *arena, struct event_metric *m);
 
 /* Strict JSON of any kind; NULL when it cannot be read. The caller decrefs. */
 json_t *value_json(struct str text);

@@ -18,8 +18,13 @@ static const struct config_choice on_gap_choices[] = {
     {"stop", ON_GAP_STOP}, {"rebuild", ON_GAP_REBUILD}, {NULL, 0}};
 static const struct config_choice level_choices[] = {
     {"error", LOG_ERROR}, {"warn", LOG_WARN}, {"info", LOG_INFO}, {"debug", LOG_DEBUG}, {NULL, 0}};
-static const struct config_choice event_choices[] = {
-    {"message", EVENT_MESSAGE}, {"memory", EVENT_MEMORY}, {NULL, 0}};
+static const struct config_choice event_choices[] = {{"message", EVENT_MESSAGE},
+                                                     {"memory", EVENT_MEMORY},
+                                                     {"metric", EVENT_METRIC},
+                                                     {"outreach", EVENT_OUTREACH},
+                                                     {"character", EVENT_CHARACTER},
+                                                     {"privacy", EVENT_PRIVACY},
+                                                     {NULL, 0}};
 static const struct config_choice unit_choices[] = {
     {"timestamp", TIME_TIMESTAMP}, {"naive_utc", TIME_NAIVE_UTC}, {"epoch_s", TIME_EPOCH_S},
     {"epoch_ms", TIME_EPOCH_MS},   {"epoch_us", TIME_EPOCH_US},   {NULL, 0}};

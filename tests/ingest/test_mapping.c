@@ -234,7 +234,7 @@ static void test_bad_values_name_their_column_and_reason(void **state)
         {EMBEDDING, "{1,NULL}", "not a finite number"},
         {META, "{", "not valid JSON"},
         {META, "{\"emotion\":{\"label\":[1]}}", "not a single value"},
-        {META, "{\"traits\":{}}", "list of traits"},
+        {META, "{\"traits\":3}", "list of traits"},
         {CONFIDENCE, "1.5", "between 0 and 1"},
         {CONFIDENCE, "NaN", "finite"},
     };
@@ -559,8 +559,8 @@ static void test_mappings_that_cannot_work_are_refused(void **state)
     set_constant(&m, FIELD_BOT_NAME, "???");
     expect_bad(&m, "letters or digits");
     m = message_mapping();
-    m.type = EVENT_METRIC;
-    expect_bad(&m, "only messages and memories");
+    m.type = EVENT_DEAD_LETTER;
+    expect_bad(&m, "cannot be mapped");
     m = message_mapping();
     m.table[0] = '\0';
     expect_bad(&m, "without a schema or table name");

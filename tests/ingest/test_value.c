@@ -154,25 +154,27 @@ static void test_traits_are_names_or_weighted_names(void **state)
     json_t *json = value_json(STR("[\"a\",{\"name\":\"b\",\"weight\":0.5},{\"name\":\"c\"},"
                                   "{\"name\":\"d\",\"weight\":null},\"e\",\"f\"]"));
     assert_non_null(json);
-    assert_null(value_traits(json, arena, traits, &n));
+    assert_null(value_traits(json, arena, traits, LIMIT_TRAITS, &n));
     json_decref(json);
     assert_int_equal(n, 6); /* all are counted, the first ones kept */
     assert_true(str_equal(traits[0].name, STR("a")));
     assert_true(traits[0].weight == 1 && traits[1].weight == 0.5 && traits[3].weight == 1);
     assert_true(str_equal(traits[3].name, STR("d")));
 
-    static const char *const bad[] = {"{}",
-                                      "[1]",
-                                      "[{}]",
-                                      "[\"\"]",
-                                      "[{\"name\":1}]",
-                                      "\"a\"",
-                                      "[{\"name\":\"a\",\"weight\":\"x\"}]",
-                                      "[\"a\\u0000b\"]"};
+    json_t *weights = value_json(STR("{\"a\":0.5,\"b\":1}"));
+    assert_null(value_traits(weights, arena, traits, 1, &n));
+    assert_int_equal(n, 2); /* of which one was taken */
+    assert_true(str_equal(traits[0].name, STR("a")) && traits[0].weight == 0.5);
+    json_decref(weights);
+
+    static const char *const bad[] = {
+        "{\"a\":\"x\"}",  "{\"\":1}",       "[1]",   "[{}]",
+        "[\"\"]",         "[{\"name\":1}]", "\"a\"", "[{\"name\":\"a\",\"weight\":\"x\"}]",
+        "[\"a\\u0000b\"]"};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         json = value_json(str_from(bad[i]));
         assert_non_null(json);
-        if (!value_traits(json, arena, traits, &n))
+        if (!value_traits(json, arena, traits, LIMIT_TRAITS, &n))
             fail_msg("%s was accepted", bad[i]);
         json_decref(json);
     }

@@ -227,7 +227,7 @@ static void test_problems_of_tables_and_triggers_name_the_place(void **state)
                     "triggers_by_bot: {'!!': {memory_aging: {count: 1}}}\n",
                     "f.yaml:3:17: source.tables[0].relation: \"a.b.c\" is not schema.table\n"
                     "f.yaml:4:14: source.tables[0].event: \"massage\" is not one of message, "
-                    "memory\n"
+                    "memory, metric, outreach, character, privacy\n"
                     "f.yaml:5:16: source.tables[0].fields.idd: unknown event field (did you mean "
                     "\"id\"?)\n"
                     "f.yaml:5:30: source.tables[0].fields.at.colum: unknown key (did you mean "
