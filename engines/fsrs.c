@@ -91,7 +91,8 @@ void fsrs_fold(struct fsrs_state *s, const struct mem_rec *m, const struct acces
     s->last_us += passed_us;
     s->reps++;
     s->lapses += grade == 1;
-    s->spaced += passed_us >= FSRS_SPACED_US;
+    s->last_spaced = passed_us >= FSRS_SPACED_US;
+    s->spaced += s->last_spaced;
 }
 
 double fsrs_retention(const struct fsrs_state *s, int64_t t_us)

@@ -47,6 +47,135 @@ bool kernel_correlation(const struct pair_sums *s, double *ret)
     return true;
 }
 
+size_t kernel_gap_bin(const int64_t *edges_s, size_t n, int64_t gap_s)
+{
+    assert(n > 0 && gap_s >= 0);
+    size_t bin = 0;
+    while (bin + 1 < n && gap_s >= edges_s[bin])
+        bin++;
+    return bin;
+}
+
+size_t kernel_gap_expose(const int64_t *edges_s, size_t n, int64_t gap_s, int sign,
+                         int64_t *exposure_s)
+{
+    size_t last = kernel_gap_bin(edges_s, n, gap_s);
+    int64_t from_s = 0;
+    for (size_t i = 0; i < last; i++) {
+        exposure_s[i] += sign * (edges_s[i] - from_s);
+        from_s = edges_s[i];
+    }
+    exposure_s[last] += sign * (gap_s - from_s);
+    return last;
+}
+
+double kernel_survival(const int64_t *edges_s, size_t n, const uint32_t *events,
+                       const int64_t *exposure_s, int64_t smoothing_s, int64_t t_s)
+{
+    uint64_t all_events = 0;
+    int64_t all_exposure_s = 0;
+    for (size_t i = 0; i < n; i++) {
+        all_events += events[i];
+        all_exposure_s += exposure_s[i];
+    }
+    double pooled = all_exposure_s > 0 ? (double)all_events / (double)all_exposure_s : 0;
+    double smoothing = (double)smoothing_s;
+    double hazard = 0;
+    int64_t from_s = 0;
+    for (size_t i = 0; i < n && from_s < t_s; i++) {
+        int64_t to_s = i + 1 < n && edges_s[i] < t_s ? edges_s[i] : t_s;
+        double exposed = (double)exposure_s[i] + smoothing;
+        if (exposed > 0)
+            hazard += ((double)events[i] + smoothing * pooled) / exposed * (double)(to_s - from_s);
+        from_s = to_s;
+    }
+    return exp(-hazard);
+}
+
+bool kernel_rate_ratio(uint32_t e1, int64_t x1, uint32_t e2, int64_t x2, struct rate_ratio *ret)
+{
+    if (e1 == 0 || e2 == 0 || x1 <= 0 || x2 <= 0)
+        return false;
+    double ratio = ((double)e1 / (double)x1) / ((double)e2 / (double)x2);
+    double spread = exp(1.96 * sqrt(1.0 / e1 + 1.0 / e2));
+    *ret = (struct rate_ratio){.ratio = ratio, .low = ratio / spread, .high = ratio * spread};
+    return true;
+}
+
+/* Weighted sums of (x, y) = (ln lag, ln rate) about their means. */
+struct log_sums {
+    double weight, mean_x, mean_y, xx, xy, yy;
+};
+
+static bool fits(const uint32_t *events, const double *exposure, size_t i)
+{
+    return events[i] > 0 && exposure[i] > 0;
+}
+
+static struct log_sums log_sums_of(const double *lags, const uint32_t *events,
+                                   const double *exposure, size_t n)
+{
+    struct log_sums s = {0};
+    for (size_t i = 0; i < n; i++) {
+        if (!fits(events, exposure, i))
+            continue;
+        s.weight += events[i];
+        s.mean_x += events[i] * log(lags[i]);
+        s.mean_y += events[i] * log(events[i] / exposure[i]);
+    }
+    s.mean_x /= s.weight;
+    s.mean_y /= s.weight;
+    for (size_t i = 0; i < n; i++) {
+        if (!fits(events, exposure, i))
+            continue;
+        double x = log(lags[i]) - s.mean_x;
+        double y = log(events[i] / exposure[i]) - s.mean_y;
+        s.xx += events[i] * x * x;
+        s.xy += events[i] * x * y;
+        s.yy += events[i] * y * y;
+    }
+    return s;
+}
+
+bool kernel_power_fit(const double *lags, const uint32_t *events, const double *exposure, size_t n,
+                      struct power_fit *ret)
+{
+    size_t bins = 0;
+    for (size_t i = 0; i < n; i++)
+        bins += fits(events, exposure, i);
+    if (bins < POWER_BINS_MIN)
+        return false;
+    struct log_sums s = log_sums_of(lags, events, exposure, n);
+    double d = fmin(POWER_D_MAX, fmax(POWER_D_MIN, -s.xy / s.xx));
+    double left = s.yy + 2 * d * s.xy + d * d * s.xx; /* sum of (y + d x)^2 */
+    *ret = (struct power_fit){
+        .a = exp(s.mean_y + d * s.mean_x),
+        .d = d,
+        .has_r2 = s.yy > 1e-12 * s.weight,
+    };
+    if (ret->has_r2)
+        ret->r2 = 1 - left / s.yy;
+    return true;
+}
+
+bool kernel_recency_score(const double *lags, const uint32_t *events, const double *exposure,
+                          size_t n, double *ret)
+{
+    double all_events = 0;
+    double all_expected = 0;
+    for (size_t i = 0; i < n; i++) {
+        all_events += events[i];
+        all_expected += exposure[i] / sqrt(lags[i]);
+    }
+    if (all_events <= 0 || all_expected <= 0)
+        return false;
+    double distance = 0;
+    for (size_t i = 0; i < n; i++)
+        distance += fabs(events[i] / all_events - exposure[i] / sqrt(lags[i]) / all_expected);
+    *ret = fmax(0, 1 - distance / 2);
+    return true;
+}
+
 double kernel_posterior(uint64_t k, uint64_t n, double p0)
 {
     return ((double)k + POSTERIOR_M * p0) / ((double)n + POSTERIOR_M);

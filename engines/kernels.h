@@ -29,6 +29,52 @@ void pair_add(struct pair_sums *s, int64_t x, int64_t y);
 /* Pearson's correlation; false when it is undefined (a constant side, or fewer than 3 pairs). */
 bool kernel_correlation(const struct pair_sums *s, double *ret);
 
+/*
+ * K2: occurrence and exposure by lag (piecewise exponential). Bin i holds the lags from edges_s[i -
+ * 1] (0 for the first) up to, not including, edges_s[i]; the last of the n bins has no upper edge,
+ * so there are n - 1 edges. A gap is exposed in every bin it crosses, and its event, if it has one,
+ * falls into the bin it ends in: an open gap adds exposure only. Integers: what was added can be
+ * taken away again (sign = -1).
+ */
+size_t kernel_gap_bin(const int64_t *edges_s, size_t n, int64_t gap_s);
+/* Returns the bin the gap ends in. */
+size_t kernel_gap_expose(const int64_t *edges_s, size_t n, int64_t gap_s, int sign,
+                         int64_t *exposure_s);
+/* S(t) = exp(-sum of rate * length), rate = (events + a r0) / (exposure + a) with r0 the rate over
+ * all bins; a = 0: as observed, and a bin without exposure has no events. */
+double kernel_survival(const int64_t *edges_s, size_t n, const uint32_t *events,
+                       const int64_t *exposure_s, int64_t smoothing_s, int64_t t_s);
+/* Rate ratio (e1 / x1) / (e2 / x2) with its log-normal 95 % interval; false when a side has no
+ * events or no exposure. */
+struct rate_ratio {
+    double ratio;
+    double low;
+    double high;
+};
+bool kernel_rate_ratio(uint32_t e1, int64_t x1, uint32_t e2, int64_t x2, struct rate_ratio *ret);
+
+/*
+ * The need-odds law (ENGINES.md E5): events / exposure = a lag^-d, by least squares on logarithms
+ * over the bins with events and exposure, weighted by their events. d is held to [POWER_D_MIN,
+ * POWER_D_MAX], and a is the best one for that d.
+ */
+#define POWER_BINS_MIN 3
+#define POWER_D_MIN    0.05
+#define POWER_D_MAX    2.0
+struct power_fit {
+    double a; /* rate at lag 1, in events per unit of exposure */
+    double d;
+    double r2; /* weighted, of the logarithms; below 0 when the held d fits worse than a constant */
+    bool has_r2; /* false: all rates are equal */
+};
+/* False for fewer than POWER_BINS_MIN such bins. */
+bool kernel_power_fit(const double *lags, const uint32_t *events, const double *exposure, size_t n,
+                      struct power_fit *ret);
+/* 1 - half the distance between the shares of events and those of exposure * lag^-1/2: 1 when
+ * events follow the human recency law. False without events or exposure. */
+bool kernel_recency_score(const double *lags, const uint32_t *events, const double *exposure,
+                          size_t n, double *ret);
+
 /* K3: (k + m p0) / (n + m) with m = 4, and the ends of Wilson's 95 % interval (z = 1.96). */
 double kernel_posterior(uint64_t k, uint64_t n, double p0);
 double kernel_wilson_low(uint64_t k, uint64_t n);  /* 0 for n = 0 */

@@ -49,6 +49,7 @@ void key_free(struct key *k)
         free(k->states[i]);
     }
     dialogue_free(k->log.dialogue);
+    retention_free(k->log.retention);
     arena_deinit(&k->arena);
     free(k->messages);
     free(k->accesses);
@@ -72,7 +73,8 @@ const struct key_log *key_log(const struct key *k)
 
 size_t key_bytes(const struct key *k)
 {
-    size_t n = k->bytes + arena_bytes(&k->arena) + dialogue_bytes(k->log.dialogue);
+    size_t n = k->bytes + arena_bytes(&k->arena) + dialogue_bytes(k->log.dialogue) +
+               retention_bytes(k->log.retention);
     n += k->messages_cap * sizeof(*k->messages) + k->accesses_cap * sizeof(*k->accesses);
     n += k->memories_cap * sizeof(*k->memories) + k->marks_cap * sizeof(*k->marks);
     n += k->outreach_cap * sizeof(*k->outreach);
@@ -680,19 +682,25 @@ bool key_has_row(const struct key *k, enum table_id table)
 }
 
 /* Accesses of unknown memories are in nobody's row. */
-static int64_t count_events(const struct key *k, uint32_t kinds)
+static enum status count_events(const struct key *k, uint32_t kinds, int64_t *ret,
+                                struct error *err)
 {
     size_t n = 0;
     if (kinds & 1u << RECORD_MESSAGE)
         n += k->log.n_messages;
     if (kinds & 1u << RECORD_MEMORY)
         n += k->log.n_memories;
-    if (kinds & 1u << RECORD_ACCESS)
-        for (size_t i = 0; i < k->log.n_accesses; i++)
-            n += klog_find_memory(k, k->log.accesses[i].memory) != NULL;
+    if (kinds & 1u << RECORD_ACCESS && k->log.n_accesses) {
+        const struct retention *known;
+        enum status st = retention_of(&k->log, &known, err);
+        if (st)
+            return st;
+        n += known->known;
+    }
     if (kinds & 1u << RECORD_OUTREACH)
         n += k->log.n_outreach;
-    return (int64_t)n;
+    *ret = (int64_t)n;
+    return STATUS_OK;
 }
 
 enum status key_emit(struct key *k, enum table_id table, int64_t as_of_us, struct row *row,
@@ -701,13 +709,15 @@ enum status key_emit(struct key *k, enum table_id table, int64_t as_of_us, struc
     assert(row->table == &tables[table]);
     enum status st = klog_follow_epochs(k, err);
     st = st ? st : key_advance(k, as_of_us, err);
-    st = st ? st : klog_open_dialogue(k, err);
+    st = st ? st : klog_open_shared(k, err);
     if (st)
         return st;
     if (row_set_key(row, k->log.user_id, k->log.bot_name))
         return error_set(err, STATUS_NOMEM, "could not build a row");
     row->as_of_us = k->log.as_of_us;
-    row->event_count = count_events(k, table_kinds(table, false));
+    st = count_events(k, table_kinds(table, false), &row->event_count, err);
+    if (st)
+        return st;
     if (k->log.truncated)
         row->state_flags |= ROW_TRUNCATED;
     /* Something younger than what the cap pushed out has left: the pushed-out ones should return.
@@ -726,7 +736,7 @@ enum status key_emit(struct key *k, enum table_id table, int64_t as_of_us, struc
             return st;
         row->engine_version += ops->version;
     }
-    klog_close_dialogue(k);
+    klog_close_shared(k);
     if (table_explain_nulls(row) || row_finish(row))
         return error_set(err, STATUS_NOMEM, "could not build a row of \"%s\"", row->table->name);
     return STATUS_OK;
@@ -742,7 +752,7 @@ enum status key_trace(struct key *k, const struct engine_ops *ops, enum trace_ph
         return STATUS_END;
     enum status st = klog_follow_epochs(k, err);
     st = st ? st : key_advance(k, as_of_us, err);
-    st = st ? st : klog_open_dialogue(k, err);
+    st = st ? st : klog_open_shared(k, err);
     if (st)
         return st;
     void *state = NULL;

@@ -147,7 +147,7 @@ static void put_fsrs(struct writer *w, const struct fsrs_state *s)
     put_double(w, s->stability_days);
     put_svarint(w, s->last_us);
     put_varint(w, s->lapses);
-    put_varint(w, s->spaced);
+    put_varint(w, (uint64_t)s->spaced << 1 | s->last_spaced);
 }
 
 static enum status encode_memories(const struct key *k, const struct numbering *x, struct buf *out)
@@ -402,7 +402,9 @@ static void get_fsrs(struct reader *r, struct fsrs_state *s)
     s->stability_days = reader_double(r);
     s->last_us = reader_svarint(r);
     s->lapses = (uint32_t)reader_varint_max(r, UINT32_MAX);
-    s->spaced = (uint32_t)reader_varint_max(r, UINT32_MAX);
+    uint64_t spaced = reader_varint_max(r, (uint64_t)UINT32_MAX << 1 | 1);
+    s->spaced = (uint32_t)(spaced >> 1);
+    s->last_spaced = spaced & 1;
     /* Comparisons that also refuse NaN. */
     if (!(s->difficulty > 0 && s->difficulty < 100) ||
         !(s->stability_days > 0 && s->stability_days < 1e9))

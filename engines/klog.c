@@ -8,8 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define INDEX_FROM        24 /* records from which searching all of them costs more than a hash table */
-#define DIALOGUE_KEPT_MIN 16 /* messages */
+#define INDEX_FROM         24 /* records from which searching all of them costs more than a hash table */
+#define DIALOGUE_KEPT_MIN  16 /* messages */
+#define RETENTION_KEPT_MIN 32 /* memories and accesses */
 
 int64_t klog_horizon_us(int64_t as_of_us)
 {
@@ -271,17 +272,21 @@ enum status klog_start_engine(struct key *k, size_t engine, struct error *err)
     return st ? st : replay_log(k, ops, state, err);
 }
 
-enum status klog_open_dialogue(struct key *k, struct error *err)
+enum status klog_open_shared(struct key *k, struct error *err)
 {
     if (!k->log.dialogue && dialogue_new(&k->log.dialogue))
         return error_set(err, STATUS_NOMEM, "could not allocate the dialogue of a key");
+    if (!k->log.retention && retention_new(&k->log.retention))
+        return error_set(err, STATUS_NOMEM, "could not allocate the retention of a key");
     return STATUS_OK;
 }
 
-void klog_close_dialogue(struct key *k)
+void klog_close_shared(struct key *k)
 {
     if (k->log.n_messages < DIALOGUE_KEPT_MIN)
         dialogue_free(TAKE(k->log.dialogue));
+    if (k->log.n_memories + k->log.n_accesses < RETENTION_KEPT_MIN)
+        retention_free(TAKE(k->log.retention));
 }
 
 enum status klog_follow_epochs(struct key *k, struct error *err)
@@ -312,6 +317,8 @@ static enum status engines_insert(struct key *k, enum record_kind kind, size_t i
     enum status st = STATUS_OK;
     if (kind == RECORD_MESSAGE && k->log.dialogue)
         dialogue_insert(k->log.dialogue, &k->log, index);
+    if (k->log.retention)
+        retention_insert(k->log.retention, &k->log, kind, index);
     for (size_t i = 0; !st && i < k->n_states; i++) {
         const struct engine_ops *ops = engine_at(i);
         if (k->states[i] && ops->kinds & 1u << kind)
@@ -326,6 +333,8 @@ static void engines_retract(struct key *k, enum record_kind kind, size_t index)
 {
     if (kind == RECORD_MESSAGE && k->log.dialogue)
         dialogue_retract(k->log.dialogue, &k->log, index);
+    if (k->log.retention)
+        retention_retract(k->log.retention, &k->log, kind, index);
     for (size_t i = 0; i < k->n_states; i++)
         if (k->states[i] && engine_at(i)->kinds & 1u << kind)
             engine_at(i)->retract(k->states[i], &k->log, kind, index);

@@ -11,6 +11,7 @@
 #include "engines/arena.h"
 #include "engines/dialogue.h"
 #include "engines/key.h"
+#include "engines/retention.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -75,10 +76,10 @@ struct key {
 /* Makes the state of an engine from the whole log, if there is none yet. */
 MUST_CHECK enum status klog_start_engine(struct key *k, size_t engine, struct error *err);
 
-/* Room for what engines share at emission; given back by klog_close_dialogue() when the key is so
- * small that working it out again costs next to nothing. */
-MUST_CHECK enum status klog_open_dialogue(struct key *k, struct error *err);
-void klog_close_dialogue(struct key *k);
+/* Room for what engines share at emission (dialogue.h, retention.h); given back by
+ * klog_close_shared() when the key is so small that working it out again costs next to nothing. */
+MUST_CHECK enum status klog_open_shared(struct key *k, struct error *err);
+void klog_close_shared(struct key *k);
 
 /* Throws away what depends on epochs when one was closed since: it is made again when needed. */
 MUST_CHECK enum status klog_follow_epochs(struct key *k, struct error *err);

@@ -6,6 +6,7 @@
 #include "core/jsonw.h"
 #include "core/limits.h"
 #include "engines/memory_aging.h"
+#include "engines/memory_picks.h"
 
 #include <assert.h>
 #include <math.h>
@@ -24,30 +25,15 @@
 #define VALID_MAX_US  (6 * US_PER_HOUR)
 #define CONFIDENCE_N0 20.0
 
-/* One memory on its way into a list. */
-struct pick {
-    size_t index;
-    double rank; /* smallest first, ties by memory id */
-    double r;
-    double value;
-};
-
-struct picks {
-    size_t n;
-    size_t max;
-    struct pick items[AGING_RISK_MAX];
-};
-
 /* What one pass over the entries finds. */
 struct survey {
-    struct picks stale;
-    struct picks fresh;
-    struct picks risk;
+    struct memory_picks stale;
+    struct memory_picks fresh;
+    struct memory_picks risk;
     uint64_t histogram[10];
     uint64_t never_accessed;
     uint64_t accesses; /* of tracked memories, ever */
     uint64_t lapses;
-    uint64_t in_window;
     int128 age_us;   /* summed over tracked and forgotten memories */
     uint64_t in_use; /* memories with a vector that were accessed in the window */
     int64_t cosines; /* summed over them, in COSINE_UNIT */
@@ -58,34 +44,6 @@ struct retrieval_trend {
     uint64_t b; /* and of the one before */
     double z;   /* valid from TREND_MIN retrievals on */
 };
-
-static int compare_names(const struct mem_rec *a, const struct mem_rec *b)
-{
-    size_t shorter = a->name_len < b->name_len ? a->name_len : b->name_len;
-    int order = memcmp(a->name, b->name, shorter);
-    if (order == 0)
-        order = (a->name_len > b->name_len) - (a->name_len < b->name_len);
-    /* Long ids are cut for display; the hash tells them apart. */
-    return order ? order : (a->id > b->id) - (a->id < b->id);
-}
-
-static void picks_offer(struct picks *list, const struct key_log *log, struct pick p)
-{
-    const struct mem_rec *m = &log->memories[p.index];
-    size_t at = list->n;
-    while (at > 0) {
-        const struct pick *before = &list->items[at - 1];
-        if (before->rank < p.rank ||
-            (before->rank == p.rank && compare_names(&log->memories[before->index], m) < 0))
-            break;
-        at--;
-    }
-    if (at == list->max)
-        return;
-    size_t last = list->n < list->max ? list->n++ : list->max - 1;
-    memmove(&list->items[at + 1], &list->items[at], (last - at) * sizeof(p));
-    list->items[at] = p;
-}
 
 static double memory_value(const struct mem_rec *m, uint32_t n)
 {
@@ -122,12 +80,12 @@ static double interest_norm(const struct memory_aging *s)
     return sqrt((double)norm2);
 }
 
-static void survey_memory(const struct memory_aging *s, const struct key_log *log, size_t index,
-                          struct survey *found)
+static void survey_memory(const struct retention *retention, const struct key_log *log,
+                          size_t index, struct survey *found)
 {
     const struct mem_rec *m = &log->memories[index];
-    const struct fsrs_state *fsrs = &s->entries[index].fsrs;
-    double r = m->pinned ? 1 : fsrs_retention(fsrs, log->as_of_us);
+    const struct fsrs_state *fsrs = &retention->at[index].fsrs;
+    double r = m->pinned ? 1 : retention->at[index].r;
     double value = memory_value(m, fsrs->reps);
     int64_t age_us = at_least_zero(log->as_of_us - m->created_us);
 
@@ -135,18 +93,18 @@ static void survey_memory(const struct memory_aging *s, const struct key_log *lo
     found->never_accessed += fsrs->reps == 0;
     found->accesses += fsrs->reps;
     found->lapses += fsrs->lapses;
-    found->in_window += s->entries[index].in_window;
     found->histogram[r >= 1 ? 9 : (size_t)(r * 10)]++;
     if (r < FRESH_R)
-        picks_offer(&found->stale, log, (struct pick){index, r, r, value});
+        memory_picks_offer(&found->stale, log, (struct memory_pick){index, r, r, value});
     else
-        picks_offer(&found->fresh, log, (struct pick){index, -r, r, value});
+        memory_picks_offer(&found->fresh, log, (struct memory_pick){index, -r, r, value});
     if (value >= RISK_VALUE && r < RISK_R && age_us > RISK_GRACE_US)
-        picks_offer(&found->risk, log, (struct pick){index, -value * (1 - r), r, value});
+        memory_picks_offer(&found->risk, log,
+                           (struct memory_pick){index, -value * (1 - r), r, value});
 }
 
-static void survey_memories(const struct memory_aging *s, const struct key_log *log,
-                            struct survey *found)
+static void survey_memories(const struct memory_aging *s, const struct retention *retention,
+                            const struct key_log *log, struct survey *found)
 {
     double norm = interest_norm(s);
 
@@ -155,11 +113,11 @@ static void survey_memories(const struct memory_aging *s, const struct key_log *
         .fresh.max = AGING_LIST_MAX,
         .risk.max = AGING_RISK_MAX,
     };
-    for (size_t i = 0; i < s->n; i++) {
+    for (size_t i = 0; i < retention->n; i++) {
         const struct mem_rec *m = &log->memories[i];
-        assert(s->entries[i].id == m->id);
-        survey_memory(s, log, i, found);
-        if (s->entries[i].in_window > 0 && m->norm2 > 0 && norm > 0) {
+        assert(retention->at[i].id == m->id);
+        survey_memory(retention, log, i, found);
+        if (retention->at[i].in_window > 0 && m->norm2 > 0 && norm > 0) {
             found->in_use++;
             found->cosines += cosine_with_interest(s, m, norm);
         }
@@ -170,30 +128,19 @@ static void survey_memories(const struct memory_aging *s, const struct key_log *
 
 static void write_topic(struct jsonw *w, const struct key_log *log, const struct mem_rec *m)
 {
-    char text[3 * (RECORD_LABEL_BYTES + 1)];
-    size_t len = 0;
-
-    for (size_t i = 0; i < 3; i++) {
-        struct str label = key_log_label(log, m->labels[i]);
-        if (label.len == 0)
-            continue;
-        assert(label.len <= RECORD_LABEL_BYTES);
-        if (len > 0)
-            text[len++] = ' ';
-        memcpy(text + len, label.ptr, label.len);
-        len += label.len;
-    }
-    if (len == 0)
+    char text[MEMORY_TOPIC_BYTES];
+    struct str topic = memory_topic(log, m, text);
+    if (topic.len == 0)
         return;
     jsonw_key(w, "topic");
-    jsonw_string(w, str_cut((struct str){text, len}, LIMIT_LABEL_BYTES));
+    jsonw_string(w, topic);
 }
 
-static void write_memory(struct jsonw *w, const struct memory_aging *s, const struct key_log *log,
-                         const struct pick *p)
+static void write_memory(struct jsonw *w, const struct retention *retention,
+                         const struct key_log *log, const struct memory_pick *p)
 {
     const struct mem_rec *m = &log->memories[p->index];
-    const struct fsrs_state *fsrs = &s->entries[p->index].fsrs;
+    const struct fsrs_state *fsrs = &retention->at[p->index].fsrs;
 
     jsonw_object_begin(w);
     jsonw_key(w, "R");
@@ -216,13 +163,13 @@ static void write_memory(struct jsonw *w, const struct memory_aging *s, const st
     jsonw_object_end(w);
 }
 
-static void write_list(struct jsonw *w, const char *key, const struct memory_aging *s,
-                       const struct key_log *log, const struct picks *list, size_t max)
+static void write_list(struct jsonw *w, const char *key, const struct retention *retention,
+                       const struct key_log *log, const struct memory_picks *list, size_t max)
 {
     jsonw_key(w, key);
     jsonw_array_begin(w);
     for (size_t i = 0; i < list->n && i < max; i++)
-        write_memory(w, s, log, &list->items[i]);
+        write_memory(w, retention, log, &list->items[i]);
     jsonw_array_end(w);
 }
 
@@ -252,8 +199,8 @@ static double drift_of(const struct survey *found)
     return 1 - (double)found->cosines / COSINE_UNIT / (double)found->in_use;
 }
 
-static void write_snapshot(struct jsonw *w, const struct memory_aging *s, const struct key_log *log,
-                           const struct survey *found, size_t list_max)
+static void write_snapshot(struct jsonw *w, const struct retention *retention,
+                           const struct key_log *log, const struct survey *found, size_t list_max)
 {
     jsonw_object_begin(w);
     jsonw_key(w, "drift");
@@ -262,7 +209,7 @@ static void write_snapshot(struct jsonw *w, const struct memory_aging *s, const 
     else
         jsonw_null(w);
     write_forgotten(w, log, forgotten_age_us(log));
-    write_list(w, "fresh", s, log, &found->fresh, list_max);
+    write_list(w, "fresh", retention, log, &found->fresh, list_max);
     jsonw_key(w, "hist_R");
     jsonw_array_begin(w);
     for (size_t i = 0; i < 10; i++)
@@ -270,7 +217,7 @@ static void write_snapshot(struct jsonw *w, const struct memory_aging *s, const 
     jsonw_array_end(w);
     jsonw_key(w, "never_accessed");
     jsonw_int(w, (int64_t)found->never_accessed);
-    write_list(w, "stale", s, log, &found->stale, list_max);
+    write_list(w, "stale", retention, log, &found->stale, list_max);
     jsonw_key(w, "total");
     jsonw_int(w, (int64_t)(log->n_memories + log->forgotten_n));
     jsonw_key(w, "tracked");
@@ -282,7 +229,7 @@ static void write_snapshot(struct jsonw *w, const struct memory_aging *s, const 
 
 /* Ids and types full of control characters grow sixfold when escaped: ten such items can pass the
  * bound by a few bytes. Both lists then get shorter, one item at a time, until the column fits. */
-static enum status emit_snapshot(const struct memory_aging *s, const struct key_log *log,
+static enum status emit_snapshot(const struct retention *retention, const struct key_log *log,
                                  struct survey *found, struct row *row)
 {
     CLEANUP(buf_deinit) struct buf json;
@@ -293,7 +240,7 @@ static enum status emit_snapshot(const struct memory_aging *s, const struct key_
         struct jsonw w;
         buf_reset(&json);
         jsonw_init(&w, &json);
-        write_snapshot(&w, s, log, found, max);
+        write_snapshot(&w, retention, log, found, max);
         st = jsonw_status(&w);
         found->stale.n = found->stale.n < max ? found->stale.n : max;
         found->fresh.n = found->fresh.n < max ? found->fresh.n : max;
@@ -301,11 +248,11 @@ static enum status emit_snapshot(const struct memory_aging *s, const struct key_
     return st ? st : row_set_json(row, MH_MEMORY_SNAPSHOT, (struct str){json.data, json.len});
 }
 
-static void write_risk(struct jsonw *w, const struct memory_aging *s, const struct key_log *log,
-                       const struct pick *p)
+static void write_risk(struct jsonw *w, const struct retention *retention,
+                       const struct key_log *log, const struct memory_pick *p)
 {
     const struct mem_rec *m = &log->memories[p->index];
-    const struct fsrs_state *fsrs = &s->entries[p->index].fsrs;
+    const struct fsrs_state *fsrs = &retention->at[p->index].fsrs;
     double idle_h = hours(log->as_of_us - fsrs->last_us);
 
     jsonw_object_begin(w);
@@ -325,7 +272,7 @@ static void write_risk(struct jsonw *w, const struct memory_aging *s, const stru
     jsonw_object_end(w);
 }
 
-static enum status emit_risk(const struct memory_aging *s, const struct key_log *log,
+static enum status emit_risk(const struct retention *retention, const struct key_log *log,
                              struct survey *found, struct row *row)
 {
     CLEANUP(buf_deinit) struct buf json;
@@ -339,7 +286,7 @@ static enum status emit_risk(const struct memory_aging *s, const struct key_log 
     jsonw_init(&w, &json);
     jsonw_array_begin(&w);
     for (size_t i = 0; i < found->risk.n; i++)
-        write_risk(&w, s, log, &found->risk.items[i]);
+        write_risk(&w, retention, log, &found->risk.items[i]);
     jsonw_array_end(&w);
     enum status st = jsonw_status(&w);
     return st ? st
@@ -347,26 +294,26 @@ static enum status emit_risk(const struct memory_aging *s, const struct key_log 
 }
 
 /* Accesses of memories that are not known do not count, but there are none as a rule. */
-static uint64_t count_known(const struct memory_aging *s, const struct key_log *log, size_t from,
-                            size_t to, bool all_known)
+static uint64_t count_known(const struct key_log *log, size_t from, size_t to, bool all_known)
 {
     if (all_known)
         return to - from;
     uint64_t n = 0;
     for (size_t i = from; i < to; i++)
-        n += aging_entry(s, log, &log->accesses[i]) != NULL;
+        n += key_log_memory(log, log->accesses[i].memory) != NULL;
     return n;
 }
 
-static struct retrieval_trend find_trend(const struct memory_aging *s, const struct key_log *log,
-                                         const struct survey *found)
+static struct retrieval_trend find_trend(const struct memory_aging *s,
+                                         const struct retention *retention,
+                                         const struct key_log *log)
 {
     size_t week = key_log_access_at(log, s->edge_us[EDGE_WEEK]);
     size_t fortnight = key_log_access_at(log, s->edge_us[EDGE_FORTNIGHT]);
-    bool all_known = found->in_window == log->n_accesses;
+    bool all_known = retention->known == log->n_accesses;
     struct retrieval_trend t = {
-        .a = count_known(s, log, week, log->n_accesses, all_known),
-        .b = count_known(s, log, fortnight, week, all_known),
+        .a = count_known(log, week, log->n_accesses, all_known),
+        .b = count_known(log, fortnight, week, all_known),
     };
 
     double n = (double)(t.a + t.b);
@@ -453,24 +400,9 @@ static void sooner(int64_t *at_us, int64_t candidate_us)
         *at_us = candidate_us;
 }
 
-static void sooner_of_list(int64_t *at_us, const struct memory_aging *s, const struct key_log *log,
-                           const struct picks *list)
-{
-    for (size_t i = 0; i < list->n; i++) {
-        const struct pick *p = &list->items[i];
-        if (log->memories[p->index].pinned || p->r <= VALID_R)
-            continue;
-        const struct fsrs_state *fsrs = &s->entries[p->index].fsrs;
-        double days = fsrs_days_until(fsrs, p->r - VALID_R) -
-                      (double)at_least_zero(log->as_of_us - fsrs->last_us) / (double)US_PER_DAY;
-        if (days < 1)
-            sooner(at_us, log->as_of_us + (int64_t)(days * (double)US_PER_DAY));
-    }
-}
-
 /* A window's edge passes its oldest access at the first full hour later than the access by the
  * window's length. */
-static int64_t valid_until(const struct memory_aging *s, const struct key_log *log,
+static int64_t valid_until(const struct retention *retention, const struct key_log *log,
                            const struct survey *found)
 {
     static const int64_t windows_us[] = {AGING_WEEK_US, 2 * AGING_WEEK_US, RECORD_WINDOW_US};
@@ -483,29 +415,29 @@ static int64_t valid_until(const struct memory_aging *s, const struct key_log *l
             sooner(&at_us, time_floor_us(log->accesses[oldest].t_us + windows_us[i], US_PER_HOUR) +
                                US_PER_HOUR);
     }
-    sooner_of_list(&at_us, s, log, &found->stale);
-    sooner_of_list(&at_us, s, log, &found->fresh);
-    sooner_of_list(&at_us, s, log, &found->risk);
+    sooner(&at_us, memory_picks_change_us(&found->stale, log, retention, VALID_R));
+    sooner(&at_us, memory_picks_change_us(&found->fresh, log, retention, VALID_R));
+    sooner(&at_us, memory_picks_change_us(&found->risk, log, retention, VALID_R));
     return at_us;
 }
 
-enum status aging_row(const struct memory_aging *s, const struct key_log *log, struct row *row,
-                      struct error *err)
+enum status aging_row(const struct memory_aging *s, const struct retention *retention,
+                      const struct key_log *log, struct row *row, struct error *err)
 {
     struct survey found;
 
     assert(row->table == &tables[TABLE_MEMORY_HEALTH]);
 
-    survey_memories(s, log, &found);
-    struct retrieval_trend t = find_trend(s, log, &found);
+    survey_memories(s, retention, log, &found);
+    struct retrieval_trend t = find_trend(s, retention, log);
 
-    enum status st = emit_snapshot(s, log, &found, row);
+    enum status st = emit_snapshot(retention, log, &found, row);
     if (!st)
         st = emit_age_and_drift(log, &found, row);
     if (!st)
         st = emit_trend(&t, &found, row);
     if (!st)
-        st = emit_risk(s, log, &found, row);
+        st = emit_risk(retention, log, &found, row);
     if (!st)
         st = emit_details(&t, &found, row);
     if (st)
@@ -516,7 +448,7 @@ enum status aging_row(const struct memory_aging *s, const struct key_log *log, s
         row->state_flags |= ROW_NO_ACCESS_SIGNAL;
     double n = (double)found.accesses;
     row->confidence = rint(n / (n + CONFIDENCE_N0) * 1000) / 1000;
-    int64_t until_us = valid_until(s, log, &found);
+    int64_t until_us = valid_until(retention, log, &found);
     if (row->valid_until_us == 0 || until_us < row->valid_until_us)
         row->valid_until_us = until_us;
     return STATUS_OK;

@@ -60,9 +60,10 @@ enum msg_flag {
     MSG_BOT = 1 << 9,         /* role bot; otherwise user */
 };
 
-/* Defined in epoch.h and dialogue.h. */
+/* Defined in epoch.h, dialogue.h and retention.h. */
 struct epoch_list;
 struct dialogue;
+struct retention;
 
 /* Refers to a token in the key's refcounted arena; 0 = none. */
 typedef uint16_t label_ref;
@@ -134,6 +135,7 @@ struct fsrs_state {
     uint32_t reps;
     uint32_t lapses;
     uint32_t spaced;
+    uint32_t last_spaced; /* 1: the last access was a spaced one */
 };
 
 struct mem_rec {
@@ -182,6 +184,7 @@ struct key_log {
     bool truncated;                  /* the newest LIMIT_* records of a longer window */
     const struct epoch_list *epochs; /* of the bot, see epoch.h; NULL: none was ever closed */
     struct dialogue *dialogue;       /* see dialogue.h; a cache, never part of the state */
+    struct retention *retention;     /* see retention.h; likewise */
 };
 
 /* How many traits a message shows; always 0 for the user's. */
