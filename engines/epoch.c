@@ -5,8 +5,6 @@
 #include <string.h>
 
 #define DECAY_DAYS 30
-/* Records of the window are at most this old; one epoch before them must stay. */
-#define KEPT_DAYS 32
 
 void epoch_learn(struct epoch_delta *d, unsigned cell, uint16_t count)
 {
@@ -27,7 +25,7 @@ const struct epoch *epoch_at(const struct epoch_list *l, int32_t day)
 /* Epochs that no record of the window can ask for any more. */
 static void drop_old(struct epoch_list *l)
 {
-    int32_t first = l->at[l->n - 1]->day - KEPT_DAYS;
+    int32_t first = l->at[l->n - 1]->day - EPOCH_KEPT_DAYS;
     size_t n = 0;
     while (n + 1 < l->n && l->at[n + 1]->day <= first)
         free(l->at[n++]);

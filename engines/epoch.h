@@ -29,6 +29,8 @@
 #include <stdint.h>
 
 #define EPOCH_FORMAT 1
+/* Records of the window are at most this old; one epoch before them must stay. */
+#define EPOCH_KEPT_DAYS 32
 #define EPOCH_SCALE  16 /* one event of yesterday counts this much */
 
 #define EPOCH_DF_BUCKETS 4096 /* token hash mod this */

@@ -45,8 +45,8 @@ struct feature {
         } privacy;
     } u;
     char label_text[RECORD_LABELS][RECORD_LABEL_BYTES]; /* backing for labels[] after extraction */
-    /* What the text of a message teaches (text.h). Not encoded: a feature that comes out of the
-     * journal has taught already. */
+    /* What the text of a message teaches (text.h). Not part of the encoding: the journal keeps it
+     * beside the feature (pipeline/entry.h). */
     uint8_t n_df;
     uint16_t df[TEXT_DF];
 };

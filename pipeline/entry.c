@@ -18,7 +18,26 @@ static enum status put_apply(const struct entry *e, struct buf *out)
         st = buf_put_svarint(out, e->commit_us - e->now_us);
     if (!st)
         st = buf_put_varint(out, e->lsn);
-    return st ? st : feature_encode(&e->feature, out);
+    if (!st)
+        st = feature_encode(&e->feature, out);
+    if (!st)
+        st = buf_put_varint(out, e->feature.n_df);
+    for (size_t i = 0; i < e->feature.n_df && !st; i++)
+        st = buf_put_varint(out, e->feature.df[i]);
+    return st;
+}
+
+static void get_df(struct reader *r, struct feature *f)
+{
+    uint64_t n = reader_varint(r);
+    if (n > TEXT_DF)
+        r->bad = true;
+    for (uint64_t i = 0; i < n && !r->bad; i++) {
+        uint64_t bucket = reader_varint(r);
+        if (bucket >= EPOCH_DF_BUCKETS)
+            r->bad = true;
+        f->df[f->n_df++] = (uint16_t)bucket;
+    }
 }
 
 static enum status put_body(const struct entry *e, struct buf *out)
@@ -73,6 +92,7 @@ enum status entry_decode(struct str bytes, struct entry *ret, struct error *err)
         enum status st = feature_decode(&r, &ret->feature, err);
         if (st)
             return st;
+        get_df(&r, &ret->feature);
         break;
     }
     case ENTRY_FLUSH:

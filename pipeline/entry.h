@@ -4,7 +4,8 @@
  * Every entry but KEY is applied to one key by a pure step, so re-applying the entries beyond a
  * key's page rebuilds it exactly, timers and outbox included. Durable format: [kind u8] then
  *   KEY    key id, partition, user_id, bot_name     the key exists from here on
- *   APPLY  key id, now_us, as_of_us, commit_us, lsn, feature (engines/feature.h)
+ *   APPLY  key id, now_us, as_of_us, commit_us, lsn, feature (engines/feature.h), n_df, df: with
+ *          what its text teaches, which is learned again until it is stored (partition_epochs.c)
  *   FLUSH  key id, now_us, table, reason            its row is due: outbox entry without a payload
  *   SENT   key id, table, payload hash              PostgreSQL has committed that row
  */

@@ -7,11 +7,14 @@
 #include "engines/key.h"
 #include "pipeline/trigger.h"
 
+struct held_bot;
+
 struct held_key {
     uint64_t id;
     uint64_t hash; /* of (user, bot) */
     uint32_t partition;
     struct key *key;
+    struct held_bot *bot;               /* whose epochs the key borrows (bots.h) */
     uint64_t jseq;                      /* newest journal entry about this key */
     uint64_t page_jseq;                 /* newest entry that its durable page contains */
     int64_t scheduled_us;               /* due time that stands in the heap, TRIGGER_NEVER = none */

@@ -53,6 +53,10 @@ static enum status recover_entry(void *ctx, uint64_t jseq, struct str bytes, str
         st = key_apply(h->key, &e.feature, e.as_of_us, &change, err);
         if (st)
             return st;
+        if (jseq > h->bot->stored_jseq)
+            st = partition_teach(p, h->bot, &change.delta, err);
+        if (st)
+            return st;
         h->commit_us = e.commit_us;
         h->lsn = e.lsn;
         note_change(h, &change, e.now_us);
@@ -114,8 +118,9 @@ enum status partition_open(const struct partition_config *cfg, int64_t now_us,
     p->cfg = *cfg;
     buf_init(&p->entries, (size_t)LIMIT_JOURNAL_BYTES);
     buf_init(&p->scratch, LIMIT_KEY_BYTES);
+    buf_init(&p->new_epoch_bytes, SIZE_MAX / 2);
     enum status st = event_arena_new(&p->arena, err);
-    if (!st && keymap_init(&p->keys))
+    if (!st && (keymap_init(&p->keys) || botmap_init(&p->bots)))
         st = error_set(err, STATUS_NOMEM, "could not allocate a worker");
     if (st)
         return st;
@@ -125,6 +130,7 @@ enum status partition_open(const struct partition_config *cfg, int64_t now_us,
     p->covered = store_covered(cfg->store);
     p->covered_durable = p->covered;
     p->as_of_us = store_as_of(cfg->store);
+    p->day = *store_day(cfg->store);
     p->next_key_id = store_next_key_id(cfg->store);
     st = store_each_due(cfg->store, recover_due, p, err);
     if (!st)
@@ -143,10 +149,13 @@ void partition_close(struct partition *p)
     if (!p)
         return;
     keymap_deinit(&p->keys);
+    botmap_deinit(&p->bots);
     heap_deinit(&p->timers);
     outbox_deinit(&p->outbox);
     buf_deinit(&p->entries);
     buf_deinit(&p->scratch);
+    buf_deinit(&p->new_epoch_bytes);
+    free(p->new_epochs);
     for (size_t i = 0; i < p->n_dead_letters; i++)
         free(p->dead_letters[i].text);
     free(p->dead_letters);
@@ -218,6 +227,9 @@ static enum status apply_feature(struct partition *p, enum source source,
     st = trace(p, h, TRACE_AFTER, &entry.feature, e->id, f->as_of_us, err);
     if (st)
         return st;
+    st = partition_teach(p, h->bot, &change.delta, err);
+    if (st)
+        return st;
     /* Journaled even when nothing changed: the step must be repeated exactly. */
     st = partition_journal(p, &entry, h, err);
     if (st)
@@ -230,12 +242,16 @@ static enum status apply_feature(struct partition *p, enum source source,
     return partition_schedule(p, h, now_us, err);
 }
 
-/* Rule 2 of DESIGN.md section 2: OK = apply it, END = seen before, AGAIN = something is missing. */
-static enum status check_pseq(const struct store_applied *a, uint64_t pseq)
+/* Rule 2 of DESIGN.md section 2: OK = apply it, END = seen before, AGAIN = something is missing: an
+ * event, or the epochs of its day. */
+static enum status check_turn(const struct partition *p, enum source source,
+                              const struct frame_event *f)
 {
-    if (pseq <= a->pseq)
+    uint64_t applied = p->applied[source][f->partition].pseq;
+    if (f->pseq <= applied)
         return STATUS_END;
-    return pseq == a->pseq + 1 ? STATUS_OK : STATUS_AGAIN;
+    bool in_turn = f->pseq == applied + 1 && p->day.closed == p->day.opened;
+    return in_turn ? STATUS_OK : STATUS_AGAIN;
 }
 
 static void note_applied(struct partition *p, enum source source, const struct frame_event *f)
@@ -252,7 +268,7 @@ enum status partition_apply(struct partition *p, enum source source, const struc
                             const struct event *e, int64_t now_us, struct error *err)
 {
     assert(f->partition % p->cfg.workers == p->cfg.worker);
-    enum status st = check_pseq(&p->applied[source][f->partition], f->pseq);
+    enum status st = check_turn(p, source, f);
     if (st)
         return st == STATUS_END ? STATUS_OK : st;
     if (f->as_of_us > p->as_of_us)
@@ -274,7 +290,7 @@ enum status partition_event(struct partition *p, enum source source, const struc
     if (f->partition % p->cfg.workers != p->cfg.worker)
         return error_set(err, STATUS_PROTOCOL, "an event of partition %u reached worker %u of %u",
                          f->partition, p->cfg.worker, p->cfg.workers);
-    enum status st = check_pseq(&p->applied[source][f->partition], f->pseq);
+    enum status st = check_turn(p, source, f);
     if (st)
         return st == STATUS_END ? STATUS_OK : st;
     struct event e;
@@ -417,8 +433,9 @@ struct partition_view partition_view(const struct partition *p)
         .as_of_us = p->as_of_us,
         .caught_up_us = p->as_of_us,
         .keys = p->keys.n,
-        .key_bytes = p->keys.bytes,
+        .key_bytes = partition_bytes(p),
         .journal_bytes = store_journal_bytes(p->cfg.store),
+        .day = p->day,
     };
     if (p->keys.dirty_first) {
         int64_t since = oldest_waiting(p->keys.dirty_first);

@@ -59,7 +59,8 @@ void partition_close(struct partition *p); /* does not commit */
 CLEANUP_FREEP(struct partition, partition_close);
 
 /* One event of the frame. Rule: pseq <= applied is dropped, applied + 1 is applied, a gap is AGAIN:
- * ask for a rewind. Content that cannot be used becomes a dead letter, never an error. */
+ * ask for a rewind; so is an event in the middle of a change of day. Content that cannot be used
+ * becomes a dead letter, never an error. */
 MUST_CHECK enum status partition_event(struct partition *p, enum source source,
                                        const struct frame_event *f, int64_t now_us,
                                        struct error *err);
@@ -72,6 +73,24 @@ void partition_covered(struct partition *p, lsn_t covered, int64_t as_of_us);
 /* Fires the timers that are due and takes the sink's answers. */
 MUST_CHECK enum status partition_tick(struct partition *p, int64_t now_us, struct error *err);
 MUST_CHECK enum status partition_commit(struct partition *p, int64_t now_us, struct error *err);
+/*
+ * The change of day (engines/epoch.h). Before T enters a day it has not been in, somebody who sees
+ * all partitions (the router, `replay`) takes them through these steps, where day is the one after
+ * the day T is in:
+ *   1. partition_close_day() of all: what this day taught becomes durable as the parts of `day`;
+ *   2. partition_day_parts() of all, added up by bot;
+ *   3. partition_learned() for each bot's sums, then partition_open_day(), in every partition.
+ * Only then may an event with a later T follow. Every step may be repeated from 1 on, after a crash
+ * or because an answer was lost: a closed day gives the same parts again, and an epoch that exists
+ * stays as it is. No rows are computed between 1 and 3. PROTOCOL: another day is under way.
+ */
+MUST_CHECK enum status partition_close_day(struct partition *p, int32_t day, struct error *err);
+MUST_CHECK enum status partition_day_parts(struct partition *p, int32_t day, store_part_fn *fn,
+                                           void *ctx, struct error *err);
+MUST_CHECK enum status partition_learned(struct partition *p, int32_t day, struct str bot,
+                                         const struct epoch_sums *sums, struct error *err);
+MUST_CHECK enum status partition_open_day(struct partition *p, int32_t day, struct error *err);
+
 /* Computes queued rows and hands them over as far as the sink has room. Only at a commit boundary:
  * no event may be uncommitted. partition_commit() does it by itself. */
 MUST_CHECK enum status partition_submit(struct partition *p, struct error *err);
@@ -91,7 +110,8 @@ struct partition_view {
     lsn_t covered_durable;
     int64_t as_of_us;
     int64_t caught_up_us; /* source time up to which every event is reflected in rows */
-    size_t keys, key_bytes, journal_bytes;
+    size_t keys, key_bytes, journal_bytes; /* key_bytes: with the epochs they borrow */
+    struct store_day day;
 };
 struct partition_view partition_view(const struct partition *p);
 struct store_applied partition_applied(const struct partition *p, enum source source,

@@ -16,13 +16,60 @@ struct page_list {
     size_t n;
     size_t cap;
     struct buf bytes; /* encoded pages one after the other */
+    /* What the bots of these keys have been taught (partition_epochs.c). */
+    struct held_bot **bots;
+    struct store_part *parts;
+    size_t n_parts;
+    size_t cap_parts;
+    struct buf part_bytes;
 };
+
+static void page_list_init(struct page_list *l)
+{
+    *l = (struct page_list){0};
+    buf_init(&l->bytes, SIZE_MAX / 2);
+    buf_init(&l->part_bytes, SIZE_MAX / 2);
+}
 
 static void page_list_deinit(struct page_list *l)
 {
     free(l->keys);
     free(l->pages);
     buf_deinit(&l->bytes);
+    free(l->bots);
+    free(l->parts);
+    buf_deinit(&l->part_bytes);
+}
+
+static enum status part_list_add(struct partition *p, struct page_list *l, struct held_bot *bot,
+                                 struct error *err)
+{
+    if (!bot->dirty || bot->listed)
+        return STATUS_OK;
+    if (l->n_parts == l->cap_parts) {
+        size_t cap = l->cap_parts ? l->cap_parts * 2 : 16;
+        struct held_bot **bots = realloc(l->bots, cap * sizeof(struct held_bot *));
+        if (bots)
+            l->bots = bots;
+        struct store_part *parts = realloc(l->parts, cap * sizeof(struct store_part));
+        if (parts)
+            l->parts = parts;
+        if (!bots || !parts)
+            return error_set(err, STATUS_NOMEM, "could not store what %zu bots learned", cap);
+        l->cap_parts = cap;
+    }
+    size_t offset = l->part_bytes.len;
+    enum status st = epoch_cells_encode(bot->sums->v, &l->part_bytes);
+    if (st)
+        return error_set(err, st, "could not encode what a bot learned");
+    l->bots[l->n_parts] = bot;
+    l->parts[l->n_parts++] = (struct store_part){
+        .bot_name = bot->name,
+        .jseq = p->jseq,
+        .bytes = {NULL, l->part_bytes.len - offset},
+    };
+    bot->listed = true;
+    return STATUS_OK;
 }
 
 static enum status page_list_add(struct partition *p, struct page_list *l, struct held_key *h,
@@ -60,7 +107,7 @@ static enum status page_list_add(struct partition *p, struct page_list *l, struc
         .bot_name = log->bot_name,
         .bytes = {NULL, l->bytes.len - offset},
     };
-    return STATUS_OK;
+    return part_list_add(p, l, h->bot, err);
 }
 
 static int compare_ids(const void *a, const void *b)
@@ -121,9 +168,9 @@ static bool evictable(const struct held_key *h)
 static enum status evict_slice(struct partition *p, struct page_list *l, int64_t now_us,
                                struct error *err)
 {
-    if (p->keys.bytes <= p->cfg.memory_max)
+    if (partition_bytes(p) <= p->cfg.memory_max)
         return STATUS_OK;
-    size_t excess = p->keys.bytes - p->cfg.memory_max;
+    size_t excess = partition_bytes(p) - p->cfg.memory_max;
     size_t slice = EVICT_SLICE;
     for (struct held_key *h = p->keys.oldest; h && excess > 0 && slice > 0; h = h->newer) {
         if (!evictable(h))
@@ -144,11 +191,12 @@ static enum status evict_slice(struct partition *p, struct page_list *l, int64_t
 static void evict(struct partition *p)
 {
     struct held_key *next = NULL;
-    for (struct held_key *h = p->keys.oldest; h && p->keys.bytes > p->cfg.memory_max; h = next) {
+    for (struct held_key *h = p->keys.oldest; h && partition_bytes(p) > p->cfg.memory_max;
+         h = next) {
         next = h->newer;
         if (h->page_jseq < h->jseq || !evictable(h))
             continue;
-        keymap_remove(&p->keys, h);
+        partition_drop_key(p, h);
         COUNTER_ADD(keys_evicted, 1);
     }
 }
@@ -248,7 +296,8 @@ static enum status submit_slice(struct partition *p, size_t room, bool *ret_more
 enum status partition_submit(struct partition *p, struct error *err)
 {
     assert(p->n_events == 0);
-    bool more = p->outbox.n > 0;
+    /* In the middle of a change of day some epochs may be there and others not. */
+    bool more = p->outbox.n > 0 && p->day.closed == p->day.opened;
     while (more) {
         size_t room = p->cfg.sink.room(p->cfg.sink.ctx) / p->cfg.workers;
         if (room == 0)
@@ -329,6 +378,14 @@ static void forget_committed(struct partition *p, const struct page_list *l)
 {
     for (size_t i = 0; i < l->n; i++)
         l->keys[i]->page_jseq = l->pages[i].jseq;
+    for (size_t i = 0; i < l->n_parts; i++) {
+        l->bots[i]->stored_jseq = l->parts[i].jseq;
+        l->bots[i]->dirty = false;
+        l->bots[i]->listed = false;
+    }
+    p->day = *store_day(p->cfg.store);
+    p->n_new_epochs = 0;
+    buf_reset(&p->new_epoch_bytes);
     for (size_t i = 0; i < p->n_dead_letters; i++)
         free(p->dead_letters[i].text);
     p->n_dead_letters = 0;
@@ -341,22 +398,54 @@ static void forget_committed(struct partition *p, const struct page_list *l)
     COUNTER_ADD(pages_folded, l->n);
 }
 
-static enum status commit_with(struct partition *p, struct page_list *l, uint64_t fold_below,
-                               struct error *err)
+/* The lists a commit takes, with the strings that had no address while their buffers grew. */
+static void settle_strings(struct page_list *l)
 {
-    struct store_dead_letter *letters = NULL;
-    if (p->n_dead_letters) {
-        letters = malloc(p->n_dead_letters * sizeof(*letters));
-        if (!letters)
-            return error_set(err, STATUS_NOMEM, "could not commit dead letters");
-        for (size_t i = 0; i < p->n_dead_letters; i++)
-            letters[i] = p->dead_letters[i].record;
-    }
     size_t offset = 0;
     for (size_t i = 0; i < l->n; i++) {
         l->pages[i].bytes.ptr = l->bytes.data + offset;
         offset += l->pages[i].bytes.len;
     }
+    offset = 0;
+    for (size_t i = 0; i < l->n_parts; i++) {
+        l->parts[i].bytes.ptr = l->part_bytes.data + offset;
+        offset += l->parts[i].bytes.len;
+    }
+}
+
+static void list_epochs(const struct partition *p, struct store_epoch *out)
+{
+    for (size_t i = 0; i < p->n_new_epochs; i++) {
+        const struct new_epoch *n = &p->new_epochs[i];
+        const char *at = p->new_epoch_bytes.data + n->at;
+        out[i] = (struct store_epoch){
+            .bot_name = {at, n->name_len},
+            .day = n->day,
+            .keep_day = n->day - EPOCH_KEPT_DAYS,
+            .bytes = {at + n->name_len, n->bytes_len},
+        };
+    }
+}
+
+struct day_change {
+    int32_t close_day;
+    int32_t open_day;
+};
+
+static enum status commit_with(struct partition *p, struct page_list *l, uint64_t fold_below,
+                               struct day_change day, struct error *err)
+{
+    struct store_dead_letter *letters = calloc(p->n_dead_letters + 1, sizeof(*letters));
+    struct store_epoch *epochs = calloc(p->n_new_epochs + 1, sizeof(*epochs));
+    if (!letters || !epochs) {
+        free(letters);
+        free(epochs);
+        return error_set(err, STATUS_NOMEM, "could not commit");
+    }
+    for (size_t i = 0; i < p->n_dead_letters; i++)
+        letters[i] = p->dead_letters[i].record;
+    list_epochs(p, epochs);
+    settle_strings(l);
     struct store_commit c = {
         .entries = {p->entries.data, p->entries.len},
         .n_entries = p->n_entries,
@@ -369,9 +458,16 @@ static enum status commit_with(struct partition *p, struct page_list *l, uint64_
         .dead_letters = letters,
         .n_dead_letters = p->n_dead_letters,
         .next_key_id = p->next_key_id,
+        .parts = l->parts,
+        .n_parts = l->n_parts,
+        .epochs = epochs,
+        .n_epochs = p->n_new_epochs,
+        .close_day = day.close_day,
+        .open_day = day.open_day,
     };
     enum status st = store_commit(p->cfg.store, &c, err);
     free(letters);
+    free(epochs);
     if (!st)
         forget_committed(p, l);
     return st;
@@ -384,15 +480,27 @@ static enum status commit(struct partition *p, size_t slice, int64_t now_us, str
         if (st)
             return st;
     }
-    CLEANUP(page_list_deinit) struct page_list l = {0};
-    buf_init(&l.bytes, SIZE_MAX / 2);
+    CLEANUP(page_list_deinit) struct page_list l;
+    page_list_init(&l);
     uint64_t fold_below = 0;
     enum status st = fold_slice(p, &l, slice, now_us, &fold_below, err);
     if (!st)
         st = evict_slice(p, &l, now_us, err);
     if (!st)
-        st = commit_with(p, &l, fold_below, err);
+        st = commit_with(p, &l, fold_below, (struct day_change){0}, err);
     return st;
+}
+
+enum status partition_commit_day(struct partition *p, int32_t close_day, int32_t open_day,
+                                 struct error *err)
+{
+    CLEANUP(page_list_deinit) struct page_list l;
+    page_list_init(&l);
+    enum status st = STATUS_OK;
+    struct held_bot *b = close_day ? botmap_next(&p->bots, NULL) : NULL;
+    for (; b && !st; b = botmap_next(&p->bots, b))
+        st = part_list_add(p, &l, b, err);
+    return st ? st : commit_with(p, &l, 0, (struct day_change){close_day, open_day}, err);
 }
 
 enum status partition_commit(struct partition *p, int64_t now_us, struct error *err)
@@ -431,7 +539,15 @@ static enum status visit_page(void *ctx, const struct store_page *page, struct e
     (void)reader_varint(&r);
     CLEANUP(key_freep) struct key *key = NULL;
     enum status st = key_decode(reader_bytes(&r, reader_left(&r)), &key, err);
-    return st ? st : v->fn(v->ctx, key, err);
+    struct held_bot *bot = NULL;
+    if (!st)
+        st = partition_hold_bot(v->p, key_log(key)->bot_name, &bot, err);
+    if (st)
+        return st;
+    key_set_epochs(key, &bot->epochs);
+    st = v->fn(v->ctx, key, err);
+    partition_release_bot(v->p, bot);
+    return st;
 }
 
 enum status partition_each_key(struct partition *p,

@@ -1,7 +1,8 @@
-/* pipeline/partition_internal.h - the state shared by partition.c, partition_keys.c and
- * partition_commit.c; nobody else includes it. */
+/* pipeline/partition_internal.h - the state shared by partition.c, partition_keys.c,
+ * partition_commit.c and partition_epochs.c; nobody else includes it. */
 #pragma once
 
+#include "pipeline/bots.h"
 #include "pipeline/entry.h"
 #include "pipeline/heap.h"
 #include "pipeline/keymap.h"
@@ -13,15 +14,24 @@
 #define FOLD_SLICE      256  /* pages written per commit while the journal is being folded */
 #define EVICT_SLICE     4096 /* pages written per commit while over the memory budget */
 #define SUBMIT_SLICE    64   /* rows computed and handed over at a time */
+#define EPOCH_WEIGHT    16   /* a closed epoch counts like so many events towards a commit */
 
 struct dead_letter_text {
     struct store_dead_letter record; /* its strings point into text */
     char *text;
 };
 
+/* Bytes of a closed epoch that is not yet stored: name and sums in partition.new_epoch_bytes. */
+struct new_epoch {
+    int32_t day;
+    size_t at, name_len, bytes_len;
+};
+
 struct partition {
     struct partition_config cfg;
     struct keymap keys;
+    struct botmap bots;
+    struct store_day day; /* as durable: days are changed by commits of their own */
     struct heap timers;
     struct outbox outbox;
 
@@ -42,6 +52,9 @@ struct partition {
     bool lazy;
     struct dead_letter_text *dead_letters;
     size_t n_dead_letters, cap_dead_letters;
+    struct new_epoch *new_epochs;
+    size_t n_new_epochs, cap_new_epochs;
+    struct buf new_epoch_bytes;
 
     /* The folding pass: keys in order, until every entry up to fold_target is in a page. */
     uint64_t *fold_ids;
@@ -51,6 +64,12 @@ struct partition {
     struct event_arena *arena;
     struct buf scratch;
 };
+
+/* Memory that keys and epochs take. */
+static inline size_t partition_bytes(const struct partition *p)
+{
+    return p->keys.bytes + p->bots.bytes;
+}
 
 /* ---- partition_keys.c ---- */
 /* Finds, pages in or creates the key; a new one is journaled. */
@@ -62,6 +81,8 @@ MUST_CHECK enum status partition_load_key(struct partition *p, uint64_t id, stru
                                           struct error *err);
 MUST_CHECK enum status partition_add_key(struct partition *p, uint64_t id, uint32_t partition,
                                          struct key *key, struct held_key **ret, struct error *err);
+/* Out of memory, whatever its page says. */
+void partition_drop_key(struct partition *p, struct held_key *h);
 MUST_CHECK enum status partition_encode_page(const struct held_key *h, struct buf *out);
 struct trigger_policy partition_policy(const struct partition *p, const struct held_key *h,
                                        enum table_id table);
@@ -80,6 +101,18 @@ MUST_CHECK enum status partition_dead_letter(struct partition *p, enum source so
                                              struct str reason, struct str bytes,
                                              struct error *err);
 
+/* ---- partition_epochs.c ---- */
+/* Finds or loads a bot. It stays while a key borrows its epochs, and longer while there is room. */
+MUST_CHECK enum status partition_hold_bot(struct partition *p, struct str name,
+                                          struct held_bot **ret, struct error *err);
+/* Drops a bot that no key borrows from, when room is needed. */
+void partition_release_bot(struct partition *p, struct held_bot *bot);
+MUST_CHECK enum status partition_teach(struct partition *p, struct held_bot *bot,
+                                       const struct epoch_delta *delta, struct error *err);
+
 /* ---- partition_commit.c ---- */
+/* A commit without rows that closes or opens a day (0: it does not). */
+MUST_CHECK enum status partition_commit_day(struct partition *p, int32_t close_day,
+                                            int32_t open_day, struct error *err);
 MUST_CHECK enum status partition_take_results(struct partition *p, int64_t now_us,
                                               struct error *err);

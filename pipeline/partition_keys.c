@@ -67,27 +67,40 @@ static enum status decode_page(struct partition *p, const struct store_page *pag
 enum status partition_add_key(struct partition *p, uint64_t id, uint32_t partition, struct key *key,
                               struct held_key **ret, struct error *err)
 {
-    struct held_key *h = calloc(1, sizeof(*h));
+    const struct key_log *log = key_log(key);
+    struct held_bot *bot = NULL;
+    enum status st = partition_hold_bot(p, log->bot_name, &bot, err);
+    struct held_key *h = st ? NULL : calloc(1, sizeof(*h));
     if (!h) {
         key_free(key);
-        return error_set(err, STATUS_NOMEM, "could not allocate a key");
+        return st ? st : error_set(err, STATUS_NOMEM, "could not allocate a key");
     }
-    const struct key_log *log = key_log(key);
+    key_set_epochs(key, &bot->epochs);
     h->id = id;
     h->partition = partition;
     h->key = key;
     h->hash = keymap_hash(log->user_id, log->bot_name);
     h->scheduled_us = TRIGGER_NEVER;
-    enum status st = keymap_add(&p->keys, h);
+    h->bot = bot;
+    st = keymap_add(&p->keys, h);
     if (st) {
         key_free(key);
         free(h);
         return error_set(err, st, "could not hold a key");
     }
+    bot->n_keys++;
     if (id >= p->next_key_id)
         p->next_key_id = id + 1;
     *ret = h;
     return STATUS_OK;
+}
+
+void partition_drop_key(struct partition *p, struct held_key *h)
+{
+    struct held_bot *bot = h->bot;
+    keymap_remove(&p->keys, h);
+    bot->n_keys--;
+    partition_release_bot(p, bot);
 }
 
 enum status partition_load_key(struct partition *p, uint64_t id, struct held_key **ret,

@@ -1,8 +1,9 @@
 /*
  * warmpath replay FILE - runs the engines on a file of events (JSON Lines, DESIGN.md section 2) on
  * a virtual clock: T is the newest event time so far. Needs no PostgreSQL. The output depends on
- * the events alone: not on their order of arrival inside the window, on duplicates, on the number
- * of partitions, or on being stopped and resumed.
+ * the events alone: not on duplicates, on the number of partitions, or on being stopped and
+ * resumed; and on their order of arrival only in which UTC day a late one teaches the bot
+ * (engines/epoch.h).
  */
 #include <assert.h>
 #include <errno.h>
@@ -11,6 +12,8 @@
 #include <string.h>
 
 #include "core/clock.h"
+#include "engines/kernels.h"
+#include "pipeline/day_sums.h"
 #include "pipeline/partition.h"
 #include "pipeline/route.h"
 #include "server/cli.h"
@@ -35,6 +38,7 @@ struct replay {
     struct store *stores[LIMIT_WORKERS];
     struct partition *partitions[LIMIT_WORKERS];
     struct store_applied applied[LIMIT_PARTITIONS];
+    struct day_sums day; /* of the change of day under way */
     struct event_arena *arena;
     int64_t as_of_us;
     uint64_t line;
@@ -127,6 +131,87 @@ static struct trigger_policy port_policy(void *ctx, enum table_id table, struct 
     return (struct trigger_policy){.max_age_us = INT64_MAX / 4};
 }
 
+/* ---- all partitions ---- */
+
+static int64_t virtual_now(const struct replay *r)
+{
+    return r->as_of_us > 0 ? r->as_of_us : 1;
+}
+
+static enum status each_partition(struct replay *r,
+                                  enum status (*fn)(struct partition *p, int64_t now_us,
+                                                    struct error *err),
+                                  struct error *err)
+{
+    for (uint32_t i = 0; i < r->workers; i++) {
+        enum status st = fn(r->partitions[i], virtual_now(r), err);
+        if (st)
+            return st;
+    }
+    return STATUS_OK;
+}
+
+/* ---- the change of day ---- */
+
+static enum status add_part(void *ctx, const struct store_part *part, struct error *err)
+{
+    struct replay *r = ctx;
+    return day_sums_add(&r->day, part->bot_name, part->bytes, err);
+}
+
+/* As the router does with its workers, but one after the other (pipeline/partition.h). Everything
+ * is durable before the first one closes, so that no event of the old day can be read again after
+ * it. */
+static enum status change_day(struct replay *r, int32_t day, struct error *err)
+{
+    r->uncommitted = 0;
+    enum status st = each_partition(r, partition_commit, err);
+    for (uint32_t i = 0; i < r->workers && !st; i++) {
+        st = partition_close_day(r->partitions[i], day, err);
+        if (!st)
+            st = partition_day_parts(r->partitions[i], day, add_part, r, err);
+    }
+    for (uint32_t i = 0; i < r->workers && !st; i++) {
+        for (size_t b = 0; b < r->day.n && !st; b++)
+            st = partition_learned(r->partitions[i], day, r->day.bots[b].name, r->day.bots[b].sums,
+                                   err);
+        if (!st)
+            st = partition_open_day(r->partitions[i], day, err);
+    }
+    day_sums_deinit(&r->day);
+    return st;
+}
+
+/* A run that was killed may have ended in the middle of one. */
+static enum status finish_day(struct replay *r, struct error *err)
+{
+    int32_t opened[LIMIT_WORKERS];
+    int32_t closed[LIMIT_WORKERS];
+    for (uint32_t i = 0; i < r->workers; i++) {
+        struct partition_view v = partition_view(r->partitions[i]);
+        opened[i] = v.day.opened;
+        closed[i] = v.day.closed;
+    }
+    int32_t day = day_unfinished(opened, closed, r->workers);
+    return day ? change_day(r, day, err) : STATUS_OK;
+}
+
+/* T moves on to t_us. */
+static enum status advance(struct replay *r, int64_t t_us, struct error *err)
+{
+    if (t_us <= r->as_of_us)
+        return STATUS_OK;
+    int32_t day = kernel_day(r->as_of_us);
+    bool first = r->as_of_us == 0;
+    if (!first && kernel_day(t_us) > day) {
+        enum status st = change_day(r, day + 1, err);
+        if (st)
+            return st;
+    }
+    r->as_of_us = t_us;
+    return STATUS_OK;
+}
+
 /* ---- opening ---- */
 
 static enum status open_state(struct replay *r, const char *dir, struct error *err)
@@ -162,7 +247,7 @@ static enum status open_state(struct replay *r, const char *dir, struct error *e
     for (uint32_t i = 0; i < LIMIT_PARTITIONS && !st; i++)
         r->applied[i] =
             partition_applied(r->partitions[route_worker(i, r->workers)], SOURCE_POSTGRES, i);
-    return st;
+    return st ? st : finish_day(r, err);
 }
 
 static void replay_deinit(struct replay *r)
@@ -172,6 +257,7 @@ static void replay_deinit(struct replay *r)
         store_close(r->stores[i]);
     }
     event_arena_free(r->arena);
+    day_sums_deinit(&r->day);
     for (size_t i = 0; i < r->n_lines; i++) {
         free(r->lines[i].user);
         free(r->lines[i].bot);
@@ -183,28 +269,11 @@ static void replay_deinit(struct replay *r)
 
 /* ---- events ---- */
 
-static int64_t virtual_now(const struct replay *r)
-{
-    return r->as_of_us > 0 ? r->as_of_us : 1;
-}
-
-static enum status each_partition(struct replay *r,
-                                  enum status (*fn)(struct partition *p, int64_t now_us,
-                                                    struct error *err),
-                                  struct error *err)
-{
-    for (uint32_t i = 0; i < r->workers; i++) {
-        enum status st = fn(r->partitions[i], virtual_now(r), err);
-        if (st)
-            return st;
-    }
-    return STATUS_OK;
-}
-
 static enum status apply_event(struct replay *r, const struct event *e, struct error *err)
 {
-    if (e->at_us > r->as_of_us)
-        r->as_of_us = e->at_us;
+    enum status st = advance(r, e->at_us, err);
+    if (st)
+        return st;
     struct route route = route_event(e, false);
     for (uint32_t i = 0; i < route.n; i++) {
         uint32_t p = route.partition[i];
@@ -218,14 +287,14 @@ static enum status apply_event(struct replay *r, const struct event *e, struct e
         if (position_compare(f.pos, r->applied[p].pos) <= 0)
             continue; /* applied before the last run stopped */
         struct partition *owner = r->partitions[route_worker(p, r->workers)];
-        enum status st = partition_apply(owner, SOURCE_POSTGRES, &f, e, virtual_now(r), err);
+        st = partition_apply(owner, SOURCE_POSTGRES, &f, e, virtual_now(r), err);
         if (st)
             return st;
         r->applied[p] = (struct store_applied){f.pos, f.pseq};
         r->uncommitted++;
     }
     if (r->emit_each) {
-        enum status st = each_partition(r, partition_tick, err);
+        st = each_partition(r, partition_tick, err);
         return st ? st : each_partition(r, partition_commit, err);
     }
     if (r->uncommitted < LIMIT_COMMIT_EVENTS)

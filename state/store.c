@@ -60,6 +60,25 @@ const char *const store_sql[SQL_COUNT] = {
                       " ORDER BY id",
     [SQL_TRIM_DEAD] = "DELETE FROM dead_letter WHERE id IN"
                       " (SELECT id FROM dead_letter ORDER BY id LIMIT ?1)",
+    [SQL_UPDATE_DAY] = "UPDATE epoch_day SET opened = ?1, closed = ?2, closed_jseq = ?3"
+                       " WHERE id = 1",
+    [SQL_INSERT_EPOCH] = "INSERT INTO epoch (bot_name, day, hash, bytes) VALUES (?1, ?2, ?3, ?4)"
+                         " ON CONFLICT (bot_name, day) DO NOTHING",
+    [SQL_TRIM_EPOCHS] = "DELETE FROM epoch WHERE bot_name = ?1 AND day <"
+                        " (SELECT max(day) FROM epoch WHERE bot_name = ?1 AND day <= ?2)",
+    [SQL_BOT_EPOCHS] = "SELECT bot_name, day, hash, bytes FROM epoch"
+                       " WHERE bot_name = ?1 AND day <= ?2 ORDER BY day DESC",
+    [SQL_EACH_EPOCH] = "SELECT bot_name, day, hash, bytes FROM epoch ORDER BY bot_name, day",
+    [SQL_INSERT_PART] = "INSERT INTO epoch_part (day, bot_name, jseq, hash, bytes)"
+                        " VALUES (?1, ?2, ?3, ?4, ?5)",
+    [SQL_DELETE_PARTS] = "DELETE FROM epoch_part WHERE day = 0 AND bot_name = ?1",
+    [SQL_CLOSE_PARTS] = "UPDATE epoch_part SET day = ?1 WHERE day = 0",
+    [SQL_TRIM_PARTS] = "DELETE FROM epoch_part WHERE day > 0 AND day < ?1",
+    [SQL_BOT_PARTS] = "SELECT bot_name, jseq, hash, bytes FROM epoch_part"
+                      " WHERE day = 0 AND bot_name = ?1",
+    [SQL_DAY_PARTS] = "SELECT bot_name, jseq, hash, bytes FROM epoch_part WHERE day = ?1"
+                      " ORDER BY bot_name",
+    [SQL_EACH_PART] = "SELECT bot_name, jseq, hash, bytes, day FROM epoch_part ORDER BY id",
 };
 
 /* ---- helpers shared with the other files ---- */
@@ -111,7 +130,7 @@ enum status store_run(struct store *s, enum store_statement which, const char *w
  * the fsync. Each step is a bijection of the running value, so any change within one word is found
  * for certain. It starts from the length and what the row says about the bytes.
  */
-static uint64_t checksum(uint64_t a, uint64_t b, struct str bytes)
+uint64_t store_checksum(uint64_t a, uint64_t b, struct str bytes)
 {
     uint64_t h = hash64_mix(a ^ hash64_mix(b ^ hash64_mix(bytes.len + 1)));
     size_t i = 0;
@@ -206,7 +225,7 @@ enum status store_replay(struct store *s, entry_fn *fn, void *ctx, struct error 
             st = error_set(err, STATUS_CORRUPT,
                            "\"%s\": journal entry %llu is missing, the next block starts at %llu",
                            s->path, (unsigned long long)done + 1, (unsigned long long)first);
-        else if (checksum(first, last, entries) != store_column_u64(q, 2))
+        else if (store_checksum(first, last, entries) != store_column_u64(q, 2))
             st = error_set(err, STATUS_CORRUPT, "\"%s\": journal block %llu fails its checksum",
                            s->path, (unsigned long long)first);
         else
@@ -262,9 +281,9 @@ enum status store_find_key(struct store *s, struct str user_id, struct str bot_n
 
 static uint64_t page_checksum(const struct store_page *p)
 {
-    uint64_t user = checksum(p->key_id, p->partition, p->user_id);
-    uint64_t bot = checksum(p->jseq, (uint64_t)p->due_us, p->bot_name);
-    return checksum(user, bot, p->bytes);
+    uint64_t user = store_checksum(p->key_id, p->partition, p->user_id);
+    uint64_t bot = store_checksum(p->jseq, (uint64_t)p->due_us, p->bot_name);
+    return store_checksum(user, bot, p->bytes);
 }
 
 /* The page of the statement's row, its strings borrowed from there. */
@@ -464,7 +483,7 @@ static enum status write_journal(struct store *s, const struct store_commit *c,
         store_bind_u64(q, 1, first);
         store_bind_u64(q, 2, after->jseq);
         store_bind_u64(q, 3, c->entries.len);
-        store_bind_u64(q, 4, checksum(first, after->jseq, c->entries));
+        store_bind_u64(q, 4, store_checksum(first, after->jseq, c->entries));
         store_bind_blob(q, 5, c->entries);
         st = store_run(s, SQL_INSERT_JOURNAL, "append to the journal of", err);
         *bytes += c->entries.len;
@@ -513,8 +532,8 @@ static enum status write_applied(struct store *s, const struct store_commit *c, 
 
 /* The body of the transaction. */
 static enum status write_all(struct store *s, const struct store_commit *c,
-                             const struct store_meta *after, uint64_t *bytes, uint64_t *letters,
-                             struct error *err)
+                             const struct store_meta *after, struct store_day *day, uint64_t *bytes,
+                             uint64_t *letters, struct error *err)
 {
     enum status st = write_meta(s, after, err);
     if (!st)
@@ -525,6 +544,8 @@ static enum status write_all(struct store *s, const struct store_commit *c,
     }
     if (!st)
         st = write_applied(s, c, err);
+    if (!st)
+        st = store_write_epochs(s, c, after->jseq, day, err);
     for (size_t i = 0; !st && i < c->n_dead_letters; i++)
         st = store_put_dead_letter(s, &c->dead_letters[i], err);
     if (st)
@@ -585,7 +606,8 @@ enum status store_commit(struct store *s, const struct store_commit *c, struct e
     struct store_meta after = meta_after(s, c);
     uint64_t bytes = s->journal_bytes;
     uint64_t letters = s->dead_letters;
-    st = write_all(s, c, &after, &bytes, &letters, err);
+    struct store_day day = s->day;
+    st = write_all(s, c, &after, &day, &bytes, &letters, err);
     if (!st && FAULT_POINT("store_before_commit"))
         st = error_set(err, STATUS_IO, "could not commit to \"%s\": injected fault", s->path);
     st = store_end(s, st, err);
@@ -597,6 +619,7 @@ enum status store_commit(struct store *s, const struct store_commit *c, struct e
     if (st)
         return st;
     s->meta = after;
+    s->day = day;
     s->journal_bytes = bytes;
     s->dead_letters = letters;
     if (c->applied)

@@ -123,6 +123,44 @@ MUST_CHECK enum status store_each_page(struct store *s,
                                                          struct error *err),
                                        void *ctx, struct error *err);
 
+/* ---- epochs (engines/epoch.h) ---- */
+/* Days count from 1970-01-01 UTC; 0 = none. */
+struct store_day {
+    int32_t opened;       /* the epochs of every day up to here are complete and may be used */
+    int32_t closed;       /* what was learned before this day is kept as its parts; >= opened */
+    uint64_t closed_jseq; /* entries up to here belong to a closed day */
+};
+const struct store_day *store_day(const struct store *s);
+/* What a bot's keys in this store have taught on the day that runs, up to and including entry jseq;
+ * replaces what was there. Walks may give several of one bot: they add up. */
+struct store_part {
+    struct str bot_name;
+    uint64_t jseq;
+    struct str bytes;
+};
+struct store_epoch {
+    struct str bot_name;
+    int32_t day;
+    int32_t keep_day; /* older ones go, but for the newest at or before this day */
+    struct str bytes;
+};
+typedef enum status store_part_fn(void *ctx, const struct store_part *part, struct error *err);
+typedef enum status store_epoch_fn(void *ctx, const struct store_epoch *epoch, struct error *err);
+/* The running day's parts of one bot. In all four fn may load keys and epochs of other bots, but
+ * not commit; its failure stops and is returned. CORRUPT: a row fails its checksum. */
+MUST_CHECK enum status store_bot_parts(struct store *s, struct str bot_name, store_part_fn *fn,
+                                       void *ctx, struct error *err);
+/* The parts of a closed day, by bot. */
+MUST_CHECK enum status store_day_parts(struct store *s, int32_t day, store_part_fn *fn, void *ctx,
+                                       struct error *err);
+/* The epochs of one bot up to last_day, newest first. fn ends the walk with END. */
+MUST_CHECK enum status store_bot_epochs(struct store *s, struct str bot_name, int32_t last_day,
+                                        store_epoch_fn *fn, void *ctx, struct error *err);
+/* All complete epochs of all bots in DIR by bot and day, without disturbing a running process.
+ * *ret_opened: the newest day that is complete everywhere, 0 = none. END: no state. */
+MUST_CHECK enum status store_epochs_read(const char *dir, int32_t *ret_opened, store_epoch_fn *fn,
+                                         void *ctx, struct error *err);
+
 /* ---- the group commit ---- */
 struct store_dead_letter {
     enum source source;
@@ -149,6 +187,14 @@ struct store_commit {
     size_t n_pages;
     const struct store_dead_letter *dead_letters;
     size_t n_dead_letters;
+    const struct store_part *parts; /* of the running day, jseq up to that of this very block */
+    size_t n_parts;
+    const struct store_epoch *epochs; /* one that is there already is left as it is */
+    size_t n_epochs;
+    /* Days; both only ever grow. close_day: the running day, with the parts above and everything
+     * in entries, becomes the part of close_day; older parts go. */
+    int32_t close_day;
+    int32_t open_day;
 };
 /* On failure nothing of the commit is visible in s, but whether it is on disk is unknown until the
  * next open; every later commit is refused (except after IO because the file stayed locked for

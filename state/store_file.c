@@ -175,10 +175,31 @@ static enum status insert_meta(struct store *s, const struct store_meta *m, stru
     return result;
 }
 
+/* Files of the first format hold records that say less than those of today. */
+static enum status check_records(struct store *s, int version, struct error *err)
+{
+    int64_t found = 0;
+    enum status st = STATUS_OK;
+    if (version == 1)
+        st = query_int(s->db, s->path,
+                       "SELECT EXISTS (SELECT 1 FROM page) OR EXISTS (SELECT 1 FROM journal)",
+                       &found, err);
+    if (found)
+        st = error_set(
+            err, STATUS_REFUSED,
+            "\"%s\" was written by an earlier version, and its records lack what this one "
+            "needs: go on with that version, or begin anew with an empty state directory "
+            "and a new slot",
+            s->path);
+    return st;
+}
+
 static enum status migrate(struct store *s, const struct store_meta *create, struct error *err)
 {
     int version = 0;
     enum status st = store_version_read(s->db, s->path, &version, err);
+    if (!st)
+        st = check_records(s, version, err);
     if (st)
         return st;
     if ((version == 0) != (create != NULL))
@@ -379,6 +400,8 @@ enum status store_file_open(const char *path, const struct store_meta *create, u
         st = prepare_all(s, err);
     if (!st)
         st = load(s, err);
+    if (!st)
+        st = store_day_load(s, err);
     if (st)
         return st;
     s->broken = STATUS_OK;

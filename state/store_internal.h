@@ -44,6 +44,18 @@ enum store_statement {
     SQL_INSERT_DEAD,
     SQL_EACH_DEAD,
     SQL_TRIM_DEAD,
+    SQL_UPDATE_DAY,
+    SQL_INSERT_EPOCH,
+    SQL_TRIM_EPOCHS,
+    SQL_BOT_EPOCHS,
+    SQL_EACH_EPOCH,
+    SQL_INSERT_PART,
+    SQL_DELETE_PARTS,
+    SQL_CLOSE_PARTS,
+    SQL_TRIM_PARTS,
+    SQL_BOT_PARTS,
+    SQL_DAY_PARTS,
+    SQL_EACH_PART,
     SQL_COUNT,
 };
 
@@ -54,6 +66,7 @@ struct store {
     enum status broken; /* not OK: a write failed with this; what is on disk is unknown until the
                            next open, or (FENCED) no longer ours */
     struct store_meta meta;
+    struct store_day day;
     int wal_pages;          /* in the WAL after the last commit */
     uint64_t journal_bytes; /* of blocks above meta.folded */
     uint64_t dead_letters;
@@ -107,6 +120,24 @@ uint64_t store_column_u64(sqlite3_stmt *st, int i);
 struct str store_column_str(sqlite3_stmt *st, int i);
 /* source, lsn, seq, at_us, place, reason, bytes from column i on. */
 struct store_dead_letter store_column_dead_letter(sqlite3_stmt *st, int i);
+
+/* Of durable bytes; a and b are what else is to be protected. */
+uint64_t store_checksum(uint64_t a, uint64_t b, struct str bytes);
+
+/* ---- store_epoch.c ---- */
+MUST_CHECK enum status store_day_load(struct store *s, struct error *err);
+/* The part of a commit that is about epochs, inside its transaction; *day follows. jseq: of the
+ * commit's last entry. */
+MUST_CHECK enum status store_write_epochs(struct store *s, const struct store_commit *c,
+                                          uint64_t jseq, struct store_day *day, struct error *err);
+/* Copies inside the open transaction of `to`: epochs that it lacks, and all parts. */
+MUST_CHECK enum status store_copy_epochs(struct store *from, struct store *to, struct error *err);
+MUST_CHECK enum status store_copy_parts(struct store *from, struct store *to, struct error *err);
+MUST_CHECK enum status store_put_day(struct store *s, const struct store_day *day,
+                                     struct error *err);
+/* One row of `SELECT bot_name, day, hash, bytes FROM epoch`. */
+MUST_CHECK enum status store_column_epoch(const char *path, sqlite3_stmt *q,
+                                          struct store_epoch *ret, struct error *err);
 
 /* ---- store_set.c ---- */
 #define SET_NAME_SIZE 16 /* "set-000001" and its NUL */

@@ -12,9 +12,12 @@ static enum status no_memory(struct error *err)
     return error_set(err, STATUS_NOMEM, "could not allocate a view of the state");
 }
 
+#define EPOCHS_VERSION 2 /* the first format with epochs */
+
 struct view {
     sqlite3 *db;
     char *path;
+    int version;
     struct store_meta meta;
     sqlite3_stmt *letters;
     bool has_letter; /* the statement stands on a row */
@@ -40,9 +43,8 @@ static enum status view_open(struct view *v, const char *dir, const char *set, u
         SQLITE_OK)
         return store_db_error(v->db, v->path, "open", err);
     sqlite3_busy_timeout(v->db, 1000);
-    int version = 0;
-    enum status st = store_version_read(v->db, v->path, &version, err);
-    if (!st && version == 0)
+    enum status st = store_version_read(v->db, v->path, &v->version, err);
+    if (!st && v->version == 0)
         st = error_set(err, STATUS_CORRUPT, "\"%s\" holds no state", v->path);
     return st ? st : store_meta_read(v->db, v->path, &v->meta, err);
 }
@@ -137,4 +139,64 @@ enum status store_dead_letters_read(const char *dir,
             st = next_letter(v, err);
     }
     return st;
+}
+
+/* ---- epochs ---- */
+
+/* The newest day whose epochs are complete in this file; files of before there were epochs: 0. */
+static enum status read_opened(struct view *v, int32_t *ret, struct error *err)
+{
+    *ret = 0;
+    if (v->version < EPOCHS_VERSION)
+        return STATUS_OK;
+    sqlite3_stmt *q = NULL;
+    int rc = sqlite3_prepare_v2(v->db, "SELECT opened FROM epoch_day WHERE id = 1", -1, &q, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_step(q);
+    if (rc == SQLITE_ROW)
+        *ret = sqlite3_column_int(q, 0);
+    enum status st = rc == SQLITE_ROW ? STATUS_OK : store_db_error(v->db, v->path, "read", err);
+    sqlite3_finalize(q);
+    return st;
+}
+
+static enum status read_epochs(struct view *v, int32_t opened, store_epoch_fn *fn, void *ctx,
+                               struct error *err)
+{
+    static const char sql[] = "SELECT bot_name, day, hash, bytes FROM epoch WHERE day <= ?1"
+                              " ORDER BY bot_name, day";
+    sqlite3_stmt *q = NULL;
+    if (sqlite3_prepare_v2(v->db, sql, -1, &q, NULL) != SQLITE_OK)
+        return store_db_error(v->db, v->path, "read", err);
+    sqlite3_bind_int(q, 1, opened);
+    enum status st = STATUS_OK;
+    int rc = SQLITE_DONE;
+    while (!st && (rc = sqlite3_step(q)) == SQLITE_ROW) {
+        struct store_epoch epoch;
+        st = store_column_epoch(v->path, q, &epoch, err);
+        if (!st)
+            st = fn(ctx, &epoch, err);
+    }
+    if (!st && rc != SQLITE_DONE)
+        st = store_db_error(v->db, v->path, "read", err);
+    sqlite3_finalize(q);
+    return st;
+}
+
+enum status store_epochs_read(const char *dir, int32_t *ret_opened, store_epoch_fn *fn, void *ctx,
+                              struct error *err)
+{
+    CLEANUP(views_close) struct views all = {0};
+    enum status st = views_open(&all, dir, err);
+    *ret_opened = INT32_MAX;
+    for (uint32_t i = 0; !st && i < all.n; i++) {
+        int32_t opened = 0;
+        st = read_opened(&all.view[i], &opened, err);
+        if (opened < *ret_opened)
+            *ret_opened = opened;
+    }
+    if (st || *ret_opened == 0)
+        return st;
+    /* Every file holds every epoch. */
+    return read_epochs(&all.view[0], *ret_opened, fn, ctx, err);
 }

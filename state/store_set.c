@@ -422,6 +422,22 @@ static enum status copy_dead_letters(struct store *from, struct store *to, struc
     return st ? st : store_trim_dead_letters(to, &to->dead_letters, err);
 }
 
+/* Every file holds every epoch. The day is that of the file furthest behind: closing and opening it
+ * once more changes nothing in what the others had (pipeline/partition.h). */
+static enum status copy_epochs(struct spread *s, struct store *to, struct error *err)
+{
+    struct store_day day = s->from[0]->day;
+    enum status st = STATUS_OK;
+    for (uint32_t w = 0; !st && w < s->n_from; w++) {
+        const struct store_day *d = &s->from[w]->day;
+        day.opened = d->opened < day.opened ? d->opened : day.opened;
+        day.closed = d->closed < day.closed ? d->closed : day.closed;
+        st = store_copy_epochs(s->from[w], to, err);
+    }
+    day.closed_jseq = to->meta.jseq;
+    return st ? st : store_put_day(to, &day, err);
+}
+
 static enum status copy_rows(struct spread *s, struct error *err)
 {
     enum status st = STATUS_OK;
@@ -433,7 +449,12 @@ static enum status copy_rows(struct spread *s, struct error *err)
         st = store_each_page(s->from[w], copy_page, s, err);
         if (!st)
             st = copy_dead_letters(s->from[w], s->to[w % s->n_to], err);
+        /* What was learned adds up, wherever it is kept. */
+        if (!st)
+            st = store_copy_parts(s->from[w], s->to[w % s->n_to], err);
     }
+    for (uint32_t w = 0; !st && w < s->n_to; w++)
+        st = copy_epochs(s, s->to[w], err);
     for (uint32_t w = 0; !st && w < s->n_to; w++)
         st = store_end(s->to[w], STATUS_OK, err);
     return st;

@@ -510,7 +510,7 @@ static void test_a_file_of_a_newer_version_is_refused_untouched(void **state)
     struct error err = {0};
     assert_int_equal(open_again(dir_of(state), &err), STATUS_REFUSED);
     assert_non_null(strstr(err.text, "newer version"));
-    meddle(dir_of(state), "PRAGMA user_version=1");
+    meddle(dir_of(state), "PRAGMA user_version=2");
     assert_int_equal(open_again(dir_of(state), &err), STATUS_OK);
 }
 
