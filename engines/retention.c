@@ -55,7 +55,7 @@ static struct fsrs_state state_at_start(const struct mem_rec *m)
     return s;
 }
 
-static enum gap_opener opener_of(const struct fsrs_state *s)
+enum gap_opener gap_opener_of(const struct fsrs_state *s)
 {
     return s->reps == 0 ? GAP_AFTER_CREATION : s->last_spaced ? GAP_AFTER_SPACED : GAP_AFTER_MASSED;
 }
@@ -149,7 +149,7 @@ static void access_insert(struct retention *r, const struct key_log *log,
         return;
     }
     if (r->counted)
-        gap_count(&r->closed, opener_of(&e->fsrs), a->t_us - e->fsrs.last_us, true);
+        gap_count(&r->closed, gap_opener_of(&e->fsrs), a->t_us - e->fsrs.last_us, true);
     entry_fold(e, &log->memories[e - r->at], a);
 }
 
@@ -243,7 +243,7 @@ static void pass(struct retention *r, const struct key_log *log)
     restart_stale(r, log);
     for (size_t i = 0; i < r->n; i++) {
         struct fsrs_state start = state_at_start(&log->memories[i]);
-        cursors[i] = (struct cursor){start.last_us, opener_of(&start)};
+        cursors[i] = (struct cursor){start.last_us, gap_opener_of(&start)};
     }
     slots_fill(&slots, r);
     r->closed = (struct gap_counts){0};

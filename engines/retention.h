@@ -31,6 +31,7 @@ struct gap_counts {
 
 /* What opened a gap. */
 enum gap_opener { GAP_AFTER_CREATION = -1, GAP_AFTER_MASSED = 0, GAP_AFTER_SPACED = 1 };
+enum gap_opener gap_opener_of(const struct fsrs_state *s); /* of the gap that is open after s */
 void gap_count(struct gap_counts *c, enum gap_opener opener, int64_t gap_us, bool closed);
 
 /* One memory; those of a key are in the order of log->memories. */

@@ -18,10 +18,12 @@
 #include <string.h>
 
 extern const struct oracle_ops oracle_memory_aging, oracle_conversation_patterns;
+extern const struct oracle_ops oracle_memory_behavior;
 
 static const struct oracle_ops *const registry[] = {
     &oracle_memory_aging,
     &oracle_conversation_patterns,
+    &oracle_memory_behavior,
 };
 
 const struct oracle_ops *oracle_at(size_t index)
