@@ -2,8 +2,8 @@
 
 #include "engines/text.h"
 
-#define MESSAGE_FLAGS_MAX ((MSG_BOT << 1) - 1)
-#define SPARSE_TRIGRAMS   32 /* up to here a list is no longer than a bitmap */
+#define MESSAGE_FLAGS_MAX ((MSG_COMMON << 1) - 1)
+#define MARK_BYTES        (RECORD_MARKS / 8)
 
 enum status codec_begin(struct buf *b, size_t room, struct writer *ret)
 {
@@ -82,46 +82,81 @@ void codec_get_vector(struct reader *r, struct vector_entry v[RECORD_VECTOR], ui
     *ret_norm2 = r->bad ? 0 : norm2;
 }
 
-static void put_trigrams(struct writer *w, const uint8_t *trigrams, size_t n)
+static unsigned count_marks(const uint8_t *marks)
 {
-    put_u8(w, (uint8_t)n);
-    if (n <= SPARSE_TRIGRAMS) {
-        for (size_t i = 0; i < n; i++)
-            put_u8(w, trigrams[i]);
-        return;
-    }
-    /* The distinct buckets come first and ascend: 32 bytes of bitmap say it all. */
-    uint8_t bits[32] = {0};
-    size_t i = 0;
-    do
-        bits[trigrams[i] / 8] |= (uint8_t)(1u << (trigrams[i] % 8));
-    while (++i < n && trigrams[i] > trigrams[i - 1]);
-    for (size_t j = 0; j < sizeof(bits); j++)
-        put_u8(w, bits[j]);
-    for (; i < n; i++)
-        put_u8(w, trigrams[i]);
+    unsigned n = 0;
+    for (size_t i = 0; i < MARK_BYTES; i++)
+        n += (unsigned)__builtin_popcount(marks[i]);
+    return n;
 }
 
-static void get_trigrams(struct reader *r, struct msg_rec *m)
+/* How many, then their numbers, or all bits when that is no longer. */
+static void put_marks(struct writer *w, const uint8_t *marks)
+{
+    unsigned n = count_marks(marks);
+    put_u8(w, (uint8_t)n);
+    for (size_t i = 0; i < MARK_BYTES && n >= MARK_BYTES; i++)
+        put_u8(w, marks[i]);
+    for (unsigned i = 0; i < RECORD_MARKS && n < MARK_BYTES; i++)
+        if (marks[i / 8] >> (i % 8) & 1)
+            put_u8(w, (uint8_t)i);
+}
+
+static void get_marks(struct reader *r, uint8_t *marks)
 {
     uint8_t n = reader_u8(r);
-    if (n > RECORD_TRIGRAMS) {
-        r->bad = true;
-        return;
+    for (size_t i = 0; i < MARK_BYTES && n >= MARK_BYTES; i++)
+        marks[i] = reader_u8(r);
+    for (unsigned i = 0, least = 0; i < n && n < MARK_BYTES && !r->bad; i++) {
+        uint8_t mark = reader_u8(r);
+        if (mark < least || mark >= RECORD_MARKS) {
+            r->bad = true;
+            return;
+        }
+        marks[mark / 8] |= (uint8_t)(1u << (mark % 8));
+        least = mark + 1u;
     }
-    uint8_t i = 0;
-    if (n > SPARSE_TRIGRAMS)
-        for (unsigned byte = 0; byte < 32; byte++)
-            for (unsigned bits = reader_u8(r); bits; bits &= bits - 1) {
-                if (i == n) {
-                    r->bad = true;
-                    return;
-                }
-                m->trigrams[i++] = (uint8_t)(byte * 8 + (unsigned)__builtin_ctz(bits));
-            }
-    for (; i < n; i++)
-        m->trigrams[i] = reader_u8(r);
-    m->n_trigrams = r->bad ? 0 : n;
+    r->bad |= count_marks(marks) != n;
+}
+
+/* Which classes occur, then their counts, two in a byte. */
+static void put_common(struct writer *w, uint64_t common)
+{
+    unsigned classes = 0;
+    for (unsigned i = 0; i < RECORD_COMMON; i++)
+        classes |= (unsigned)((common >> (4 * i) & 15) > 0) << i;
+    put_u8(w, (uint8_t)classes);
+    put_u8(w, (uint8_t)(classes >> 8));
+    unsigned half = 0, n = 0;
+    for (unsigned i = 0; i < RECORD_COMMON; i++) {
+        unsigned count = common >> (4 * i) & 15;
+        if (count == 0)
+            continue;
+        if (n++ % 2)
+            put_u8(w, (uint8_t)(half << 4 | count));
+        half = count;
+    }
+    if (n % 2)
+        put_u8(w, (uint8_t)(half << 4));
+}
+
+static uint64_t get_common(struct reader *r)
+{
+    unsigned classes = reader_u8(r);
+    classes |= (unsigned)reader_u8(r) << 8;
+    uint64_t common = 0;
+    unsigned pair = 0, n = 0;
+    for (unsigned i = 0; i < RECORD_COMMON; i++) {
+        if (!(classes >> i & 1))
+            continue;
+        if (n++ % 2 == 0)
+            pair = reader_u8(r);
+        unsigned count = n % 2 ? pair >> 4 : pair & 15;
+        r->bad |= count == 0;
+        common |= (uint64_t)count << (4 * i);
+    }
+    r->bad |= n % 2 && pair & 15;
+    return common;
 }
 
 void codec_put_message(struct writer *w, const struct msg_rec *m)
@@ -135,7 +170,9 @@ void codec_put_message(struct writer *w, const struct msg_rec *m)
     }
     codec_put_vector(w, m->vector, m->n_vector);
     if (!(m->flags & MSG_BOT))
-        put_trigrams(w, m->trigrams, m->n_trigrams);
+        put_marks(w, m->marks);
+    if (m->flags & MSG_COMMON)
+        put_common(w, m->common);
 }
 
 void codec_get_message(struct reader *r, struct msg_rec *m)
@@ -154,5 +191,7 @@ void codec_get_message(struct reader *r, struct msg_rec *m)
     }
     codec_get_vector(r, m->vector, &m->n_vector, &m->norm2);
     if (!(m->flags & MSG_BOT))
-        get_trigrams(r, m);
+        get_marks(r, m->marks);
+    if (m->flags & MSG_COMMON)
+        m->common = get_common(r);
 }

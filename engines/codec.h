@@ -74,7 +74,7 @@ void codec_put_vector(struct writer *w, const struct vector_entry *v, size_t n);
 void codec_get_vector(struct reader *r, struct vector_entry v[RECORD_VECTOR], uint8_t *ret_n,
                       uint32_t *ret_norm2);
 
-/* What text and emotion give a message: flags, sizes, emotion, vector, and trigrams of the user's;
- * no labels and no traits. */
+/* What text and emotion give a message: flags, sizes, emotion, vector, common words, and marks of
+ * the user's; no labels and no traits. */
 void codec_put_message(struct writer *w, const struct msg_rec *m);
 void codec_get_message(struct reader *r, struct msg_rec *m);

@@ -21,6 +21,8 @@
 #include <string.h>
 
 #define COUNTED_MIN   16
+#define MARKS_STEP    4  /* one mark of so many teaches the epoch, and counts as many */
+#define REPLIES_MAX   64 /* bot messages in a row that one message decides */
 #define HOURS_OF_WEEK 168
 
 /* The window touches at most 32 calendar days: 720 h, the hour it started in, 5 minutes ahead. */
@@ -42,7 +44,8 @@ struct counters {
     int64_t valence_sum2;
     uint32_t n_emotion;
     uint32_t flags[CP_FLAGS];
-    uint32_t trigrams[CP_TRIGRAM_BUCKETS];
+    uint16_t marks[RECORD_MARKS];
+    struct cp_speech user, bot;
     struct hist words;
     struct hist chars;
     struct hist latency_s;
@@ -52,6 +55,8 @@ struct counters {
     uint16_t length_k[CP_LENGTHS]; /* with a reply in time */
     struct day days[DAYS];
 };
+
+_Static_assert(sizeof(struct counters) <= 4096, "ENGINES.md A4: sums of at most 4 KB a key");
 
 struct state {
     struct counters *counters; /* NULL: count from the log */
@@ -76,15 +81,20 @@ static void change32(uint32_t *count, int sign)
 
 static void add_flags(struct counters *c, const struct msg_rec *m, int sign)
 {
-    static const uint16_t bits[CP_FLAGS] = {[CP_FLAG_QUESTION] = MSG_QUESTION,
-                                            [CP_FLAG_EXCLAIM] = MSG_EXCLAIM,
-                                            [CP_FLAG_EMOJI] = MSG_EMOJI,
-                                            [CP_FLAG_LINK] = MSG_LINK,
-                                            [CP_FLAG_UPPER_START] = MSG_UPPER_START,
-                                            [CP_FLAG_END_PUNCT] = MSG_END_PUNCT};
+    uint32_t carried = cp_flags_of(m);
     for (size_t i = 0; i < CP_FLAGS; i++)
-        if (m->flags & bits[i])
+        if (carried >> i & 1)
             change32(&c->flags[i], sign);
+}
+
+static void add_speech(struct cp_speech *s, const struct msg_rec *m, int sign)
+{
+    if (!(m->flags & MSG_COMMON))
+        return;
+    change32(&s->n, sign);
+    s->words += (uint32_t)(sign * m->words);
+    for (size_t i = 0; i < RECORD_COMMON; i++)
+        s->common[i] += (uint32_t)sign * msg_common(m, i);
 }
 
 /* Everything that one user message adds by itself. */
@@ -100,8 +110,9 @@ static void add_user(struct counters *c, const struct msg_rec *m, int sign)
     hist_change(&c->words, m->words, sign);
     hist_change(&c->chars, m->chars, sign);
     add_flags(c, m, sign);
-    for (size_t i = 0; i < m->n_trigrams; i++)
-        change32(&c->trigrams[m->trigrams[i]], sign);
+    for (size_t byte = 0; byte < sizeof(m->marks); byte++)
+        for (unsigned bits = m->marks[byte]; bits; bits &= bits - 1)
+            change16(&c->marks[byte * 8 + (unsigned)__builtin_ctz(bits)], sign);
     change16(&c->how[kernel_hour_of_week(m->t_us)], sign);
     c->days[(uint32_t)kernel_day(m->t_us) % DAYS].valid = false;
     if (m->flags & MSG_HAS_EMOTION) {
@@ -171,6 +182,7 @@ static void add(struct counters *c, const struct key_log *log, size_t index, int
     if (after)
         add_latency(c, m, after, sign);
     add_outcomes(c, log, index, sign);
+    add_speech(is_bot(m) ? &c->bot : &c->user, m, sign);
     if (!is_bot(m))
         add_user(c, m, sign);
 }
@@ -391,7 +403,10 @@ static void take_sums(const struct counters *c, struct cp_counts *out)
     out->chars = c->chars;
     out->latency_s = c->latency_s;
     memcpy(out->flags, c->flags, sizeof(out->flags));
-    memcpy(out->trigrams, c->trigrams, sizeof(out->trigrams));
+    for (size_t i = 0; i < RECORD_MARKS; i++)
+        out->marks[i] = c->marks[i];
+    out->user = c->user;
+    out->bot = c->bot;
     out->n_emotion = c->n_emotion;
     out->valence_sum = c->valence_sum;
     out->valence_sum2 = c->valence_sum2;
@@ -422,6 +437,7 @@ static enum status cp_emit(void *state, const struct key_log *log, struct row *r
         return error_set(err, STATUS_NOMEM, "could not allocate conversation counters");
     struct cp_counts counts = {.as_of_us = log->as_of_us,
                                .truncated = log->truncated,
+                               .epoch = epoch_at(log->epochs, kernel_day(log->as_of_us)),
                                .next_expiry_us = INT64_MAX,
                                .session_close_us = INT64_MAX,
                                .next_outcome_us = INT64_MAX};
@@ -429,6 +445,57 @@ static enum status cp_emit(void *state, const struct key_log *log, struct row *r
     if (c != s->counters)
         free(c);
     return st == STATUS_OK ? cp_write(&counts, row, err) : st;
+}
+
+/*
+ * Whether bot messages are answered within 30 minutes, each decided once: by the first message that
+ * comes later than that, or by the user's before. Only the newest message of a key decides, and it
+ * decides the bot messages right before it that the message before it did not. What a user never
+ * comes back to stays undecided until the bot speaks again.
+ */
+static void learn_replies(const struct key_log *log, size_t index, struct epoch_delta *delta)
+{
+    const struct msg_rec *m = &log->messages[index];
+    if (index + 1 < log->n_messages || index == 0)
+        return;
+    int64_t before_us = log->messages[index - 1].t_us;
+    uint16_t decided = 0, replied = 0;
+    for (size_t i = index; i-- > 0 && index - i <= REPLIES_MAX;) {
+        const struct msg_rec *b = &log->messages[i];
+        if (!is_bot(b) || before_us - b->t_us > CP_OUTCOME_US)
+            break;
+        bool in_time = m->t_us - b->t_us <= CP_OUTCOME_US;
+        if (is_bot(m) && in_time)
+            continue;
+        decided++;
+        replied = (uint16_t)(replied + in_time);
+    }
+    epoch_learn(delta, EPOCH_REPLIES_DECIDED, decided);
+    epoch_learn(delta, EPOCH_REPLIES, replied);
+}
+
+/* The bot's users as a whole: what a single one is compared with. */
+static void cp_learn(void *state, const struct key_log *log, enum record_kind kind, size_t index,
+                     struct epoch_delta *delta)
+{
+    const struct msg_rec *m = &log->messages[index];
+    (void)state;
+    assert(kind == RECORD_MESSAGE);
+    learn_replies(log, index, delta);
+    if (is_bot(m))
+        return;
+    epoch_learn(delta, EPOCH_HOW + kernel_hour_of_week(m->t_us), 1);
+    if (m->chars == 0)
+        return;
+    epoch_learn(delta, EPOCH_USER_MESSAGES, 1);
+    epoch_learn(delta, EPOCH_WORDS + (unsigned)hist_bucket(m->words), 1);
+    for (unsigned i = 0; i < CP_FLAGS; i++)
+        if (cp_flags_of(m) >> i & 1)
+            epoch_learn(delta, EPOCH_STYLE_FLAGS + i, 1);
+    /* Of the marks a quarter, chosen by the message: they must share the delta with others. */
+    for (unsigned i = (unsigned)(m->id % MARKS_STEP); i < RECORD_MARKS; i += MARKS_STEP)
+        if (msg_has_mark(m, i))
+            epoch_learn(delta, EPOCH_MARKS + i, MARKS_STEP);
 }
 
 static enum status cp_init(void *state, struct error *err)
@@ -470,7 +537,7 @@ static size_t cp_heap_bytes(const void *state)
 extern const struct engine_ops engine_conversation_patterns;
 const struct engine_ops engine_conversation_patterns = {
     .name = "conversation_patterns",
-    .version = 1,
+    .version = 2,
     .table = TABLE_CONVERSATION_PATTERNS,
     .kinds = 1u << RECORD_MESSAGE,
     .row_kinds = 1u << RECORD_MESSAGE,
@@ -489,5 +556,6 @@ const struct engine_ops engine_conversation_patterns = {
     .weight = cp_weight,
     .urgent = cp_urgent,
     .emit = cp_emit,
+    .learn = cp_learn,
     .heap_bytes = cp_heap_bytes,
 };

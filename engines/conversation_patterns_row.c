@@ -17,8 +17,23 @@
 #define DEPTH_MIN      5
 #define EMOTION_MIN    10
 #define LENGTH_MIN     8
+#define VERBOSITY_MIN  100 /* user messages of the bot before its quartiles count */
 #define DRIFT_DAYS_MIN 5
 #define VALID_US       (6 * US_PER_HOUR)
+
+uint32_t cp_flags_of(const struct msg_rec *m)
+{
+    static const uint16_t bits[CP_FLAGS] = {[CP_FLAG_QUESTION] = MSG_QUESTION,
+                                            [CP_FLAG_EXCLAIM] = MSG_EXCLAIM,
+                                            [CP_FLAG_EMOJI] = MSG_EMOJI,
+                                            [CP_FLAG_LINK] = MSG_LINK,
+                                            [CP_FLAG_UPPER_START] = MSG_UPPER_START,
+                                            [CP_FLAG_END_PUNCT] = MSG_END_PUNCT};
+    uint32_t carried = 0;
+    for (size_t i = 0; i < CP_FLAGS; i++)
+        carried |= (uint32_t)((m->flags & bits[i]) != 0) << i;
+    return carried;
+}
 
 size_t cp_length_bucket(uint32_t words)
 {
@@ -57,44 +72,98 @@ static double share(uint64_t k, uint64_t n)
     return n ? (double)k / (double)n : 0.0;
 }
 
+/* ---- what is compared with the bot's other users ---- */
+
+/* Share of the bot's user messages, as far as the epoch knows: without one the prior, and with a
+ * young one in between, as if EPOCH_PRIOR messages had said so before. */
+#define EPOCH_PRIOR (20.0 * EPOCH_SCALE)
+#define RATE_PRIOR  0.25
+
+static double epoch_share(const struct epoch *e, unsigned first, unsigned last)
+{
+    double k = 0;
+    for (unsigned cell = first; e && cell <= last; cell++)
+        k += e->v[cell];
+    double n = e ? e->v[EPOCH_USER_MESSAGES] : 0;
+    return fmin(1.0, (k + EPOCH_PRIOR * RATE_PRIOR) / (n + EPOCH_PRIOR));
+}
+
+#define WORDS_PRIOR 15.0
+
+static double epoch_words_mean(const struct epoch *e)
+{
+    double n = EPOCH_PRIOR, sum = EPOCH_PRIOR * WORDS_PRIOR;
+    for (unsigned b = 0; e && b < HIST_BUCKETS; b++) {
+        n += e->v[EPOCH_WORDS + b];
+        sum += (double)e->v[EPOCH_WORDS + b] * hist_value(b);
+    }
+    return sum / n;
+}
+
+/* Nearest rank, as hist_quantile(). */
+static uint32_t epoch_words_quantile(const struct epoch *e, unsigned percent)
+{
+    uint64_t n = 0, seen = 0;
+    for (unsigned b = 0; b < HIST_BUCKETS; b++)
+        n += e->v[EPOCH_WORDS + b];
+    unsigned b = 0;
+    for (; b + 1 < HIST_BUCKETS; b++) {
+        seen += e->v[EPOCH_WORDS + b];
+        if (seen * 100 >= n * percent)
+            break;
+    }
+    return hist_value(b);
+}
+
 /*
- * The fingerprint (ENGINES.md A4): 24 style values and 232 character-trigram buckets, one signed
- * byte each. Rates are shown as square roots, which spreads the small ones that tell people apart;
- * trigram frequencies as logarithms.
+ * The fingerprint (ENGINES.md A4): 24 style values and a value for each mark, one signed byte each.
+ * 0 is what is usual: among the bot's users as far as its epoch knows, else by the priors.
+ *
+ * Rates are differences of square roots, which spreads the small ones that tell people apart. A
+ * mark is the logarithm of how much more often it occurs than expected; MARK_PRIOR pseudo-counts on
+ * both sides keep rare marks from shouting, which also scales them by how much is known.
  */
 #define STYLE_BYTES       24
-#define TRIGRAM_BYTES     232
-#define TRIGRAM_PRIOR     15.0 /* per bucket */
-#define FINGERPRINT_BYTES (STYLE_BYTES + TRIGRAM_BYTES)
+#define MARK_PRIOR        8.0
+#define FINGERPRINT_BYTES (STYLE_BYTES + RECORD_MARKS)
 
 static int8_t to_byte(double v)
 {
     return (int8_t)fmax(-127.0, fmin(127.0, rint(v)));
 }
 
-static int8_t rate_byte(double rate)
+static int8_t rate_byte(double rate, double usual)
 {
-    return to_byte(254.0 * sqrt(rate) - 127.0);
+    return to_byte(254.0 * (sqrt(rate) - sqrt(usual)));
+}
+
+static double entropy_bits(const struct cp_counts *c)
+{
+    return kernel_entropy_bits(c->marks, RECORD_MARK_TRIGRAMS);
 }
 
 static size_t style_bytes(const struct cp_counts *c, int8_t *out)
 {
     static const uint16_t words_at[] = {1, 2, 4, 7, 12, 20, 35};
     static const uint16_t chars_at[] = {3, 8, 20, 40, 80, 160};
+    const struct epoch *e = c->epoch;
     size_t n = 0;
-    for (size_t i = 0; i < CP_FLAGS; i++)
-        out[n++] = rate_byte(share(c->flags[i], c->n));
+    for (unsigned i = 0; i < CP_FLAGS; i++)
+        out[n++] = rate_byte(share(c->flags[i], c->n),
+                             epoch_share(e, EPOCH_STYLE_FLAGS + i, EPOCH_STYLE_FLAGS + i));
     for (size_t i = 0; i < sizeof(words_at) / sizeof(words_at[0]); i++)
-        out[n++] = rate_byte(share(hist_at_most(&c->words, words_at[i]), c->n));
+        out[n++] = rate_byte(
+            share(hist_at_most(&c->words, words_at[i]), c->n),
+            epoch_share(e, EPOCH_WORDS, EPOCH_WORDS + (unsigned)hist_bucket(words_at[i])));
     for (size_t i = 0; i < sizeof(chars_at) / sizeof(chars_at[0]); i++)
-        out[n++] = rate_byte(share(hist_at_most(&c->chars, chars_at[i]), c->n));
+        out[n++] = rate_byte(share(hist_at_most(&c->chars, chars_at[i]), c->n), RATE_PRIOR);
     double words = kernel_mean(c->n, c->words_sum), chars = kernel_mean(c->n, c->chars_sum);
     double sd = sqrt(kernel_variance(c->n, c->words_sum, c->words_sum2));
-    out[n++] = to_byte(24.0 * log2(1.0 + words) - 96.0);
+    out[n++] = to_byte(24.0 * log2((1.0 + words) / (1.0 + epoch_words_mean(e))));
     out[n++] = to_byte(20.0 * log2(1.0 + chars) - 112.0);
     out[n++] = to_byte(words > 0.0 ? 24.0 * (chars / words) - 127.0 : -127.0);
     out[n++] = to_byte(words > 0.0 ? 64.0 * (sd / words) - 127.0 : -127.0);
-    out[n++] = to_byte(64.0 * kernel_entropy_bits(c->trigrams, CP_TRIGRAM_BUCKETS) - 384.0);
+    out[n++] = to_byte(64.0 * entropy_bits(c) - 384.0);
     return n;
 }
 
@@ -102,16 +171,39 @@ static void fingerprint(const struct cp_counts *c, int8_t out[FINGERPRINT_BYTES]
 {
     size_t n = style_bytes(c, out);
     assert(n == STYLE_BYTES);
-    uint32_t folded[TRIGRAM_BYTES] = {0};
-    uint64_t total = 0;
-    for (size_t i = 0; i < CP_TRIGRAM_BUCKETS; i++) {
-        folded[i % TRIGRAM_BYTES] += c->trigrams[i];
-        total += c->trigrams[i];
+    const uint32_t *usual = c->epoch ? &c->epoch->v[EPOCH_MARKS] : NULL;
+    double total = 0, all = EPOCH_PRIOR * RECORD_MARKS;
+    for (size_t i = 0; i < RECORD_MARKS; i++) {
+        total += c->marks[i];
+        all += usual ? usual[i] : 0;
     }
-    /* 0 = as frequent as the average bucket; pseudo-counts keep rare buckets from shouting. */
-    double all = (double)total + TRIGRAM_PRIOR * TRIGRAM_BYTES;
-    for (size_t i = 0; i < TRIGRAM_BYTES; i++)
-        out[n++] = to_byte(64.0 * log2(((double)folded[i] + TRIGRAM_PRIOR) * TRIGRAM_BYTES / all));
+    for (size_t i = 0; i < RECORD_MARKS; i++) {
+        double expected = total * ((usual ? usual[i] : 0) + EPOCH_PRIOR) / all;
+        out[n++] = to_byte(64.0 * log2((c->marks[i] + MARK_PRIOR) / (expected + MARK_PRIOR)));
+    }
+}
+
+/*
+ * How alike user and bot use the bot's most frequent words: language style matching, the mean over
+ * the classes that either uses of 1 - |a - b| / (a + b + 0.0001), a and b being shares of all
+ * words.
+ */
+static bool style_match(const struct cp_counts *c, double *ret)
+{
+    const struct cp_speech *u = &c->user, *b = &c->bot;
+    if (u->n < STYLE_MIN || b->n < STYLE_MIN || u->words == 0 || b->words == 0)
+        return false;
+    double sum = 0;
+    unsigned classes = 0;
+    for (size_t i = 0; i < RECORD_COMMON; i++) {
+        if (u->common[i] + b->common[i] == 0)
+            continue;
+        double p = share(u->common[i], u->words), q = share(b->common[i], b->words);
+        sum += 1.0 - fabs(p - q) / (p + q + 0.0001);
+        classes++;
+    }
+    *ret = classes ? sum / classes : 0.0;
+    return classes > 0;
 }
 
 static void write_base64(struct jsonw *w, const int8_t bytes[FINGERPRINT_BYTES])
@@ -149,14 +241,20 @@ static void write_quantile(struct jsonw *w, const char *key, const struct hist *
     jsonw_int(w, hist_quantile(h, percent));
 }
 
+/* The user's median message among the bot's quartiles; before there are enough of them, the mean
+ * among absolute lengths. */
 static struct str verbosity(const struct cp_counts *c)
 {
-    int64_t n = c->n;
-    if (c->words_sum < 10 * n)
-        return STR("brief");
-    if (c->words_sum < 30 * n)
-        return STR("moderate");
-    return c->words_sum < 60 * n ? STR("elaborate") : STR("extensive");
+    static const char *const names[] = {"brief", "moderate", "elaborate", "extensive"};
+    static const unsigned absolute[] = {10, 30, 60};
+    const struct epoch *e = c->epoch;
+    bool relative = e && e->v[EPOCH_USER_MESSAGES] >= VERBOSITY_MIN * EPOCH_SCALE;
+    uint32_t median = hist_quantile(&c->words, 50);
+    size_t at = 0;
+    while (at < 3 && (relative ? median >= epoch_words_quantile(e, 25 * ((unsigned)at + 1))
+                               : c->words_sum >= (int64_t)absolute[at] * c->n))
+        at++;
+    return str_from(names[at]);
 }
 
 static void write_drift(struct jsonw *w, enum cp_drift drift)
@@ -210,7 +308,7 @@ static void write_style(struct jsonw *w, const struct cp_counts *c)
     write_rate(w, "emoji_rate", c->flags[CP_FLAG_EMOJI], c->n);
     write_rate(w, "end_punct_rate", c->flags[CP_FLAG_END_PUNCT], c->n);
     jsonw_key(w, "entropy_bits");
-    jsonw_number(w, kernel_entropy_bits(c->trigrams, CP_TRIGRAM_BUCKETS));
+    jsonw_number(w, entropy_bits(c));
     write_rate(w, "exclaim_rate", c->flags[CP_FLAG_EXCLAIM], c->n);
     jsonw_key(w, "fingerprint");
     write_base64(w, print);
@@ -220,9 +318,12 @@ static void write_style(struct jsonw *w, const struct cp_counts *c)
     jsonw_int(w, c->n);
     write_rate(w, "question_rate", c->flags[CP_FLAG_QUESTION], c->n);
     write_latency(w, &c->latency_s);
-    /* Needs the bot's table of frequent tokens, which no daily epoch provides yet. */
     jsonw_key(w, "style_match");
-    jsonw_null(w);
+    double match;
+    if (style_match(c, &match))
+        jsonw_number(w, match);
+    else
+        jsonw_null(w);
     write_rate(w, "upper_start_rate", c->flags[CP_FLAG_UPPER_START], c->n);
     write_rate(w, "user_initiated_share", c->runs_by_user, c->runs);
     jsonw_key(w, "verbosity");
@@ -428,7 +529,9 @@ static enum status write_depth_column(const struct cp_counts *c, struct jsonw *w
 static void set_validity(const struct cp_counts *c, struct row *row)
 {
     int64_t until = c->as_of_us + VALID_US;
-    const int64_t moments[] = {c->next_expiry_us, c->session_close_us, c->next_outcome_us};
+    int64_t midnight = (int64_t)(kernel_day(c->as_of_us) + 1) * US_PER_DAY; /* the next epoch */
+    const int64_t moments[] = {c->next_expiry_us, c->session_close_us, c->next_outcome_us,
+                               midnight};
     for (size_t i = 0; i < sizeof(moments) / sizeof(moments[0]); i++)
         until = moments[i] < until ? moments[i] : until;
     if (row->valid_until_us == 0 || until < row->valid_until_us)

@@ -9,14 +9,15 @@
 
 #include "core/clock.h"
 #include "core/row.h"
+#include "engines/epoch.h"
 #include "engines/kernels.h"
+#include "engines/record.h"
 
-#define CP_HOW_TOP         5
-#define CP_EMOTIONS_TOP    5
-#define CP_TOPICS_TOP      5
-#define CP_TRIGRAM_BUCKETS 256
-#define CP_LENGTHS         8
-#define CP_OUTCOME_US      (30 * US_PER_MINUTE)
+#define CP_HOW_TOP      5
+#define CP_EMOTIONS_TOP 5
+#define CP_TOPICS_TOP   5
+#define CP_LENGTHS      8
+#define CP_OUTCOME_US   (30 * US_PER_MINUTE)
 
 /* User messages that carry each of these flags, in this order. */
 enum cp_flag {
@@ -27,6 +28,14 @@ enum cp_flag {
     CP_FLAG_UPPER_START,
     CP_FLAG_END_PUNCT,
     CP_FLAGS
+};
+
+/* How many words somebody says, and how many of them are of each class of common words (text.h): of
+ * the messages for which the bot's frequent words were known. */
+struct cp_speech {
+    uint32_t n;
+    uint32_t words;
+    uint32_t common[RECORD_COMMON];
 };
 
 enum cp_drift { CP_DRIFT_NONE, CP_DRIFT_RISING, CP_DRIFT_FLAT, CP_DRIFT_FALLING };
@@ -41,6 +50,7 @@ struct cp_topic {
 struct cp_counts {
     int64_t as_of_us;
     bool truncated;
+    const struct epoch *epoch; /* of the day of T, or NULL */
     /* communication_style; all of user messages */
     uint32_t n;
     uint32_t n_text; /* with at least one character */
@@ -51,7 +61,8 @@ struct cp_counts {
     struct hist chars;
     struct hist latency_s; /* user message right after a bot message of the same run */
     uint32_t flags[CP_FLAGS];
-    uint32_t trigrams[CP_TRIGRAM_BUCKETS];
+    uint32_t marks[RECORD_MARKS];
+    struct cp_speech user, bot;
     uint32_t runs; /* sessions without the splits of long ones */
     uint32_t runs_by_user;
     size_t n_how; /* busiest hours of the week, by count desc, then hour */
@@ -89,6 +100,8 @@ struct cp_counts {
     int64_t next_outcome_us;
 };
 
+/* Which enum cp_flag a message carries, as bits. */
+uint32_t cp_flags_of(const struct msg_rec *m);
 /* Bucket of a bot message's length: at most 8, 16, 32, 64, 128, 256, 512, or more words. */
 size_t cp_length_bucket(uint32_t words);
 /* When a record of time t leaves the window: the first full hour H with t < H - 30 d. */

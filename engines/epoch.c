@@ -33,6 +33,27 @@ static void drop_old(struct epoch_list *l)
     l->n -= n;
 }
 
+static void rank_words(struct epoch *e)
+{
+    const uint32_t *df = &e->v[EPOCH_DF];
+    e->n_frequent = 0;
+    memset(e->frequent, 0, sizeof(e->frequent));
+    if (e->v[EPOCH_MESSAGES] < EPOCH_FREQUENT_MESSAGES * EPOCH_SCALE)
+        return;
+    while (e->n_frequent < EPOCH_FREQUENT) {
+        uint32_t best = 0, most = 0;
+        for (uint32_t b = 0; b < EPOCH_DF_BUCKETS; b++)
+            if (df[b] > most && !(e->frequent[b / 64] >> (b % 64) & 1)) {
+                best = b;
+                most = df[b];
+            }
+        if (most == 0)
+            return;
+        e->frequent[best / 64] |= UINT64_C(1) << (best % 64);
+        e->n_frequent++;
+    }
+}
+
 enum status epoch_list_add(struct epoch_list *l, struct epoch *e)
 {
     size_t i = l->n;
@@ -48,6 +69,7 @@ enum status epoch_list_add(struct epoch_list *l, struct epoch *e)
         return STATUS_NOMEM;
     }
     l->at = at;
+    rank_words(e);
     memmove(at + i + 1, at + i, (l->n - i) * sizeof(struct epoch *));
     at[i] = e;
     l->n++;
@@ -104,7 +126,7 @@ enum status epoch_close(const struct epoch *before, const struct epoch_sums *sum
     struct epoch *e = malloc(sizeof(*e));
     if (!e)
         return STATUS_NOMEM;
-    e->day = day;
+    *e = (struct epoch){.day = day};
     for (size_t i = 0; i < EPOCH_CELLS; i++) {
         uint32_t v = before ? before->v[i] : 0;
         v -= v / DECAY_DAYS + (v % DECAY_DAYS > 0);

@@ -13,6 +13,10 @@
  *   epoch(D) = decay(epoch(the one before)) + EPOCH_SCALE * sum of the partitions' sums
  *   decay(v) = v - ceil(v / 30)
  *
+ * ENGINES.md section 2 asks for the sums of the trailing 30 days. The decay, in integers and with a
+ * mean life of 30 days, needs the epoch before instead of the thirty days before it, which is one
+ * vector a day rather than thirty-one of them in every partition.
+ *
  * Cells saturate. A bot that nobody talked to closes no epoch. Retractions do not rewrite epochs:
  * they hold only counts, no text.
  *
@@ -24,6 +28,7 @@
 #include "core/buf.h"
 #include "core/status.h"
 #include "engines/kernels.h"
+#include "engines/record.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -33,13 +38,14 @@
 #define EPOCH_KEPT_DAYS 32
 #define EPOCH_SCALE  16 /* one event of yesterday counts this much */
 
-#define EPOCH_DF_BUCKETS 4096 /* token hash mod this */
-#define EPOCH_SCORES     64   /* p_switch, by 1/64 */
-#define EPOCH_TRIGRAMS   256
-#define EPOCH_HOURS      168 /* kernel_hour_of_week() */
-#define EPOCH_GAP_BINS   40
-#define EPOCH_GAP_ROWS   48 /* contexts: class of the previous gap x class of the hour */
-#define EPOCH_RECALL     32 /* predicted retention, by 1/32 */
+#define EPOCH_DF_BUCKETS        4096 /* token hash mod this */
+#define EPOCH_FREQUENT          32
+#define EPOCH_FREQUENT_MESSAGES 100
+#define EPOCH_SCORES            64  /* p_switch, by 1/64 */
+#define EPOCH_HOURS             168 /* kernel_hour_of_week() */
+#define EPOCH_GAP_BINS          40
+#define EPOCH_GAP_ROWS          48 /* contexts: class of the previous gap x class of the hour */
+#define EPOCH_RECALL            32 /* predicted retention, by 1/32 */
 
 enum epoch_cell {
     EPOCH_MESSAGES = 0, /* messages with text, of either side: N of the DF table */
@@ -50,8 +56,8 @@ enum epoch_cell {
     EPOCH_STYLE_FLAGS_END = EPOCH_STYLE_FLAGS + 8 - 1,
     EPOCH_WORDS, /* of them, by hist_bucket(words) */
     EPOCH_WORDS_END = EPOCH_WORDS + HIST_BUCKETS - 1,
-    EPOCH_TRIGRAM_COUNTS, /* of them, by bucket */
-    EPOCH_TRIGRAM_COUNTS_END = EPOCH_TRIGRAM_COUNTS + EPOCH_TRIGRAMS - 1,
+    EPOCH_MARKS, /* of them, by the marks they have (text.h); a sample, scaled up */
+    EPOCH_MARKS_END = EPOCH_MARKS + RECORD_MARKS - 1,
     EPOCH_HOW, /* user messages by hour of the week */
     EPOCH_HOW_END = EPOCH_HOW + EPOCH_HOURS - 1,
     EPOCH_SWITCH_TEXT, /* p_switch of messages without embeddings */
@@ -75,6 +81,10 @@ struct epoch {
     int32_t
         day; /* days since 1970-01-01 UTC: it holds for this day and after, up to the next one */
     uint32_t v[EPOCH_CELLS];
+    /* Derived by epoch_list_add(): the buckets of the most frequent words, the smaller bucket of
+     * equals first; none while fewer than EPOCH_FREQUENT_MESSAGES were seen. */
+    uint32_t n_frequent;
+    uint64_t frequent[EPOCH_DF_BUCKETS / 64];
 };
 
 /* What one event teaches; a full delta drops what does not fit. */

@@ -69,10 +69,9 @@ static void extract_message(const struct event_message *e, const struct epoch *e
         m->n_vector = text.n_vector;
         m->norm2 = text.norm2;
         memcpy(m->vector, text.vector, sizeof(m->vector));
-        if (e->role != ROLE_BOT) {
-            m->n_trigrams = text.n_trigrams;
-            memcpy(m->trigrams, text.trigrams, sizeof(m->trigrams));
-        }
+        m->common = text.common;
+        if (e->role != ROLE_BOT)
+            memcpy(m->marks, text.marks, sizeof(m->marks));
         take_labels(&text, f);
         f->n_df = text.n_df;
         memcpy(f->df, text.df, sizeof(f->df));

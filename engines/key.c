@@ -281,19 +281,18 @@ static void keep_text(struct key *k, const struct msg_rec *from, struct msg_rec 
     m->n_vector = from->n_vector;
     m->norm2 = from->norm2;
     memcpy(m->vector, from->vector, sizeof(m->vector));
-    if (!((m->flags | from->flags) & MSG_BOT)) {
-        m->n_trigrams = from->n_trigrams;
-        memcpy(m->trigrams, from->trigrams, sizeof(m->trigrams));
-    }
+    m->common = from->common;
+    if (!((m->flags | from->flags) & MSG_BOT))
+        memcpy(m->marks, from->marks, sizeof(m->marks));
     memcpy(m->labels, from->labels, sizeof(m->labels));
     for (size_t i = 0; i < RECORD_LABELS; i++)
         arena_retain(&k->arena, m->labels[i]);
 }
 
-/* Document frequencies, of new messages of either side. */
-static void learn_tokens(const struct feature *f, struct epoch_delta *delta)
+/* Document frequencies, of new messages of either side; a bot's own key would count them twice. */
+static void learn_tokens(const struct key *k, const struct feature *f, struct epoch_delta *delta)
 {
-    if (f->n_df == 0)
+    if (k->scope != ENGINE_USER || f->n_df == 0)
         return;
     epoch_learn(delta, EPOCH_MESSAGES, 1);
     for (size_t i = 0; i < f->n_df; i++)
@@ -310,7 +309,7 @@ static enum status put_message(struct key *k, const struct feature *f, const str
     if (index < k->log.n_messages)
         note(k, RECORD_MESSAGE, index, false, ret);
     if (index < k->log.n_messages && is_new) {
-        learn_tokens(f, &ret->delta);
+        learn_tokens(k, f, &ret->delta);
         learn(k, RECORD_MESSAGE, index, ret);
     }
     return messages_cap(k);

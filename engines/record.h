@@ -20,13 +20,18 @@
 #define RECORD_LABELS         6   /* label tokens kept of a message */
 #define RECORD_LABEL_BYTES    24
 #define RECORD_VECTOR         32 /* largest entries of the 256-d signed feature vector (mode L) */
-#define RECORD_TRIGRAMS \
-    40 /* hashed character trigrams kept of a user message, for the fingerprint */
-#define RECORD_TRAIT_BYTES  32
-#define RECORD_TRAIT_WEIGHT 200 /* a weight of 1; every hundredth is exact */
-#define RECORD_OUTREACH_MAX 64  /* the newest attempts of a key ... */
-#define RECORD_OUTREACH_US  (INT64_C(90) * 24 * 3600 * 1000000) /* ... of so long */
-#define RECORD_REPLY_US     (INT64_C(24) * 3600 * 1000000)      /* an attempt waits so long */
+/* How somebody writes, as a set of hashed features (text.h): trigrams, words, punctuation. */
+#define RECORD_MARK_TRIGRAMS 128
+#define RECORD_MARK_WORDS    64
+#define RECORD_MARK_PUNCT    40
+#define RECORD_MARKS         (RECORD_MARK_TRIGRAMS + RECORD_MARK_WORDS + RECORD_MARK_PUNCT)
+#define RECORD_COMMON        16 /* classes of the bot's most frequent words */
+#define RECORD_COMMON_MAX    15 /* counted of a class in one message */
+#define RECORD_TRAIT_BYTES   32
+#define RECORD_TRAIT_WEIGHT  200 /* a weight of 1; every hundredth is exact */
+#define RECORD_OUTREACH_MAX  64  /* the newest attempts of a key ... */
+#define RECORD_OUTREACH_US   (INT64_C(90) * 24 * 3600 * 1000000) /* ... of so long */
+#define RECORD_REPLY_US      (INT64_C(24) * 3600 * 1000000)      /* an attempt waits so long */
 
 /* One entry of a sparse feature vector; vectors are sorted by bucket, weights are never 0. */
 struct vector_entry {
@@ -58,6 +63,7 @@ enum msg_flag {
     MSG_INFORMATIVE = 1 << 7, /* enough content words to open or hold a topic */
     MSG_CUT = 1 << 8,         /* longer than LIMIT_CONTENT_BYTES: features of the first part */
     MSG_BOT = 1 << 9,         /* role bot; otherwise user */
+    MSG_COMMON = 1 << 10,     /* the bot's most frequent words were known: common is counted */
 };
 
 /* Defined in epoch.h, dialogue.h and retention.h. */
@@ -80,15 +86,14 @@ struct msg_rec {
     uint8_t emotion_confidence; /* 0..255 = 0..1 */
     int8_t valence;             /* -127..127 = -1..1, sign from the label, size from confidence */
     uint8_t n_vector;           /* entries used in vector */
-    uint8_t n_trigrams;
     label_ref labels[RECORD_LABELS];
     uint32_t norm2; /* sum of squares of the vector weights */
+    /* Words of the bot's most frequent ones (epoch.h), 4 bits for each class, saturating. */
+    uint64_t common;
     struct vector_entry vector[RECORD_VECTOR];
-    /* A message has one or the other, by MSG_BOT: nobody asks for the trigrams of a bot. */
+    /* A message has one or the other, by MSG_BOT: nobody asks for the marks of a bot. */
     union {
-        /* Bucket numbers of a stable sample: the distinct ones ascending, then the repeated ones.
-         */
-        uint8_t trigrams[RECORD_TRIGRAMS];
+        uint8_t marks[RECORD_MARKS / 8]; /* a bit for each mark that the text has */
         /* The traits that the source says a bot message shows, distinct. */
         struct {
             label_ref name[LIMIT_TRAITS]; /* 0 behind the last one */
@@ -186,6 +191,16 @@ struct key_log {
     struct dialogue *dialogue;       /* see dialogue.h; a cache, never part of the state */
     struct retention *retention;     /* see retention.h; likewise */
 };
+
+static inline bool msg_has_mark(const struct msg_rec *m, size_t mark)
+{
+    return !(m->flags & MSG_BOT) && m->marks[mark / 8] >> (mark % 8) & 1;
+}
+
+static inline uint32_t msg_common(const struct msg_rec *m, size_t class)
+{
+    return m->common >> (4 * class) & RECORD_COMMON_MAX;
+}
 
 /* How many traits a message shows; always 0 for the user's. */
 static inline size_t msg_trait_count(const struct msg_rec *m)

@@ -42,6 +42,9 @@ struct scan {
     uint32_t window_seen;
     uint32_t stride_mask; /* trigrams taken: those whose number has none of these bits */
     uint32_t n_trigrams;
+    const uint8_t *punct_end; /* end of the last run of punctuation */
+    uint64_t punct_hash;
+    uint8_t marks[RECORD_MARKS / 8];
     struct token tokens[TEXT_TOKENS];
     uint16_t slots[SLOTS_MAX]; /* token number + 1, cleared up to slot_mask */
     uint8_t trigrams[TRIGRAM_BUFFER];
@@ -101,7 +104,7 @@ static inline void trigram_add(struct scan *s, uint32_t cp)
     uint32_t number = s->window_seen++ - 2; /* the first two code points complete none */
     if (s->window_seen < 3 || (number & s->stride_mask))
         return;
-    s->trigrams[s->n_trigrams++] = (uint8_t)(s->window * UINT64_C(0x9E3779B97F4A7C15) >> 56);
+    s->trigrams[s->n_trigrams++] = (uint8_t)(s->window * UINT64_C(0x9E3779B97F4A7C15) >> 57);
     if (s->n_trigrams == TRIGRAM_BUFFER) {
         /* Too many: every second one stays, and from now on only every second one is taken. */
         for (uint32_t i = 0; i < TRIGRAM_BUFFER / 2; i++)
@@ -222,9 +225,28 @@ static void dense_add(struct scan *s, uint32_t cp, size_t n)
     s->started = true;
 }
 
-static void symbol_add(struct scan *s, uint32_t cp)
+static void mark_add(struct scan *s, uint32_t mark)
+{
+    s->marks[mark / 8] |= (uint8_t)(1u << (mark % 8));
+}
+
+static void punct_end(struct scan *s)
+{
+    if (s->punct_end)
+        mark_add(s, RECORD_MARK_TRIGRAMS + RECORD_MARK_WORDS +
+                        (uint32_t)(hash64_mix(s->punct_hash) % RECORD_MARK_PUNCT));
+}
+
+/* n: bytes of the character at s->at. */
+static void symbol_add(struct scan *s, uint32_t cp, size_t n)
 {
     run_end(s);
+    if (s->punct_end != s->at) {
+        punct_end(s);
+        s->punct_hash = FNV_BASIS;
+    }
+    s->punct_hash = hash_code_point(s->punct_hash, cp);
+    s->punct_end = s->at + n;
     if (cp == '?' || cp == 0xFF1F || cp == 0x61F || cp == 0x55E || cp == 0x1367 ||
         (cp >= 0x2047 && cp <= 0x2049))
         s->flags |= MSG_QUESTION;
@@ -264,7 +286,7 @@ static void wide_add(struct scan *s)
         blank_add(s);
         break;
     case UNICODE_OTHER:
-        symbol_add(s, cp);
+        symbol_add(s, cp, n);
         break;
     case UNICODE_IGNORE:
         break;
@@ -301,7 +323,7 @@ static inline void ascii_add(struct scan *s, uint8_t c)
                 return;
         }
         s->last_cp = c;
-        symbol_add(s, c);
+        symbol_add(s, c, 1);
     }
     s->at++;
     s->chars++;
@@ -427,31 +449,29 @@ static void build_labels(const struct scan *s, struct text_features *ret)
     ret->n_labels = (uint8_t)n;
 }
 
-/* The order that records promise: distinct buckets ascending, then the repeated ones ascending. */
-static void build_trigrams(const struct scan *s, struct text_features *ret)
+static void build_marks(struct scan *s, struct text_features *ret)
 {
-    uint32_t n = s->n_trigrams < RECORD_TRIGRAMS ? s->n_trigrams : RECORD_TRIGRAMS;
-    uint64_t seen[4] = {0};
-    uint8_t repeated[RECORD_TRIGRAMS];
-    uint32_t n_repeated = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        uint8_t bucket = s->trigrams[n == s->n_trigrams ? i : i * s->n_trigrams / n];
-        uint64_t bit = UINT64_C(1) << (bucket % 64);
-        if (!(seen[bucket / 64] & bit)) {
-            seen[bucket / 64] |= bit;
-            continue;
-        }
-        uint32_t at = n_repeated++;
-        for (; at > 0 && repeated[at - 1] > bucket; at--)
-            repeated[at] = repeated[at - 1];
-        repeated[at] = bucket;
+    uint32_t n = s->n_trigrams < TEXT_MARK_TRIGRAMS ? s->n_trigrams : TEXT_MARK_TRIGRAMS;
+    for (uint32_t i = 0; i < n; i++)
+        mark_add(s, s->trigrams[(uint64_t)i * s->n_trigrams / n]);
+    for (uint32_t i = 0; i < s->n_tokens && i < TEXT_MARK_TOKENS; i++)
+        mark_add(s, RECORD_MARK_TRIGRAMS + (uint32_t)(s->tokens[i].hash >> 12) % RECORD_MARK_WORDS);
+    memcpy(ret->marks, s->marks, sizeof(ret->marks));
+}
+
+static void build_common(const struct scan *s, const struct epoch *epoch, struct text_features *ret)
+{
+    uint32_t counts[RECORD_COMMON] = {0};
+    for (uint32_t i = 0; i < s->n_tokens; i++) {
+        uint32_t bucket = (uint32_t)(s->tokens[i].hash % EPOCH_DF_BUCKETS);
+        if (epoch->frequent[bucket / 64] >> (bucket % 64) & 1)
+            counts[bucket % RECORD_COMMON] += s->tokens[i].count;
     }
-    uint32_t out = 0;
-    for (uint32_t word = 0; word < 4; word++)
-        for (uint64_t bits = seen[word]; bits; bits &= bits - 1)
-            ret->trigrams[out++] = (uint8_t)(word * 64 + (unsigned)__builtin_ctzll(bits));
-    memcpy(ret->trigrams + out, repeated, n_repeated);
-    ret->n_trigrams = (uint8_t)n;
+    ret->flags |= MSG_COMMON;
+    for (size_t i = 0; i < RECORD_COMMON; i++) {
+        uint64_t n = counts[i] < RECORD_COMMON_MAX ? counts[i] : RECORD_COMMON_MAX;
+        ret->common |= n << (4 * i);
+    }
 }
 
 static void scan_start(struct scan *s, struct str content)
@@ -517,12 +537,15 @@ void text_extract(struct str content, const struct epoch *epoch, struct text_fea
     if (cut.len < content.len)
         s.flags |= MSG_CUT;
     ret->flags = s.flags;
+    punct_end(&s);
     ret->words = (uint16_t)(s.words < UINT16_MAX ? s.words : UINT16_MAX);
     ret->chars = (uint16_t)(s.chars < UINT16_MAX ? s.chars : UINT16_MAX);
     build_vector(&s, ret);
     build_labels(&s, ret);
-    build_trigrams(&s, ret);
+    build_marks(&s, ret);
     build_df(&s, ret);
+    if (epoch && epoch->n_frequent)
+        build_common(&s, epoch, ret);
 }
 
 /* GoEmotions in its published order, then what only the 11-label set has. */

@@ -16,9 +16,15 @@
  * Vector (mode L): bucket = hash & 255, sign = hash >> 63, weight = round(16 (1 + ln tf) idf); the
  * RECORD_VECTOR largest sums are kept (ties: the smaller bucket), sorted by bucket.
  *
- * Trigrams: of the folded text between two blanks, runs of blanks (and links, mentions) read as
- * one; bucket = top byte of (c1 << 42 | c2 << 21 | c3) * 0x9E3779B97F4A7C15. Of more than
- * RECORD_TRIGRAMS, evenly spaced ones are kept, so that a message's sample is unbiased.
+ * Marks: a bit for each of
+ * - the character trigrams of the folded text between two blanks, runs of blanks (and links,
+ *   mentions) read as one: the top 7 bits of (c1 << 42 | c2 << 21 | c3) * 0x9E3779B97F4A7C15;
+ * - the tokens: 6 bits of the hash;
+ * - the runs of characters that are neither letters, digits nor blanks: hash64() mod 40.
+ * So that long messages do not have them all, evenly spaced TEXT_MARK_TRIGRAMS trigrams and the
+ * first TEXT_MARK_TOKENS distinct tokens count.
+ *
+ * Common words: those in the buckets of epoch.frequent, counted by class = bucket mod 16.
  */
 #pragma once
 
@@ -28,6 +34,8 @@
 
 #define TEXT_TOKENS             512
 #define TEXT_DF                 64
+#define TEXT_MARK_TRIGRAMS      96
+#define TEXT_MARK_TOKENS        48
 #define TEXT_INFORMATIVE_TOKENS 3
 
 struct text_features {
@@ -36,13 +44,13 @@ struct text_features {
     uint16_t chars; /* code points, saturating */
     uint8_t n_labels;
     uint8_t n_vector;
-    uint8_t n_trigrams;
     uint8_t label_len[RECORD_LABELS];
     char label[RECORD_LABELS]
               [RECORD_LABEL_BYTES]; /* highest tf idf first, ties by first occurrence */
     uint32_t norm2;
     struct vector_entry vector[RECORD_VECTOR];
-    uint8_t trigrams[RECORD_TRIGRAMS];
+    uint64_t common;
+    uint8_t marks[RECORD_MARKS / 8];
     /* What the message teaches the document frequencies: buckets of its first distinct tokens. */
     uint8_t n_df;
     uint16_t df[TEXT_DF];

@@ -208,6 +208,17 @@ static void count(struct hist *h, uint32_t value)
     h->count[hist_bucket(value)]++;
 }
 
+static void count_speech(struct cp_speech *s, const struct msg_rec *m)
+{
+    if (!(m->flags & MSG_COMMON))
+        return;
+    s->n++;
+    s->words += m->words;
+    uint64_t left = m->common;
+    for (size_t class = 0; class < RECORD_COMMON; class ++, left /= 16)
+        s->common[class] += (uint32_t)(left % 16);
+}
+
 static void count_messages(const struct world *w)
 {
     static const uint16_t flags[CP_FLAGS] = {MSG_QUESTION, MSG_EXCLAIM,     MSG_EMOJI,
@@ -215,6 +226,7 @@ static void count_messages(const struct world *w)
     struct cp_counts *out = w->out;
     for (size_t i = 0; i < w->n; i++) {
         const struct msg_rec *m = w->notes[i].m;
+        count_speech(w->notes[i].user ? &out->user : &out->bot, m);
         if (!w->notes[i].user)
             continue;
         out->n++;
@@ -226,8 +238,8 @@ static void count_messages(const struct world *w)
         count(&out->chars, m->chars);
         for (size_t f = 0; f < CP_FLAGS; f++)
             out->flags[f] += (m->flags & flags[f]) != 0;
-        for (size_t t = 0; t < m->n_trigrams; t++)
-            out->trigrams[m->trigrams[t]]++;
+        for (size_t mark = 0; mark < RECORD_MARKS; mark++)
+            out->marks[mark] += (m->marks[mark / 8] & 1 << mark % 8) != 0;
         if (emotional(&w->notes[i])) {
             out->n_emotion++;
             out->valence_sum += m->valence;
@@ -572,6 +584,7 @@ static enum status emit(const struct oracle_view *view, struct row *row, struct 
 {
     struct cp_counts out = {.as_of_us = view->as_of_us,
                             .truncated = view->truncated,
+                            .epoch = epoch_at(view->epochs, kernel_day(view->as_of_us)),
                             .next_expiry_us = INT64_MAX,
                             .session_close_us = INT64_MAX,
                             .next_outcome_us = INT64_MAX};

@@ -268,8 +268,7 @@ static struct feature with_text_of(const struct feature *old, const struct featu
     merged.u.message.emotion_confidence = f->u.message.emotion_confidence;
     merged.u.message.valence = f->u.message.valence;
     if ((old->u.message.flags | f->u.message.flags) & MSG_BOT) {
-        merged.u.message.n_trigrams = 0;
-        memset(merged.u.message.trigrams, 0, sizeof(merged.u.message.trigrams));
+        memset(merged.u.message.marks, 0, sizeof(merged.u.message.marks));
     }
     merged.n_traits = f->n_traits;
     for (size_t i = 0; i < f->n_traits; i++) {

@@ -184,7 +184,7 @@ static void test_an_edit_without_text_keeps_the_text(void **state)
     assert_int_equal(after->norm2, before.norm2);
     assert_memory_equal(after->labels, before.labels, sizeof(before.labels));
     assert_memory_equal(after->vector, before.vector, sizeof(before.vector));
-    assert_memory_equal(after->trigrams, before.trigrams, sizeof(before.trigrams));
+    assert_memory_equal(after->marks, before.marks, sizeof(before.marks));
     assert_int_equal(after->valence, 127);
     assert_true(after->t_us == T0 - 20);
     e.id = STR("unknown");
@@ -222,20 +222,28 @@ static void test_an_edit_without_text_replaces_the_traits(void **state)
         str_equal(key_log_label(log, m->traits.name[0]), STR("dry wit of thirty-two bytes, yes")));
     assert_int_equal(m->traits.weight[0], RECORD_TRAIT_WEIGHT / 2);
     assert_true(str_equal(key_log_label(log, m->labels[0]), STR("dog")));
-    assert_int_equal(m->n_trigrams, 0);
     assert_int_equal(x->key->arena.n_used, 3); /* dog, leg, and the trait: warm is gone */
     assert_rereads(x->key);
     assert_int_equal(delete_message(x, "a"), STATUS_OK);
     assert_int_equal(x->key->arena.n_used, 0);
 }
 
+static size_t marks_of(const struct msg_rec *m)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < RECORD_MARKS; i++)
+        n += msg_has_mark(m, i);
+    return n;
+}
+
 /* Text and traits of a message belong to its role: one does not become the other's. */
-static void test_a_change_of_role_leaves_no_traits_and_no_trigrams(void **state)
+static void test_a_change_of_role_leaves_no_traits_and_no_marks(void **state)
 {
     struct fixture *x = *state;
     assert_int_equal(write_message(x, "a", T0 - 50, "dog leg vet"), STATUS_OK);
+    assert_true(marks_of(find(x, "a")) > 3);
     assert_int_equal(show_traits(x, "a", T0 - 50, STR_NULL, "warm", NULL), STATUS_OK);
-    assert_int_equal(find(x, "a")->n_trigrams, 0);
+    assert_int_equal(marks_of(find(x, "a")), 0);
     assert_int_equal(msg_trait_count(find(x, "a")), 1);
     assert_rereads(x->key);
     struct event e = event_of(EVENT_MESSAGE, "a", T0 - 50);
@@ -245,7 +253,7 @@ static void test_a_change_of_role_leaves_no_traits_and_no_trigrams(void **state)
     e.u.message.n_traits = 1;
     e.u.message.traits[0] = (struct event_trait){STR("warm"), 1};
     assert_int_equal(apply(x, &e), STATUS_OK);
-    assert_int_equal(find(x, "a")->n_trigrams, 0);
+    assert_int_equal(marks_of(find(x, "a")), 0);
     assert_int_equal(msg_trait_count(find(x, "a")), 0);
     assert_int_equal(x->key->arena.n_used, 3); /* the user's message has words, no traits */
     assert_rereads(x->key);
@@ -788,7 +796,7 @@ int main(void)
         TEST(test_an_edit_replaces_text_and_time),
         TEST(test_an_edit_without_text_keeps_the_text),
         TEST(test_an_edit_without_text_replaces_the_traits),
-        TEST(test_a_change_of_role_leaves_no_traits_and_no_trigrams),
+        TEST(test_a_change_of_role_leaves_no_traits_and_no_marks),
         TEST(test_labels_are_shared_and_wiped_with_their_last_message),
         TEST(test_labels_survive_heavy_turnover),
         TEST(test_the_other_source_cannot_undo_a_deletion),

@@ -230,51 +230,66 @@ static void test_labels_prefer_frequent_then_early_tokens(void **state)
 static uint8_t trigram(uint32_t a, uint32_t b, uint32_t c)
 {
     uint64_t window = (uint64_t)a << 42 | (uint64_t)b << 21 | c;
-    return (uint8_t)(window * UINT64_C(0x9E3779B97F4A7C15) >> 56);
+    return (uint8_t)(window * UINT64_C(0x9E3779B97F4A7C15) >> 57);
 }
 
-static void test_trigrams_are_those_of_the_folded_text_between_blanks(void **state)
+static uint8_t word_mark(const char *token)
+{
+    return (uint8_t)(RECORD_MARK_TRIGRAMS + (hash64(str_from(token)) >> 12) % RECORD_MARK_WORDS);
+}
+
+static uint8_t punct_mark(const char *run)
+{
+    return (uint8_t)(RECORD_MARK_TRIGRAMS + RECORD_MARK_WORDS +
+                     hash64(str_from(run)) % RECORD_MARK_PUNCT);
+}
+
+static void assert_marks(const char *text, const uint8_t *expected, size_t n)
+{
+    struct text_features f = extract(text);
+    uint8_t marks[RECORD_MARKS / 8] = {0};
+    for (size_t i = 0; i < n; i++)
+        marks[expected[i] / 8] |= (uint8_t)(1u << (expected[i] % 8));
+    assert_memory_equal(f.marks, marks, sizeof(marks));
+}
+
+static void test_marks_are_trigrams_words_and_punctuation(void **state)
 {
     (void)state;
-    struct text_features f = extract("  Ab \t 東");
-    uint8_t expected[] = {trigram(' ', 'a', 'b'), trigram('a', 'b', ' '), trigram('b', ' ', 0x6771),
-                          trigram(' ', 0x6771, ' ')};
-    assert_int_equal(f.n_trigrams, 4);
-    for (size_t i = 0; i < 4; i++)
-        assert_non_null(memchr(f.trigrams, expected[i], 4));
-    assert_int_equal(extract("").n_trigrams, 0);
-    assert_int_equal(extract(" \n ").n_trigrams, 0);
+    const uint8_t words[] = {trigram(' ', 'a', 'b'),    trigram('a', 'b', ' '),
+                             trigram('b', ' ', 0x6771), trigram(' ', 0x6771, ' '),
+                             word_mark("ab"),           word_mark("東")};
+    assert_marks("  Ab \t 東", words, sizeof(words));
+    assert_marks("", words, 0);
+    assert_marks(" \n ", words, 0);
+    /* Runs end at a blank or a letter; what is inside one is not looked at one by one. */
+    const uint8_t runs[] = {trigram(' ', 'a', '.'), trigram('a', '.', '.'), trigram('.', '.', 'b'),
+                            trigram('.', 'b', ' '), trigram('b', ' ', ':'), trigram(' ', ':', ')'),
+                            trigram(':', ')', ' '), word_mark("a"),         word_mark("b"),
+                            punct_mark(".."),       punct_mark(":)")};
+    assert_marks("a..b :)", runs, sizeof(runs));
     struct text_features linked = extract("ab https://x.org/y cd");
     struct text_features plain = extract("ab cd");
-    assert_int_equal(linked.n_trigrams, plain.n_trigrams);
-    assert_memory_equal(linked.trigrams, plain.trigrams, plain.n_trigrams);
+    assert_memory_equal(linked.marks, plain.marks, sizeof(plain.marks));
 }
 
-/* A long text repeating itself: the sample has each of its trigrams about equally often. */
-static void test_trigrams_of_long_texts_are_an_even_sample(void **state)
+/* A long text still differs from another one: not every mark is set. */
+static void test_marks_of_long_texts_are_a_sample(void **state)
 {
     (void)state;
-    char text[3000];
-    for (size_t i = 0; i < sizeof(text); i++)
-        text[i] = (char)('a' + i % 7);
-    struct text_features f;
-    text_extract((struct str){text, sizeof(text)}, NULL, &f);
-    assert_int_equal(f.n_trigrams, RECORD_TRIGRAMS);
-    size_t expected[256] = {0};
-    for (uint32_t i = 0; i < 7; i++)
-        expected[trigram('a' + i, 'a' + (i + 1) % 7, 'a' + (i + 2) % 7)] += RECORD_TRIGRAMS / 7;
-    for (size_t bucket = 0; bucket < 256; bucket++) {
-        size_t n = 0;
-        for (size_t k = 0; k < f.n_trigrams; k++)
-            n += f.trigrams[k] == bucket;
-        if (expected[bucket])
-            assert_in_range(n, expected[bucket] - 3, expected[bucket] + 3);
-    }
-    /* The promised order: distinct ones ascending, then the repeated ones ascending. */
-    size_t falls = 0;
-    for (size_t k = 1; k < f.n_trigrams; k++)
-        falls += f.trigrams[k] < f.trigrams[k - 1];
-    assert_int_equal(falls, 1);
+    char text[30000];
+    size_t len = 0;
+    for (unsigned i = 0; len + 16 < sizeof(text); i++)
+        len += (size_t)snprintf(text + len, sizeof(text) - len, "%x ", i * 2654435761u);
+    struct text_features f = extract(text);
+    size_t trigrams = 0, words = 0;
+    for (size_t i = 0; i < RECORD_MARK_TRIGRAMS; i++)
+        trigrams += f.marks[i / 8] >> (i % 8) & 1;
+    for (size_t i = RECORD_MARK_TRIGRAMS; i < RECORD_MARK_TRIGRAMS + RECORD_MARK_WORDS; i++)
+        words += f.marks[i / 8] >> (i % 8) & 1;
+    /* 96 balls into 128 boxes fill 67.7 on average, 48 into 64 as well half as many. */
+    assert_in_range(trigrams, 55, 80);
+    assert_in_range(words, 25, 42);
 }
 
 /* M12: any bytes give features inside their bounds, twice the same. */
@@ -405,8 +420,8 @@ int main(void)
         cmocka_unit_test(test_the_vector_keeps_the_largest_weights),
         cmocka_unit_test(test_token_order_does_not_change_the_vector),
         cmocka_unit_test(test_labels_prefer_frequent_then_early_tokens),
-        cmocka_unit_test(test_trigrams_are_those_of_the_folded_text_between_blanks),
-        cmocka_unit_test(test_trigrams_of_long_texts_are_an_even_sample),
+        cmocka_unit_test(test_marks_are_trigrams_words_and_punctuation),
+        cmocka_unit_test(test_marks_of_long_texts_are_a_sample),
         cmocka_unit_test(test_any_bytes_are_text),
         cmocka_unit_test(test_a_megabyte_is_cut_and_flagged),
         cmocka_unit_test(test_folding_is_idempotent_and_utf8_round_trips),
