@@ -7,8 +7,8 @@
 #include <string.h>
 
 /*
- * The shipped parameters, chosen on the development half of the Numenta Anomaly Benchmark so that
- * neither half nor double of any of them matters much: docs/QUALITY.md has the figures.
+ * The shipped parameters. docs/QUALITY.md says what they come from and what half or double of each
+ * does; bench/quality/vary_detector.py computes it.
  */
 #define MICRO     1e6
 #define FAST      0.1   /* weight of a new slot in the recent mean: about the last 10 slots */
