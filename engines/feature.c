@@ -180,7 +180,7 @@ static void get_traits(struct reader *r, struct feature *f)
     for (size_t i = 0; i < n && !r->bad; i++) {
         struct str name = reader_blob(r);
         uint8_t weight = reader_u8(r);
-        if (name.len == 0 || name.len > RECORD_TRAIT_BYTES || weight == 0 ||
+        if (name.len == 0 || name.len > RECORD_TRAIT_BYTES || !str_is_text(name) || weight == 0 ||
             weight > RECORD_TRAIT_WEIGHT)
             r->bad = true;
         for (size_t k = 0; k < i; k++)

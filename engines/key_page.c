@@ -300,6 +300,7 @@ static void get_traits(struct reader *r, const struct tokens *t, struct msg_rec 
     get_labels(r, t, names, LIMIT_TRAITS);
     memcpy(m->traits.name, names, sizeof(names));
     for (size_t i = 0; i < LIMIT_TRAITS && names[i]; i++) {
+        r->bad |= !str_is_text(arena_get(t->arena, names[i]));
         m->traits.weight[i] = reader_u8(r);
         if (m->traits.weight[i] == 0 || m->traits.weight[i] > RECORD_TRAIT_WEIGHT)
             r->bad = true;

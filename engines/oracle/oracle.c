@@ -19,11 +19,13 @@
 
 extern const struct oracle_ops oracle_memory_aging, oracle_conversation_patterns;
 extern const struct oracle_ops oracle_memory_behavior;
+extern const struct oracle_ops oracle_personality_profile;
 
 static const struct oracle_ops *const registry[] = {
     &oracle_memory_aging,
     &oracle_conversation_patterns,
     &oracle_memory_behavior,
+    &oracle_personality_profile,
 };
 
 const struct oracle_ops *oracle_at(size_t index)
