@@ -347,6 +347,95 @@ unsigned kernel_hour_of_week(int64_t t_us)
     return (unsigned)((hours % 168 + 168) % 168);
 }
 
+#define ACTIVITY_KAPPA 28.0
+
+void kernel_activity(const uint32_t counts[HOURS_OF_WEEK], const uint32_t *prior,
+                     double ret[HOURS_OF_WEEK])
+{
+    uint64_t sum = 0, prior_sum = 0;
+    for (size_t h = 0; h < HOURS_OF_WEEK; h++) {
+        sum += 4 * (uint64_t)counts[h];
+        prior_sum += prior ? prior[h] : 0;
+    }
+    for (size_t h = 0; h < HOURS_OF_WEEK; h++) {
+        uint64_t smooth = 2 * (uint64_t)counts[h] +
+                          counts[(h + HOURS_OF_WEEK - 1) % HOURS_OF_WEEK] +
+                          counts[(h + 1) % HOURS_OF_WEEK];
+        double share =
+            prior_sum ? (double)prior[h] / (double)prior_sum : 1.0 / (double)HOURS_OF_WEEK;
+        ret[h] = ((double)smooth + ACTIVITY_KAPPA * share) / ((double)sum + ACTIVITY_KAPPA);
+    }
+}
+
+static int compare_waiting(const void *a, const void *b)
+{
+    const struct waiting *x = a, *y = b;
+    if (x->us != y->us)
+        return x->us < y->us ? -1 : 1;
+    return x->censored - y->censored;
+}
+
+static int128 gcd128(int128 a, int128 b)
+{
+    while (b) {
+        int128 rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+/* S as a reduced fraction while it fits, then as a double. */
+struct survival {
+    int128 top, bottom;
+    bool exact;
+    double s;
+};
+
+static void survival_step(struct survival *x, uint64_t at_risk, uint64_t ended)
+{
+    uint64_t left = at_risk - ended;
+    x->s *= (double)left / (double)at_risk;
+    int128 top = 0, bottom = 0;
+    if (!x->exact || __builtin_mul_overflow(x->top, (int128)left, &top) ||
+        __builtin_mul_overflow(x->bottom, (int128)at_risk, &bottom)) {
+        x->exact = false;
+        return;
+    }
+    int128 common = gcd128(bottom, top);
+    x->top = top / common;
+    x->bottom = bottom / common;
+}
+
+static bool survival_at_most(const struct survival *x, uint32_t p, uint32_t q)
+{
+    int128 left = 0, right = 0;
+    if (x->exact && !__builtin_mul_overflow(x->top, (int128)q, &left) &&
+        !__builtin_mul_overflow(x->bottom, (int128)p, &right))
+        return left <= right;
+    return x->s * (double)q <= (double)p;
+}
+
+bool kernel_survival_time(struct waiting *w, size_t n, uint32_t p, uint32_t q, int64_t *ret_us)
+{
+    if (n)
+        qsort(w, n, sizeof(*w), compare_waiting);
+    struct survival x = {1, 1, true, 1.0};
+    for (size_t i = 0; i < n;) {
+        size_t ended = 0, gone = 0;
+        for (; i + gone < n && w[i + gone].us == w[i].us; gone++)
+            ended += !w[i + gone].censored;
+        if (ended)
+            survival_step(&x, n - i, ended);
+        if (ended && survival_at_most(&x, p, q)) {
+            *ret_us = w[i].us;
+            return true;
+        }
+        i += gone;
+    }
+    return false;
+}
+
 int32_t kernel_day(int64_t t_us)
 {
     return (int32_t)(time_floor_us(t_us, US_PER_DAY) / US_PER_DAY);

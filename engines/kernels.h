@@ -115,7 +115,21 @@ struct trend kernel_trend(const double *values, size_t n);
 double kernel_entropy_bits(const uint32_t *counts, size_t n);
 
 /* K8: 0..167, 0 = Monday 00:00 UTC. */
+#define HOURS_OF_WEEK 168
 unsigned kernel_hour_of_week(int64_t t_us);
+/* K8: the share of activity of each hour, a(h) = (2 c_h + c_{h-1} + c_{h+1} + 28 g_h) / (sum + 28)
+ * with g = prior / sum of prior; uniform when prior is NULL or empty. The shares add up to 1. */
+void kernel_activity(const uint32_t counts[HOURS_OF_WEEK], const uint32_t *prior,
+                     double ret[HOURS_OF_WEEK]);
+
+/* K10: one waiting time; censored: it had not ended when it was looked at. */
+struct waiting {
+    int64_t us;
+    bool censored;
+};
+/* Kaplan-Meier: the smallest waiting time at which survival is at most p/q, exactly as long as the
+ * product fits 128 bits; ends before censorings at equal times. Sorts w. False: never reached. */
+bool kernel_survival_time(struct waiting *w, size_t n, uint32_t p, uint32_t q, int64_t *ret_us);
 /* Days since 1970-01-01 UTC. */
 int32_t kernel_day(int64_t t_us);
 

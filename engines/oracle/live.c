@@ -16,6 +16,7 @@ enum status live_new(struct live **ret)
         return STATUS_NOMEM;
     l->message_cut_us = INT64_MIN;
     l->access_cut_us = INT64_MIN;
+    l->first_left_us = INT64_MAX;
     *ret = l;
     return STATUS_OK;
 }
@@ -195,6 +196,8 @@ static enum status message_leaves(struct live *l, size_t index)
 {
     struct live_item item = l->messages.items[index];
     array_remove(&l->messages, index);
+    if (item.f.t_us < l->first_left_us)
+        l->first_left_us = item.f.t_us;
     if (item.f.u.message.flags & MSG_BOT)
         return STATUS_OK;
     return array_put(&l->answers, l->answers.n, &item);

@@ -41,6 +41,7 @@ struct live {
     struct live_array outreach; /* sent and replied */
     struct live_array answers;  /* user messages that left: what attempts remember */
     struct consent consent;
+    int64_t first_left_us; /* oldest message that left, or INT64_MAX */
     struct live_mark marks[LIMIT_TOMBSTONES];
     size_t n_marks;
     int64_t message_cut_us; /* youngest message that the cap pushed out, or INT64_MIN */

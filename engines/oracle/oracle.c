@@ -12,21 +12,19 @@
 #include "engines/kernels.h"
 #include "engines/oracle/live.h"
 #include "engines/oracle/view.h"
-#include "engines/params.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-extern const struct oracle_ops oracle_memory_aging, oracle_conversation_patterns;
+extern const struct oracle_ops oracle_proactive_engagement, oracle_memory_aging,
+    oracle_conversation_patterns;
 extern const struct oracle_ops oracle_memory_behavior;
 extern const struct oracle_ops oracle_personality_profile;
 
 static const struct oracle_ops *const registry[] = {
-    &oracle_memory_aging,
-    &oracle_conversation_patterns,
-    &oracle_memory_behavior,
-    &oracle_personality_profile,
+    &oracle_memory_aging,        &oracle_conversation_patterns, &oracle_memory_behavior,
+    &oracle_personality_profile, &oracle_proactive_engagement,
 };
 
 const struct oracle_ops *oracle_at(size_t index)
@@ -330,6 +328,11 @@ static void build_view(struct live *l, struct pool *p, struct oracle_view *v)
     v->outreach = p->outreach;
     v->answers = p->answers;
     v->consent = l->consent;
+    v->first_seen_us = l->first_left_us;
+    if (v->n_messages && p->messages[0]->t_us < v->first_seen_us)
+        v->first_seen_us = p->messages[0]->t_us;
+    if (v->first_seen_us == INT64_MAX)
+        v->first_seen_us = 0;
     v->as_of_us = l->as_of_us;
     v->messages = p->messages;
     v->memories = p->memories;
@@ -406,7 +409,7 @@ static enum status emit_row(const struct oracle_view *v, enum table_id table, st
         if (st)
             return st;
     }
-    if (engine_add_params(row) || table_explain_nulls(row) || row_finish(row))
+    if (table_explain_nulls(row) || row_finish(row))
         return error_set(err, STATUS_NOMEM, "could not build a row of \"%s\"", row->table->name);
     return STATUS_OK;
 }

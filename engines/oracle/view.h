@@ -33,6 +33,7 @@ struct oracle_view {
     const struct feature *const *answers;
     size_t n_answers;
     struct consent consent;
+    int64_t first_seen_us; /* oldest message ever kept that was not deleted; 0 = none */
     /* Memories beyond the cap: number, and sum of their creation times in whole seconds. */
     uint64_t forgotten_n;
     int64_t forgotten_created_s;
