@@ -363,7 +363,7 @@ static void write_n(struct jsonw *w, const struct profile *p)
     jsonw_object_end(w);
 }
 
-static void write_params(struct jsonw *w, const struct profile *p)
+static void write_constants(struct jsonw *w, const struct profile *p)
 {
     (void)p;
     jsonw_object_begin(w);
@@ -406,7 +406,7 @@ static enum status write_details(struct row *row, const struct profile *p, struc
 {
     enum status st = add_detail(row, "n", write_n, p, json);
     if (!st)
-        st = add_detail(row, "params", write_params, p, json);
+        st = add_detail(row, "constants", write_constants, p, json);
     if (!st && p->c->all.n >= DECIDED_MIN)
         st = add_detail(row, "correlational", write_correlational, p, json);
     return st;
