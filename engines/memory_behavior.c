@@ -30,7 +30,7 @@ static void survey_memory(const struct retained *e, const struct key_log *log, s
     c->lapses += s->lapses;
     gap_count(&c->gaps, gap_opener_of(s), log->as_of_us - s->last_us, false);
     mb_consolidate(c, s->spaced, r);
-    if (s->spaced >= MB_HIGH_SPACED)
+    if (s->spaced >= MB_HIGH_SPACED && r >= MB_LOW_R)
         memory_picks_offer(&found->high, log, (struct memory_pick){index, -r, r, 0});
     if (s->reps > 0 && r < MB_LOW_R)
         memory_picks_offer(&found->low, log, (struct memory_pick){index, r, r, 0});

@@ -10,9 +10,9 @@
 #include "engines/retention.h"
 
 #define MB_LIST_MAX      10
-#define MB_HIGH_SPACED   2   /* spaced accesses before a memory can be listed as well retained */
-#define MB_LOW_R         0.5 /* accessed memories below this are listed as fading */
-#define MB_CONSOLIDATED  3   /* spaced accesses */
+#define MB_HIGH_SPACED   2 /* spaced accesses before a memory can be listed as well retained ... */
+#define MB_LOW_R         0.5 /* ... at or above this R; below it, accessed ones are listed as fading */
+#define MB_CONSOLIDATED  3 /* spaced accesses */
 #define MB_LAPSED_R      0.3
 #define MB_FADE_R        0.02 /* a row is out of date when a listed R has moved this far */
 #define MB_STABILITY_MAX 365.0

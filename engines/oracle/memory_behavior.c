@@ -93,7 +93,7 @@ static bool id_before(const struct studied *x, const struct studied *y)
 
 static bool belongs(const struct studied *m, bool low)
 {
-    return low ? m->fsrs.reps >= 1 && m->r < 0.5 : m->fsrs.spaced >= 2;
+    return low ? m->fsrs.reps >= 1 && m->r < 0.5 : m->fsrs.spaced >= 2 && m->r >= 0.5;
 }
 
 static bool comes_before(const struct studied *x, const struct studied *y, bool low)

@@ -10,8 +10,11 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 #include <cmocka.h>
+
+#define HOUR_S INT64_C(3600)
 
 static void assert_near(double got, double want)
 {
@@ -180,6 +183,176 @@ static void test_confidence_is_rounded_and_weighs_coverage(void **state)
     assert_near(kernel_confidence(0, 50.0, 0, 0), 0.0);
 }
 
+/* ENGINES.md K2: gaps of 2, 10 and 30 h, and one open for 12 h, over bins 0-6-24-48 h. */
+static void test_the_golden_gaps_give_the_golden_survival(void **state)
+{
+    const int64_t edges_s[2] = {6 * HOUR_S, 24 * HOUR_S};
+    const int64_t gaps_h[4] = {2, 10, 30, 12};
+    uint32_t events[3] = {0};
+    int64_t exposure_s[3] = {0};
+
+    (void)state;
+    for (size_t i = 0; i < 4; i++) {
+        size_t bin = kernel_gap_expose(edges_s, 3, gaps_h[i] * HOUR_S, 1, exposure_s);
+        assert_int_equal(bin, kernel_gap_bin(edges_s, 3, gaps_h[i] * HOUR_S));
+        events[bin] += i < 3;
+    }
+    for (size_t i = 0; i < 3; i++)
+        assert_int_equal(events[i], 1);
+    assert_int_equal(exposure_s[0], 20 * HOUR_S);
+    assert_int_equal(exposure_s[1], 28 * HOUR_S);
+    assert_int_equal(exposure_s[2], 6 * HOUR_S);
+    assert_near(kernel_survival(edges_s, 3, events, exposure_s, 0, 24 * HOUR_S), 0.389513);
+    assert_near(kernel_survival(edges_s, 3, events, exposure_s, 24 * HOUR_S, 24 * HOUR_S),
+                0.324369);
+}
+
+static void test_taking_gaps_out_restores_the_exposure(void **state)
+{
+    const int64_t edges_s[3] = {10, 100, 1000};
+    const int64_t gaps_s[] = {0, 9, 10, 99, 100, 1000, 123456789};
+    int64_t exposure_s[4] = {0};
+
+    (void)state;
+    for (size_t i = 0; i < 7; i++)
+        kernel_gap_expose(edges_s, 4, gaps_s[i], 1, exposure_s);
+    /* A gap that ends exactly at an edge is exposed in the whole bin before it and ends behind. */
+    assert_int_equal(exposure_s[0], 0 + 9 + 5 * 10);
+    assert_int_equal(exposure_s[1], 0 + 89 + 3 * 90);
+    assert_int_equal(kernel_gap_bin(edges_s, 4, 10), 1);
+    assert_int_equal(kernel_gap_bin(edges_s, 4, 123456789), 3);
+    for (size_t i = 0; i < 7; i++)
+        kernel_gap_expose(edges_s, 4, gaps_s[i], -1, exposure_s);
+    for (size_t i = 0; i < 4; i++)
+        assert_int_equal(exposure_s[i], 0);
+}
+
+/* ENGINES.md E5, with the digits that behavior_golden.py adds. */
+static void test_the_golden_bins_give_the_golden_curve_and_score(void **state)
+{
+    const double lags[4] = {1, 4, 16, 64};
+    const uint32_t events[4] = {40, 24, 12, 8};
+    const double exposure[4] = {100, 150, 150, 200};
+    struct power_fit fit;
+    double score;
+
+    (void)state;
+    assert_true(kernel_power_fit(lags, events, exposure, 4, &fit));
+    assert_near(fit.d, 0.567068353);
+    assert_near(fit.a, 0.385396994);
+    assert_true(fit.has_r2);
+    assert_near(fit.r2, 0.993514470);
+    assert_true(kernel_recency_score(lags, events, exposure, 4, &score));
+    assert_near(score, 0.944862155);
+}
+
+static void test_a_curve_needs_three_bins_and_keeps_its_slope_in_bounds(void **state)
+{
+    const double lags[4] = {1, 4, 16, 64};
+    const uint32_t two[4] = {5, 0, 5, 3};
+    const double unexposed[4] = {10, 10, 10, 0};
+    const uint32_t same[4] = {5, 5, 5, 5};
+    const double even[4] = {10, 10, 10, 10};
+    const uint32_t rising[4] = {1, 10, 100, 1000};
+    const uint32_t falling[4] = {1000000, 1000, 1, 0};
+    struct power_fit fit;
+
+    (void)state;
+    assert_false(kernel_power_fit(lags, two, unexposed, 4, &fit));
+    assert_true(kernel_power_fit(lags, same, even, 4, &fit));
+    assert_near(fit.d, POWER_D_MIN);
+    assert_false(fit.has_r2);
+    assert_true(kernel_power_fit(lags, rising, even, 4, &fit));
+    assert_near(fit.d, POWER_D_MIN);
+    assert_true(fit.has_r2 && fit.r2 < 0);
+    assert_true(kernel_power_fit(lags, falling, even, 4, &fit));
+    assert_near(fit.d, POWER_D_MAX);
+}
+
+static void test_a_rate_ratio_has_its_log_normal_interval(void **state)
+{
+    struct rate_ratio r;
+
+    (void)state;
+    /* 20 in 100 against 10 in 200: 4, times or over exp(1.96 sqrt(1/20 + 1/10)) = 2.136363 */
+    assert_true(kernel_rate_ratio(20, 100, 10, 200, &r));
+    assert_near(r.ratio, 4);
+    assert_near(r.low, 1.872341);
+    assert_near(r.high, 8.545451);
+    assert_false(kernel_rate_ratio(0, 100, 10, 200, &r));
+    assert_false(kernel_rate_ratio(20, 0, 10, 200, &r));
+}
+
+/* splitmix64, as numbers in (0, 1). */
+static double uniform(uint64_t *seed)
+{
+    uint64_t z = (*seed += UINT64_C(0x9E3779B97F4A7C15));
+    z = (z ^ z >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
+    z = (z ^ z >> 27) * UINT64_C(0x94D049BB133111EB);
+    return ((double)((z ^ z >> 31) >> 11) + 0.5) / 9007199254740992.0;
+}
+
+/*
+ * ENGINES.md section 9: 10,000 exponential gaps of 20 h on average, a third of them cut short by
+ * the end of the observation. Every bin recovers the one rate within 5 %, which needs the open
+ * gaps: without their exposure the rates are at least a quarter too high.
+ */
+static void test_the_hazard_of_exponential_gaps_is_recovered(void **state)
+{
+    const int64_t edges_s[2] = {6 * HOUR_S, 14 * HOUR_S};
+    uint64_t seed = 20260105;
+    uint32_t events[3] = {0}, all_events = 0;
+    int64_t exposure_s[3] = {0}, of_closed_s[3] = {0};
+    int64_t all_s = 0, all_closed_s = 0;
+
+    (void)state;
+    for (int i = 0; i < 10000; i++) {
+        double gap_h = -20 * log(uniform(&seed));
+        double end_h = -40 * log(uniform(&seed));
+        bool closed = gap_h <= end_h;
+        int64_t gap_s = llround(fmin(gap_h, end_h) * HOUR_S);
+        events[kernel_gap_expose(edges_s, 3, gap_s, 1, exposure_s)] += closed;
+        if (closed)
+            kernel_gap_expose(edges_s, 3, gap_s, 1, of_closed_s);
+    }
+    for (size_t i = 0; i < 3; i++) {
+        double rate = events[i] / ((double)exposure_s[i] / HOUR_S);
+        if (fabs(rate * 20 - 1) > 0.05)
+            fail_msg("bin %zu: %u events, rate %g per h, want 0.05", i, events[i], rate);
+        all_events += events[i];
+        all_s += exposure_s[i];
+        all_closed_s += of_closed_s[i];
+    }
+    assert_true(fabs(all_events / ((double)all_s / HOUR_S) * 20 - 1) < 0.05);
+    assert_true(all_events / ((double)all_closed_s / HOUR_S) * 20 > 1.25);
+    /* Survival of one mean gap: 1/e. */
+    double s = kernel_survival(edges_s, 3, events, exposure_s, 24 * HOUR_S, 20 * HOUR_S);
+    assert_true(fabs(s * exp(1) - 1) < 0.05);
+}
+
+/* ENGINES.md section 9: shares of any size, samples of several sizes; the interval holds the true
+ * share 95 times in 100, give or take 2. */
+static void test_wilson_covers_ninety_five_in_a_hundred(void **state)
+{
+    const uint64_t sizes[] = {10, 30, 100, 300};
+    uint64_t seed = 7;
+
+    (void)state;
+    for (size_t s = 0; s < 4; s++) {
+        uint64_t n = sizes[s];
+        int covered = 0;
+        for (int round = 0; round < 4000; round++) {
+            double p = uniform(&seed);
+            uint64_t k = 0;
+            for (uint64_t i = 0; i < n; i++)
+                k += uniform(&seed) < p;
+            covered += kernel_wilson_low(k, n) <= p && p <= kernel_wilson_high(k, n);
+        }
+        if (abs(covered - 3800) > 80)
+            fail_msg("n = %d: %d of 4000 intervals hold the share", (int)n, covered);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -195,6 +368,13 @@ int main(void)
         cmocka_unit_test(test_entropy_of_equal_shares_is_the_logarithm),
         cmocka_unit_test(test_hour_of_week_starts_on_monday_in_utc),
         cmocka_unit_test(test_confidence_is_rounded_and_weighs_coverage),
+        cmocka_unit_test(test_the_golden_gaps_give_the_golden_survival),
+        cmocka_unit_test(test_taking_gaps_out_restores_the_exposure),
+        cmocka_unit_test(test_the_golden_bins_give_the_golden_curve_and_score),
+        cmocka_unit_test(test_a_curve_needs_three_bins_and_keeps_its_slope_in_bounds),
+        cmocka_unit_test(test_a_rate_ratio_has_its_log_normal_interval),
+        cmocka_unit_test(test_the_hazard_of_exponential_gaps_is_recovered),
+        cmocka_unit_test(test_wilson_covers_ninety_five_in_a_hundred),
     };
     return cmocka_run_group_tests_name("engines/kernels", tests, NULL, NULL);
 }
