@@ -128,6 +128,6 @@ MUST_CHECK enum status epoch_close(const struct epoch *before, const struct epoc
 
 /* Sparse encodings, durable: [EPOCH_FORMAT u8, number of cells, (cell distance, value)...]. */
 MUST_CHECK enum status epoch_cells_encode(const uint32_t v[EPOCH_CELLS], struct buf *out);
-/* CORRUPT for anything that epoch_cells_encode() does not write. */
+/* CORRUPT: cut short, another format, or cells that no encoding has. */
 MUST_CHECK enum status epoch_cells_decode(struct reader *r, uint32_t v[EPOCH_CELLS],
                                           struct error *err);
