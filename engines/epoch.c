@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DECAY_DAYS 30
-
 void epoch_learn(struct epoch_delta *d, unsigned cell, uint16_t count)
 {
     if (d->n < EPOCH_DELTA_MAX && count > 0 && cell < EPOCH_CELLS) {
@@ -129,7 +127,7 @@ enum status epoch_close(const struct epoch *before, const struct epoch_sums *sum
     *e = (struct epoch){.day = day};
     for (size_t i = 0; i < EPOCH_CELLS; i++) {
         uint32_t v = before ? before->v[i] : 0;
-        v -= v / DECAY_DAYS + (v % DECAY_DAYS > 0);
+        v -= v / EPOCH_DAYS + (v % EPOCH_DAYS > 0);
         e->v[i] = saturate(v + (uint64_t)sums->v[i] * EPOCH_SCALE);
     }
     *ret = e;

@@ -36,7 +36,8 @@
 #define EPOCH_FORMAT 1
 /* Records of the window are at most this old; one epoch before them must stay. */
 #define EPOCH_KEPT_DAYS 32
-#define EPOCH_SCALE  16 /* one event of yesterday counts this much */
+#define EPOCH_SCALE     16 /* one event of yesterday counts this much */
+#define EPOCH_DAYS      30 /* mean life of what was learned */
 
 #define EPOCH_DF_BUCKETS        4096 /* token hash mod this */
 #define EPOCH_FREQUENT          32

@@ -3,6 +3,7 @@
 #include "core/clock.h"
 #include "engines/fsrs.h"
 #include "engines/klog.h"
+#include "engines/params.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -736,7 +737,7 @@ enum status key_emit(struct key *k, enum table_id table, int64_t as_of_us, struc
         row->engine_version += ops->version;
     }
     klog_close_shared(k);
-    if (table_explain_nulls(row) || row_finish(row))
+    if (engine_add_params(row) || table_explain_nulls(row) || row_finish(row))
         return error_set(err, STATUS_NOMEM, "could not build a row of \"%s\"", row->table->name);
     return STATUS_OK;
 }

@@ -12,6 +12,7 @@
 #include "engines/kernels.h"
 #include "engines/oracle/live.h"
 #include "engines/oracle/view.h"
+#include "engines/params.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -409,7 +410,7 @@ static enum status emit_row(const struct oracle_view *v, enum table_id table, st
         if (st)
             return st;
     }
-    if (table_explain_nulls(row) || row_finish(row))
+    if (engine_add_params(row) || table_explain_nulls(row) || row_finish(row))
         return error_set(err, STATUS_NOMEM, "could not build a row of \"%s\"", row->table->name);
     return STATUS_OK;
 }

@@ -367,6 +367,16 @@ static void test_users_do_not_mix(void **state)
     script_free(s);
 }
 
+/* "params":"01234567" */
+static bool names_params(struct str details)
+{
+    static const char key[] = "\"params\":\"";
+    for (size_t i = 0; i + sizeof(key) + 8 <= details.len; i++)
+        if (memcmp(details.ptr + i, key, sizeof(key) - 1) == 0)
+            return details.ptr[i + sizeof(key) - 1 + 8] == '"';
+    return false;
+}
+
 /* Every table's row says why a column is NULL, and its JSON stays inside the bounds. */
 static void test_rows_explain_every_null(void **state)
 {
@@ -386,6 +396,7 @@ static void test_rows_explain_every_null(void **state)
                 nulls += !row.values[c].set;
             assert_int_equal(nulls, row.n_reasons);
             assert_true(row_details(&row).len <= LIMIT_DETAILS_BYTES);
+            assert_true(names_params(row_details(&row)));
             assert_true(row.confidence >= 0 && row.confidence <= 1);
             row_deinit(&row);
         }
