@@ -7,7 +7,8 @@
  * mixture (mix: relative entropy of their classes). Each side keeps a histogram of how odd this
  * stream has been so far, so that a value is judged by its rank among the stream's own, whatever
  * its unit or distribution. The sum of -log10(rank), smoothed, is the score; one shipped threshold
- * raises the alarm, once an episode.
+ * raises the alarm, once an episode. It takes more than one slot, and more than one side: a single
+ * odd slot, however large, passes.
  *
  * Slots: points of a slot are averaged in integers (10^-6), so their order inside the slot does not
  * matter. A slot closes when the stream's newest point is DETECTOR_LATENESS_US past its end; closed

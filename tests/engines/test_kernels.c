@@ -60,6 +60,66 @@ static void test_trend_matches_the_golden_series(void **state)
     assert_near(t.slope, 0.0166667);
 }
 
+/*
+ * Exact values over all pairs, from bench/quality/data/trend.jsonl.gz: two random series with a
+ * trend (noise; ties), and hourly means of the series "rogue_agent_key_hold" of the Numenta Anomaly
+ * Benchmark (MIT, Copyright 2014-2024 Numenta Inc.; licence in bench/quality/data/NOTICE.md). The
+ * values have 4 (variance), 6 (z) and 8 digits (slope); p is two-sided.
+ */
+struct reference {
+    size_t n;
+    double values[TREND_POINTS_MAX];
+    int64_t s;
+    double variance, z, p, slope;
+};
+static const struct reference references[] = {
+    {20,
+     {3.5486,   2.69982,   -0.525714, 0.96313,   2.22873,   -0.308274, 0.79225,
+      1.13768,  -0.844304, -1.2747,   -0.866889, 1.10604,   -0.530359, -0.303354,
+      -1.35874, -0.898468, -3.00281,  -1.62197,  -0.998679, -3.09366},
+     -122,
+     950.0,
+     -3.925758,
+     8.64569041331049e-05,
+     -0.24591534},
+    {20,
+     {2, 2, 2, 2, 1, 1, -1, 0, 0, 1, 0, -2, -3, 0, -1, 0, -2, -3, -1, -1},
+     -115,
+     910.3333,
+     -3.778371,
+     0.0001578574260573164,
+     -0.2},
+    {60,
+     {0,         0,         0,         0,         0.00510921, 0,         0,         0,
+      0,         0,         0,         0.0190794, 0,          0,         0,         0,
+      0,         0,         0,         0,         0,          0,         0.0117606, 0,
+      0.0219931, 0.137555,  0.0298765, 0,         0,          0.0282765, 0.0815097, 0.0769129,
+      0.07689,   0.0363018, 0.066128,  0.0691391, 0.0792265,  0.0782128, 0.0650223, 0.0596946,
+      0.0429239, 0.102164,  0.0658342, 0.0335847, 0.0603885,  0.131284,  0.0638566, 0.122646,
+      0.0722844, 0.0702871, 0.0363617, 0.0683143, 0.00964106, 0.0618251, 0.0658114, 0.0755049,
+      0.104224,  0.0814387, 0.0304836, 0.0727769},
+     891,
+     23149.6667,
+     5.849485,
+     4.93097185914964e-09,
+     0.0014633951},
+};
+
+static void test_trend_is_the_exact_test_on_reference_series(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof(references) / sizeof(references[0]); i++) {
+        const struct reference *r = &references[i];
+        struct trend t = kernel_trend(r->values, r->n);
+        assert_int_equal(t.s, r->s);
+        assert_true(fabs(t.variance - r->variance) < 1e-4);
+        assert_true(fabs(t.z - r->z) < 1e-6);
+        double p = erfc(fabs(t.z) / sqrt(2.0));
+        assert_true(fabs(p - r->p) <= 4e-6 * fabs(t.z) * r->p);
+        assert_true(fabs(t.slope - r->slope) <= 1e-7 * fabs(r->slope));
+    }
+}
+
 static void test_trend_corrects_for_ties_and_has_no_answer_for_a_constant(void **state)
 {
     (void)state;
@@ -359,6 +419,7 @@ int main(void)
         cmocka_unit_test(test_posterior_and_wilson_match_the_golden_numbers),
         cmocka_unit_test(test_wilson_stays_inside_zero_and_one),
         cmocka_unit_test(test_trend_matches_the_golden_series),
+        cmocka_unit_test(test_trend_is_the_exact_test_on_reference_series),
         cmocka_unit_test(test_trend_corrects_for_ties_and_has_no_answer_for_a_constant),
         cmocka_unit_test(test_quantiles_of_the_golden_words),
         cmocka_unit_test(test_histogram_is_exact_up_to_64_and_within_its_error_above),
