@@ -4,9 +4,10 @@
 
 #include "core/limits.h"
 
-#define HEADER_FIELDS  7
+#define HEADER_FIELDS  9
 #define EVENT_FIELDS   7
 #define APPLIED_FIELDS 5
+#define SUMS_FIELDS    2
 
 /* msgpack's writer callback: 0 is success. */
 static int frame_write(void *data, const char *bytes, size_t len)
@@ -32,6 +33,8 @@ enum status frame_put_header(struct buf *out, const struct frame_header *h)
     failed |= msgpack_pack_int64(&pk, h->as_of_us);
     failed |= msgpack_pack_uint64(&pk, h->covered);
     failed |= msgpack_pack_uint32(&pk, h->n);
+    failed |= msgpack_pack_int32(&pk, h->opened);
+    failed |= msgpack_pack_int32(&pk, h->closed);
     return packed(failed);
 }
 
@@ -60,6 +63,16 @@ enum status frame_put_applied(struct buf *out, const struct frame_applied *a)
     failed |= msgpack_pack_uint64(&pk, a->pos.lsn);
     failed |= msgpack_pack_uint64(&pk, a->pos.seq);
     failed |= msgpack_pack_uint64(&pk, a->pseq);
+    return packed(failed);
+}
+
+enum status frame_put_sums(struct buf *out, const struct frame_sums *s)
+{
+    msgpack_packer pk;
+    msgpack_packer_init(&pk, out, frame_write);
+    int failed = msgpack_pack_array(&pk, SUMS_FIELDS);
+    failed |= msgpack_pack_bin_with_body(&pk, s->bot_name.ptr, s->bot_name.len);
+    failed |= msgpack_pack_bin_with_body(&pk, s->bytes.ptr, s->bytes.len);
     return packed(failed);
 }
 
@@ -116,25 +129,32 @@ enum status frame_open(struct frame_reader *r, struct str bytes, struct frame_he
     r->bytes = bytes;
     r->offset = 0;
     msgpack_object object;
-    const msgpack_object *f = next_array(r, &object, HEADER_FIELDS);
+    /* The version first: another one may have other fields. */
+    const msgpack_object *f = next_array(r, &object, 1);
+    uint32_t size = f ? object.via.array.size : 0;
     struct frame_header h = {0};
     uint64_t version = 0;
     uint64_t kind = 0;
     uint64_t source = 0;
     uint64_t n = 0;
-    if (!f || !read_u64(&f[0], UINT32_MAX, &version) || !read_u64(&f[1], FRAME_REWIND, &kind) ||
-        kind < FRAME_EVENTS || !read_u64(&f[2], SOURCE_COUNT - 1, &source) ||
-        !read_u64(&f[3], UINT64_MAX, &h.number) || !read_i64(&f[4], &h.as_of_us) ||
-        !read_u64(&f[5], UINT64_MAX, &h.covered) || !read_u64(&f[6], UINT32_MAX, &n))
-        return error_set(err, STATUS_PROTOCOL, "malformed frame header of %zu bytes", bytes.len);
-    if (version != FRAME_VERSION)
+    uint64_t opened = 0;
+    uint64_t closed = 0;
+    if (f && read_u64(&f[0], UINT32_MAX, &version) && version != FRAME_VERSION)
         return error_set(err, STATUS_PROTOCOL,
                          "frame version %u, but this build speaks %d: run the same build on both "
                          "ends of a link",
                          (unsigned)version, FRAME_VERSION);
+    if (!f || version == 0 || size < HEADER_FIELDS || !read_u64(&f[1], FRAME_DAY, &kind) ||
+        kind < FRAME_EVENTS || !read_u64(&f[2], SOURCE_COUNT - 1, &source) ||
+        !read_u64(&f[3], UINT64_MAX, &h.number) || !read_i64(&f[4], &h.as_of_us) ||
+        !read_u64(&f[5], UINT64_MAX, &h.covered) || !read_u64(&f[6], UINT32_MAX, &n) ||
+        !read_u64(&f[7], INT32_MAX, &opened) || !read_u64(&f[8], INT32_MAX, &closed))
+        return error_set(err, STATUS_PROTOCOL, "malformed frame header of %zu bytes", bytes.len);
     h.kind = (enum frame_kind)kind;
     h.source = (enum source)source;
     h.n = (uint32_t)n;
+    h.opened = (int32_t)opened;
+    h.closed = (int32_t)closed;
     *ret = h;
     return STATUS_OK;
 }
@@ -172,5 +192,16 @@ enum status frame_next_applied(struct frame_reader *r, struct frame_applied *ret
     a.source = (enum source)source;
     a.partition = (uint32_t)partition;
     *ret = a;
+    return STATUS_OK;
+}
+
+enum status frame_next_sums(struct frame_reader *r, struct frame_sums *ret, struct error *err)
+{
+    msgpack_object object;
+    const msgpack_object *f = next_array(r, &object, SUMS_FIELDS);
+    if (!f || f[0].type != MSGPACK_OBJECT_BIN || f[1].type != MSGPACK_OBJECT_BIN)
+        return error_set(err, STATUS_PROTOCOL, "malformed sums at byte %zu of a frame", r->offset);
+    *ret = (struct frame_sums){{f[0].via.bin.ptr, f[0].via.bin.size},
+                               {f[1].via.bin.ptr, f[1].via.bin.size}};
     return STATUS_OK;
 }

@@ -2,15 +2,23 @@
  * pipeline/frame.h - what travels over a link: msgpack, one frame per nng message.
  *
  * A frame is a sequence of msgpack objects. First a header array
- *   [FRAME_VERSION, kind, source, number, as_of_us, covered_lsn, n]
+ *   [FRAME_VERSION, kind, source, number, as_of_us, covered_lsn, n, opened, closed]
  * then n arrays, by kind:
  *   EVENTS (down): [partition, pseq, lsn, seq, commit_us, as_of_us, event as bin (core/event.h)]
  *   HELLO, REWIND (up): [source, partition, lsn, seq, pseq], what is applied of each partition
  *   ACK (up): nothing more
- * number: EVENTS frames count up from 1 on each link, and again after a HELLO or REWIND; in an ACK,
- * the newest one that is durable with all before it. A worker that misses a frame sends REWIND and
- * ignores everything up to the next frame 1. as_of_us is T, the newest source time the sender
- * knows. covered_lsn: every event up to here has been sent on this link (down), or is durable (up).
+ * and, for the change of day (pipeline/partition.h), where days count from 1970-01-01 UTC:
+ *   FLUSH (down): nothing more; commit and acknowledge at once
+ *   CLOSE (down): nothing more; close the day `closed`
+ *   PARTS (up): [bot name as bin, sums as bin], what this worker's keys taught before that day
+ *   CLOSED (up): nothing more; n is how many parts went before it
+ *   SUMS (down): [bot name as bin, sums as bin], what all workers' keys taught before `opened`
+ *   DAY (down): nothing more; that was all: open the day `opened`
+ * number: frames down count up from 1 on each link, and again after a HELLO or REWIND; in an ACK,
+ * the newest one that is durable with all before it; in PARTS and CLOSED, that of the CLOSE they
+ * answer. A worker that misses a frame sends REWIND and ignores everything up to the next frame 1.
+ * as_of_us is T, the newest source time the sender knows. covered_lsn: every event up to here has
+ * been sent on this link (down), or is durable (up). opened, closed (up): the worker's days.
  */
 #pragma once
 
@@ -18,9 +26,20 @@
 #include "core/lsn.h"
 #include "core/status.h"
 
-#define FRAME_VERSION 1
+#define FRAME_VERSION 2
 
-enum frame_kind { FRAME_EVENTS = 1, FRAME_HELLO, FRAME_ACK, FRAME_REWIND };
+enum frame_kind {
+    FRAME_EVENTS = 1,
+    FRAME_HELLO,
+    FRAME_ACK,
+    FRAME_REWIND,
+    FRAME_FLUSH,
+    FRAME_CLOSE,
+    FRAME_PARTS,
+    FRAME_CLOSED,
+    FRAME_SUMS,
+    FRAME_DAY,
+};
 
 struct frame_header {
     enum frame_kind kind;
@@ -29,6 +48,8 @@ struct frame_header {
     int64_t as_of_us;
     lsn_t covered;
     uint32_t n;
+    int32_t opened;
+    int32_t closed;
 };
 
 struct frame_event {
@@ -47,9 +68,16 @@ struct frame_applied {
     uint64_t pseq;
 };
 
+/* Of PARTS and SUMS. */
+struct frame_sums {
+    struct str bot_name;
+    struct str bytes; /* epoch_cells_encode() */
+};
+
 MUST_CHECK enum status frame_put_header(struct buf *out, const struct frame_header *h);
 MUST_CHECK enum status frame_put_event(struct buf *out, const struct frame_event *e);
 MUST_CHECK enum status frame_put_applied(struct buf *out, const struct frame_applied *a);
+MUST_CHECK enum status frame_put_sums(struct buf *out, const struct frame_sums *s);
 
 /* Reads one frame; what it returns borrows from bytes. PROTOCOL on anything unexpected. */
 struct frame_reader {
@@ -65,3 +93,5 @@ MUST_CHECK enum status frame_next_event(struct frame_reader *r, struct frame_eve
                                         struct error *err);
 MUST_CHECK enum status frame_next_applied(struct frame_reader *r, struct frame_applied *ret,
                                           struct error *err);
+MUST_CHECK enum status frame_next_sums(struct frame_reader *r, struct frame_sums *ret,
+                                       struct error *err);

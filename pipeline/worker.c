@@ -50,6 +50,8 @@ static enum status send_up(struct worker *w, enum frame_kind kind, enum source s
         .as_of_us = v.as_of_us,
         .covered = v.covered_durable,
         .n = n,
+        .opened = v.day.opened,
+        .closed = v.day.closed,
     };
     buf_reset(&w->head);
     enum status st = frame_put_header(&w->head, &h);
@@ -57,6 +59,12 @@ static enum status send_up(struct worker *w, enum frame_kind kind, enum source s
         return error_set(err, st, "could not build a frame");
     return link_send(w->link, (struct str){w->head.data, w->head.len},
                      (struct str){w->body.data, w->body.len}, SEND_TIMEOUT_MS, err);
+}
+
+static void wake_router(struct worker *w)
+{
+    if (w->cfg.acked)
+        w->cfg.acked(w->cfg.acked_ctx, w->cfg.partition.worker);
 }
 
 /* HELLO or REWIND: where each partition of this worker stands. */
@@ -86,28 +94,14 @@ static enum status ask_rewind(struct worker *w, struct error *err)
     return send_positions(w, FRAME_REWIND, err);
 }
 
-/* ---- the loop ---- */
-
-static enum status apply_frame(struct worker *w, struct str bytes, int64_t now_us,
-                               struct error *err)
+static enum status apply_events(struct worker *w, const struct frame_header *h, int64_t now_us,
+                                struct error *err)
 {
-    struct frame_header h;
-    enum status st = frame_open(&w->reader, bytes, &h, err);
-    if (!st && h.kind != FRAME_EVENTS)
-        st = error_set(err, STATUS_PROTOCOL, "a worker was sent a frame of kind %d", h.kind);
-    if (st)
-        return st;
-    if (h.number == 1)
-        w->missing = false;
-    else if (w->missing)
-        return STATUS_OK;
-    else if (h.number != w->frame_number + 1)
-        return ask_rewind(w, err);
-    for (uint32_t i = 0; i < h.n; i++) {
+    for (uint32_t i = 0; i < h->n; i++) {
         struct frame_event f;
-        st = frame_next_event(&w->reader, &f, err);
+        enum status st = frame_next_event(&w->reader, &f, err);
         if (!st)
-            st = partition_event(w->partition, h.source, &f, now_us, err);
+            st = partition_event(w->partition, h->source, &f, now_us, err);
         if (st == STATUS_AGAIN)
             return ask_rewind(w, err);
         if (st)
@@ -115,8 +109,8 @@ static enum status apply_frame(struct worker *w, struct str bytes, int64_t now_u
     }
     if (FAULT_POINT("frame_applied"))
         return error_set(err, STATUS_IO, "fault point frame_applied");
-    w->frame_number = h.number;
-    partition_covered(w->partition, h.covered, h.as_of_us);
+    w->frame_number = h->number;
+    partition_covered(w->partition, h->covered, h->as_of_us);
     return STATUS_OK;
 }
 
@@ -155,7 +149,23 @@ static void publish(struct worker *w)
         atomic_store(&w->drained, true);
 }
 
-static enum status commit(struct worker *w, struct error *err)
+static enum status acknowledge(struct worker *w, struct error *err)
+{
+    if (FAULT_POINT("ack_before_send"))
+        return error_set(err, STATUS_IO, "fault point ack_before_send");
+    buf_reset(&w->body);
+    enum status st = send_up(w, FRAME_ACK, SOURCE_POSTGRES, 0, err);
+    if (st == STATUS_AGAIN)
+        st = STATUS_OK; /* cumulative: the next one says the same and more */
+    if (FAULT_POINT("ack_after_send"))
+        return error_set(err, STATUS_IO, "fault point ack_after_send");
+    if (!st)
+        wake_router(w);
+    return st;
+}
+
+/* always: acknowledge even when there was nothing to commit. */
+static enum status commit(struct worker *w, bool always, struct error *err)
 {
     struct partition_view before = partition_view(w->partition);
     enum status st = partition_commit(w->partition, clock_wall_us(w->cfg.clock), err);
@@ -164,19 +174,128 @@ static enum status commit(struct worker *w, struct error *err)
     w->committed_us = clock_mono_us(w->cfg.clock);
     w->first_uncommitted_us = 0;
     publish(w);
-    if (before.uncommitted == 0 && !before.lazy)
+    return always || before.uncommitted > 0 || before.lazy ? acknowledge(w, err) : STATUS_OK;
+}
+
+/* ---- the change of day ---- */
+
+/* What the router waits for: given up only when the worker is stopped. */
+static enum status send_surely(struct worker *w, enum frame_kind kind, uint32_t n,
+                               struct error *err)
+{
+    enum status st = STATUS_AGAIN;
+    while (st == STATUS_AGAIN && !atomic_load(&w->stop))
+        st = send_up(w, kind, SOURCE_POSTGRES, n, err);
+    wake_router(w);
+    return st == STATUS_AGAIN ? STATUS_OK : st;
+}
+
+struct parts {
+    struct worker *w;
+    uint32_t n;   /* in the frame being built */
+    uint32_t all; /* so far */
+};
+
+static enum status send_parts(struct parts *p, struct error *err)
+{
+    if (p->n == 0)
         return STATUS_OK;
-    if (FAULT_POINT("ack_before_send"))
-        return error_set(err, STATUS_IO, "fault point ack_before_send");
-    buf_reset(&w->body);
-    st = send_up(w, FRAME_ACK, SOURCE_POSTGRES, 0, err);
-    if (st == STATUS_AGAIN)
-        st = STATUS_OK; /* cumulative: the next one says the same and more */
-    if (FAULT_POINT("ack_after_send"))
-        return error_set(err, STATUS_IO, "fault point ack_after_send");
-    if (!st && w->cfg.acked)
-        w->cfg.acked(w->cfg.acked_ctx, w->cfg.partition.worker);
+    enum status st = send_surely(p->w, FRAME_PARTS, p->n, err);
+    p->n = 0;
+    buf_reset(&p->w->body);
     return st;
+}
+
+static enum status add_part(void *ctx, const struct store_part *part, struct error *err)
+{
+    struct parts *p = ctx;
+    struct frame_sums s = {part->bot_name, part->bytes};
+    if (frame_put_sums(&p->w->body, &s))
+        return error_set(err, STATUS_NOMEM, "could not build a frame");
+    p->n++;
+    p->all++;
+    return p->w->body.len < LIMIT_FRAME_BYTES ? STATUS_OK : send_parts(p, err);
+}
+
+static enum status close_day(struct worker *w, const struct frame_header *h, struct error *err)
+{
+    enum status st = partition_close_day(w->partition, h->closed, err);
+    if (st)
+        return st;
+    w->frame_number = h->number;
+    st = commit(w, true, err);
+    struct parts parts = {.w = w};
+    buf_reset(&w->body);
+    if (!st)
+        st = partition_day_parts(w->partition, h->closed, add_part, &parts, err);
+    if (!st)
+        st = send_parts(&parts, err);
+    return st ? st : send_surely(w, FRAME_CLOSED, parts.all, err);
+}
+
+static enum status take_sums(struct worker *w, const struct frame_header *h, struct error *err)
+{
+    for (uint32_t i = 0; i < h->n; i++) {
+        struct frame_sums f;
+        struct epoch_sums sums;
+        enum status st = frame_next_sums(&w->reader, &f, err);
+        struct reader r = reader_of(st ? "" : f.bytes.ptr, st ? 0 : f.bytes.len);
+        if (!st)
+            st = epoch_cells_decode(&r, sums.v, err);
+        if (!st)
+            st = partition_learned(w->partition, h->opened, f.bot_name, &sums, err);
+        if (st)
+            return st;
+    }
+    w->frame_number = h->number;
+    /* Of a day that is open already: nothing to commit, but the router waits for its credit. */
+    return partition_view(w->partition).uncommitted == 0 ? commit(w, true, err) : STATUS_OK;
+}
+
+static enum status open_day(struct worker *w, const struct frame_header *h, struct error *err)
+{
+    enum status st = partition_open_day(w->partition, h->opened, err);
+    if (st)
+        return st;
+    w->frame_number = h->number;
+    return commit(w, true, err);
+}
+
+/* ---- the loop ---- */
+
+static enum status apply_frame(struct worker *w, struct str bytes, int64_t now_us,
+                               struct error *err)
+{
+    struct frame_header h;
+    enum status st = frame_open(&w->reader, bytes, &h, err);
+    if (st)
+        return st;
+    if (h.number == 1)
+        w->missing = false;
+    else if (w->missing)
+        return STATUS_OK;
+    else if (h.number != w->frame_number + 1)
+        return ask_rewind(w, err);
+    switch (h.kind) {
+    case FRAME_EVENTS:
+        return apply_events(w, &h, now_us, err);
+    case FRAME_FLUSH:
+        w->frame_number = h.number;
+        return commit(w, true, err);
+    case FRAME_CLOSE:
+        return close_day(w, &h, err);
+    case FRAME_SUMS:
+        return take_sums(w, &h, err);
+    case FRAME_DAY:
+        return open_day(w, &h, err);
+    case FRAME_HELLO:
+    case FRAME_ACK:
+    case FRAME_REWIND:
+    case FRAME_PARTS:
+    case FRAME_CLOSED:
+        break;
+    }
+    return error_set(err, STATUS_PROTOCOL, "a worker was sent a frame of kind %d", h.kind);
 }
 
 static enum status loop_once(struct worker *w, bool *flushed, struct error *err)
@@ -200,7 +319,7 @@ static enum status loop_once(struct worker *w, bool *flushed, struct error *err)
     if (w->first_uncommitted_us == 0 && partition_view(w->partition).uncommitted > 0)
         w->first_uncommitted_us = clock_mono_us(w->cfg.clock);
     if (commit_is_due(w, idle))
-        return commit(w, err);
+        return commit(w, false, err);
     if (!idle)
         return STATUS_OK;
     publish(w);
@@ -254,7 +373,7 @@ enum status worker_start(const struct worker_config *cfg, struct worker **ret, s
     w->cfg = *cfg;
     pthread_mutex_init(&w->lock, NULL);
     buf_init(&w->head, 256);
-    buf_init(&w->body, LIMIT_FRAME_BYTES);
+    buf_init(&w->body, LIMIT_FRAME_MAX_BYTES);
     w->committed_us = clock_mono_us(cfg->clock);
     enum status st = frame_reader_init(&w->reader);
     if (st)

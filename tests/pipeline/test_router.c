@@ -45,14 +45,14 @@ static void worker_send(struct world *w, uint32_t worker, const struct frame_hea
 
 static void ack(struct world *w, uint32_t worker, uint64_t number, lsn_t covered)
 {
-    struct frame_header h = {FRAME_ACK, SOURCE_POSTGRES, number, 0, covered, 0};
+    struct frame_header h = {.kind = FRAME_ACK, .number = number, .covered = covered};
     worker_send(w, worker, &h, NULL);
 }
 
 static void hello(struct world *w, uint32_t worker, lsn_t covered,
                   const struct frame_applied *applied, uint32_t n)
 {
-    struct frame_header h = {FRAME_HELLO, SOURCE_POSTGRES, 0, T0, covered, n};
+    struct frame_header h = {.kind = FRAME_HELLO, .as_of_us = T0, .covered = covered, .n = n};
     worker_send(w, worker, &h, applied);
 }
 
@@ -281,7 +281,7 @@ static void test_a_rewind_starts_again_from_the_workers_position(void **state)
                          STATUS_OK);
     router_drained(w->router);
     (void)receive(w, 0);
-    struct frame_header h = {FRAME_REWIND, SOURCE_POSTGRES, 0, T0, 100, 1};
+    struct frame_header h = {.kind = FRAME_REWIND, .as_of_us = T0, .covered = 100, .n = 1};
     struct frame_applied applied = {SOURCE_POSTGRES, partition, {200, 0}, 1};
     worker_send(w, 0, &h, &applied);
     enum status st = STATUS_OK;
