@@ -5,8 +5,11 @@
  * The engine keeps nothing of its own: a row needs one pass over the messages of the key and one
  * over its attempts, both bounded; a trace needs the newest 270 user messages.
  */
+#include "engines/dialogue.h"
 #include "engines/engine.h"
+#include "engines/memory_picks.h"
 #include "engines/proactive_engagement_row.h"
+#include "engines/topics.h"
 
 #include <assert.h>
 #include <string.h>
@@ -100,8 +103,11 @@ static void count_messages(const struct key_log *log, struct eo_counts *out)
         count_user_message(log, i, new_run, out);
         new_run = false;
     }
-    if (log->n_messages > 0)
+    if (log->n_messages > 0) {
+        int64_t end_us = log->messages[log->n_messages - 1].t_us + RECORD_SESSION_GAP_US;
         out->next_expiry_us = expiry_us(log->messages[0].t_us);
+        out->run_end_us = end_us > log->as_of_us ? end_us : INT64_MAX;
+    }
     if (out->n_user == 0)
         return;
     int64_t until_us = attempt_after(log, out->last_user_us);
@@ -190,6 +196,131 @@ static void count_attempts(const struct key_log *log, struct eo_counts *out)
     }
 }
 
+/* ---- topics ---- */
+
+/* The run that record `index` lies in: is it over, and did the bot say anything behind it? */
+static bool is_left_alone(const struct key_log *log, size_t index)
+{
+    for (size_t i = index + 1; i < log->n_messages; i++) {
+        const struct msg_rec *m = &log->messages[i];
+        if (m->t_us - m[-1].t_us >= RECORD_SESSION_GAP_US)
+            return true;
+        if (!is_user(m))
+            return false;
+    }
+    return log->as_of_us - log->messages[log->n_messages - 1].t_us >= RECORD_SESSION_GAP_US;
+}
+
+static void look_for_question(const struct key_log *log, size_t first, size_t n,
+                              struct eo_topic *topic)
+{
+    size_t last = first + n;
+    while (last-- > first && !is_user(&log->messages[last]))
+        ;
+    const struct msg_rec *m = &log->messages[last];
+    topic->asked = m->flags & MSG_QUESTION && is_left_alone(log, last);
+    topic->asked_us = m->t_us;
+    topic->asked_id = m->id;
+}
+
+/* Segments in time order, so that the last one of a topic has the last word. */
+static void add_segment(const struct key_log *log, const struct topics *t, size_t i,
+                        struct eo_topic *topic)
+{
+    const struct segment *s = t->segments[i];
+    topic->n += s->n_user;
+    topic->n_valence += s->n_valence;
+    topic->valence_sum += s->valence_sum;
+    topic->last_us = log->messages[t->starts[i] + s->n - 1].t_us;
+    look_for_question(log, t->starts[i], s->n, topic);
+}
+
+static void collect_segments(const struct dialogue_session *sessions, size_t n, struct topics *t)
+{
+    size_t total = 0, seen = 0;
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < sessions[i].n_segments; j++)
+            total += sessions[i].segments[j].n_user > 0;
+    size_t skip = total > SEGMENT_CLUSTERED_MAX ? total - SEGMENT_CLUSTERED_MAX : 0;
+    t->n = 0;
+    for (size_t i = 0; i < n; i++) {
+        for (size_t j = 0; j < sessions[i].n_segments; j++) {
+            const struct segment *s = &sessions[i].segments[j];
+            if (s->n_user == 0 || seen++ < skip)
+                continue;
+            t->segments[t->n] = s;
+            t->starts[t->n++] = sessions[i].first + s->first;
+        }
+    }
+}
+
+static enum status count_topics(const struct key_log *log, struct eo_counts *out, struct error *err)
+{
+    const struct dialogue_session *sessions;
+    size_t n;
+    enum status st = dialogue_sessions(log, &sessions, &n, err);
+    if (st)
+        return st;
+    struct topics t;
+    collect_segments(sessions, n, &t);
+    segment_cluster(t.segments, t.n, t.cluster);
+    size_t place[SEGMENT_CLUSTERS_MAX]; /* of a cluster in topics[], by its first segment */
+    memset(place, 0xFF, sizeof(place));
+    for (size_t i = 0; i < t.n; i++) {
+        size_t c = t.cluster[i];
+        if (c == SEGMENT_OTHER)
+            continue;
+        if (place[c] == SIZE_MAX) {
+            place[c] = out->n_topics++;
+            struct eo_topic *topic = &out->topics[place[c]];
+            if (topics_label(log, &t, c, topic->label, &topic->label_len))
+                return error_set(err, STATUS_NOMEM, "could not allocate topic labels");
+        }
+        add_segment(log, &t, i, &out->topics[place[c]]);
+    }
+    return STATUS_OK;
+}
+
+/* ---- memories at risk ---- */
+
+static void describe_memory(const struct key_log *log, const struct retention *retention,
+                            const struct memory_pick *p, struct eo_fading *ret)
+{
+    const struct mem_rec *m = &log->memories[p->index];
+    char text[MEMORY_TOPIC_BYTES];
+    struct str topic = memory_topic(log, m, text);
+    *ret = (struct eo_fading){.name_len = m->name_len,
+                              .topic_len = topic.len,
+                              .value = p->value,
+                              .r = p->r,
+                              .fsrs = retention->at[p->index].fsrs};
+    memcpy(ret->name, m->name, m->name_len);
+    if (topic.len)
+        memcpy(ret->topic, topic.ptr, topic.len);
+}
+
+static enum status count_fading(const struct key_log *log, struct eo_counts *out, struct error *err)
+{
+    const struct retention *retention;
+    enum status st = retention_of(log, &retention, err);
+    if (st)
+        return st;
+    struct memory_picks picks = {.max = EO_FADING_MAX};
+    bool accessed = false;
+    for (size_t i = 0; i < log->n_memories; i++) {
+        const struct mem_rec *m = &log->memories[i];
+        const struct retained *kept = &retention->at[i];
+        double value = 0, r = m->pinned ? 1.0 : kept->r;
+        accessed |= kept->fsrs.reps > 0;
+        if (eo_is_fading(log->as_of_us - m->created_us, m->importance, kept->fsrs.reps, r, &value))
+            memory_picks_offer(&picks, log, (struct memory_pick){i, -value * (1 - r), r, value});
+    }
+    /* Without any access nothing is inferred from age alone. */
+    for (size_t i = 0; accessed && i < picks.n; i++)
+        describe_memory(log, retention, &picks.items[i], &out->fading[out->n_fading++]);
+    return STATUS_OK;
+}
+
 /* ---- learning ---- */
 
 static void learn_gap(const struct key_log *log, size_t index, struct epoch_delta *delta)
@@ -262,7 +393,8 @@ static struct eo_counts empty_counts(const struct key_log *log)
                               .consent = log->consent,
                               .epoch = epoch_at(log->epochs, kernel_day(log->as_of_us)),
                               .next_expiry_us = INT64_MAX,
-                              .next_outcome_us = INT64_MAX};
+                              .next_outcome_us = INT64_MAX,
+                              .run_end_us = INT64_MAX};
 }
 
 static enum status eo_emit(void *state, const struct key_log *log, struct row *row,
@@ -275,7 +407,9 @@ static enum status eo_emit(void *state, const struct key_log *log, struct row *r
     count_attempts(log, &counts);
     if (log->n_messages > 0)
         take_history(log, log->n_messages - 1, &counts);
-    return eo_write(&counts, &eo_defaults, row, err);
+    enum status st = count_topics(log, &counts, err);
+    st = st ? st : count_fading(log, &counts, err);
+    return st ? st : eo_write(&counts, &eo_defaults, row, err);
 }
 
 /* Late messages too: the law after this message, with what came before it. */
@@ -302,7 +436,9 @@ static enum status eo_trace(void *state, const struct key_log *log, const struct
 /* Five user messages make a row due; what the bot says is shown with them, or when it is quiet. */
 static uint32_t eo_weight(const struct key_log *log, enum record_kind kind, size_t index)
 {
-    return kind != RECORD_MESSAGE || is_user(&log->messages[index]);
+    if (kind == RECORD_MESSAGE)
+        return is_user(&log->messages[index]);
+    return kind == RECORD_OUTREACH || kind == RECORD_PRIVACY;
 }
 
 /* An attempt, its answer or a change of mind must be known before the next attempt is made. */
@@ -312,7 +448,7 @@ static bool eo_urgent(const void *state, const struct key_log *log, enum record_
     (void)state;
     (void)log;
     (void)index;
-    return kind == RECORD_OUTREACH || kind == RECORD_PRIVACY || removed;
+    return kind == RECORD_OUTREACH || kind == RECORD_PRIVACY || (removed && kind != RECORD_ACCESS);
 }
 
 extern const struct engine_ops engine_proactive_engagement;
@@ -321,7 +457,8 @@ const struct engine_ops engine_proactive_engagement = {
     .version = 1,
     .scope = ENGINE_USER,
     .table = TABLE_ENGAGEMENT_OPPORTUNITIES,
-    .kinds = 1u << RECORD_MESSAGE | 1u << RECORD_OUTREACH | 1u << RECORD_PRIVACY,
+    .kinds = 1u << RECORD_MESSAGE | 1u << RECORD_MEMORY | 1u << RECORD_ACCESS |
+             1u << RECORD_OUTREACH | 1u << RECORD_PRIVACY,
     .row_kinds = 1u << RECORD_MESSAGE,
     .trigger = {.count = 5,
                 .max_age_us = 120 * US_PER_SECOND,

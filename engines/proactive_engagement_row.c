@@ -5,6 +5,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #define TIMING_GAPS_MIN 5
@@ -19,6 +20,21 @@
 #define PRIOR_OWN_MIN   10  /* bot messages of this key before their rate counts */
 #define CONFIDENCE_N0   10.0
 #define HOURS_OF_DAY    24
+#define TOPICS_MAX      8
+#define REASONS_MAX     3
+#define POSITIVE_MIN    0.2 /* mean valence */
+#define FREQUENT_MIN    8   /* user messages */
+#define RECENT_US       (3 * US_PER_DAY)
+#define HALF_LIFE_DAYS  14.0
+#define QUESTION_US     (14 * US_PER_DAY) /* an unresolved question is worth coming back to */
+#define ASKED_FACTOR    1.5
+#define RISK_VALUE      0.3 /* E1's limits of memories at risk */
+#define RISK_R          0.7
+#define RISK_GRACE_US   (72 * US_PER_HOUR)
+#define LOST_R          0.3     /* below this reminding is not the point any more */
+#define FSRS_DAYS_MAX   36500.0 /* keeps times far from the ends of their range */
+#define OPPORTUNITIES   5
+#define CANDIDATES_MAX  (SEGMENT_CLUSTERS_MAX + EO_FADING_MAX + 2)
 
 const struct eo_params eo_defaults = {.quiet_from = 22, .quiet_to = 8, .assume_utc = true};
 
@@ -211,6 +227,267 @@ static enum status write_facts(const struct view *v, struct row *row)
     return STATUS_OK;
 }
 
+/* ---- topics ---- */
+
+static double age_days(const struct eo_counts *c, int64_t since_us)
+{
+    int64_t age_us = c->as_of_us - since_us;
+    return age_us > 0 ? (double)age_us / (double)US_PER_DAY : 0.0;
+}
+
+static double mean_valence(const struct eo_topic *t)
+{
+    return t->n_valence ? (double)t->valence_sum / (127.0 * (double)t->n_valence) : 0.0;
+}
+
+static bool is_open_question(const struct eo_counts *c, const struct eo_topic *t)
+{
+    return t->asked && c->as_of_us - t->asked_us < QUESTION_US;
+}
+
+/* Likes it, spoke of it lately, speaks of it often, and is waiting for an answer. */
+static double topic_score(const struct eo_counts *c, const struct eo_topic *t)
+{
+    double liked = 0.5 + 0.5 * fmax(0.0, mean_valence(t));
+    double fresh = exp2(-age_days(c, t->last_us) / HALF_LIFE_DAYS);
+    double often = (double)t->n / ((double)t->n + 3.0);
+    return liked * fresh * often * (is_open_question(c, t) ? ASKED_FACTOR : 1.0);
+}
+
+struct scored {
+    const struct eo_topic *topic;
+    double score;
+};
+
+/* The best first; of equals the one that began first. */
+static size_t rank_topics(const struct eo_counts *c, struct scored best[TOPICS_MAX])
+{
+    size_t n = 0;
+    for (size_t i = 0; i < c->n_topics; i++) {
+        struct scored s = {&c->topics[i], topic_score(c, &c->topics[i])};
+        if (s.topic->label_len == 0)
+            continue;
+        size_t at = n;
+        while (at > 0 && best[at - 1].score < s.score)
+            at--;
+        if (at == TOPICS_MAX)
+            continue;
+        n += n < TOPICS_MAX;
+        memmove(&best[at + 1], &best[at], (n - at - 1) * sizeof(s));
+        best[at] = s;
+    }
+    return n;
+}
+
+static void write_reasons(const struct eo_counts *c, const struct eo_topic *t, struct jsonw *w)
+{
+    const struct {
+        bool holds;
+        const char *name;
+    } reasons[] = {{is_open_question(c, t), "unresolved_question"},
+                   {mean_valence(t) >= POSITIVE_MIN, "positive_valence"},
+                   {c->as_of_us - t->last_us < RECENT_US, "recent"},
+                   {t->n >= FREQUENT_MIN, "frequent"}};
+    size_t n = 0;
+    jsonw_array_begin(w);
+    for (size_t i = 0; i < sizeof(reasons) / sizeof(reasons[0]) && n < REASONS_MAX; i++) {
+        if (!reasons[i].holds)
+            continue;
+        jsonw_string(w, str_from(reasons[i].name));
+        n++;
+    }
+    jsonw_array_end(w);
+}
+
+static enum status write_topics(const struct view *v, struct buf *json, struct row *row)
+{
+    const struct eo_counts *c = v->c;
+    if (c->consent.opted_out)
+        return row_set_null(row, EO_SUGGESTED_TOPICS, "opted_out");
+    struct scored best[TOPICS_MAX];
+    size_t n = rank_topics(c, best);
+    struct jsonw w;
+    buf_reset(json);
+    jsonw_init(&w, json);
+    jsonw_array_begin(&w);
+    for (size_t i = 0; i < n; i++) {
+        const struct eo_topic *t = best[i].topic;
+        jsonw_object_begin(&w);
+        jsonw_key(&w, "last_discussed");
+        jsonw_time(&w, t->last_us);
+        jsonw_key(&w, "n");
+        jsonw_int(&w, t->n);
+        jsonw_key(&w, "reasons");
+        write_reasons(c, t, &w);
+        jsonw_key(&w, "score");
+        jsonw_number(&w, best[i].score);
+        jsonw_key(&w, "topic");
+        jsonw_string(&w, (struct str){t->label, t->label_len});
+        jsonw_object_end(&w);
+    }
+    jsonw_array_end(&w);
+    enum status st = jsonw_status(&w);
+    return st ? st : row_set_json(row, EO_SUGGESTED_TOPICS, (struct str){json->data, json->len});
+}
+
+/* ---- opportunities ---- */
+
+struct opportunity {
+    const char *type;
+    struct str topic;
+    struct str ref;
+    uint64_t message; /* ref of a message: only the hash of its id is known */
+    int64_t since_us;
+    int64_t until_us;
+    double strength;
+};
+
+struct opportunities {
+    size_t n;
+    struct opportunity at[CANDIDATES_MAX];
+    int64_t next_us; /* the next one begins or ends */
+};
+
+static void offer(struct opportunities *list, const struct eo_counts *c, struct opportunity o)
+{
+    int64_t change_us = c->as_of_us < o.since_us ? o.since_us : o.until_us;
+    if (change_us > c->as_of_us && change_us < list->next_us)
+        list->next_us = change_us;
+    if (c->as_of_us < o.since_us || c->as_of_us >= o.until_us)
+        return;
+    size_t at = list->n++;
+    for (; at > 0 && list->at[at - 1].strength < o.strength; at--)
+        list->at[at] = list->at[at - 1];
+    list->at[at] = o;
+}
+
+/* Share of the user's own gaps that were shorter than the silence now. */
+static void offer_silence(const struct view *v, struct opportunities *list)
+{
+    const struct eo_counts *c = v->c;
+    if (!v->has_gap || c->n_user == 0)
+        return;
+    uint32_t shorter = 0;
+    for (size_t i = 0; i < c->n_gaps; i++)
+        shorter += c->gaps[i].us < c->as_of_us - c->last_user_us;
+    int64_t gap_us = v->gap_us > TIMING_MIN_US ? v->gap_us : TIMING_MIN_US;
+    offer(list, c,
+          (struct opportunity){.type = "long_silence",
+                               .since_us = c->last_user_us + gap_us,
+                               .until_us = c->last_user_us + TIMING_MAX_US,
+                               .strength = rate(shorter, (uint32_t)c->n_gaps)});
+}
+
+static void offer_anniversary(const struct eo_counts *c, struct opportunities *list)
+{
+    static const struct {
+        int days;
+        double strength;
+    } marks[] = {{7, 0.4}, {30, 0.6}, {100, 0.8}, {365, 1.0}};
+    if (c->first_seen_us == 0)
+        return;
+    for (size_t i = 0; i < sizeof(marks) / sizeof(marks[0]); i++) {
+        int64_t since_us = c->first_seen_us + marks[i].days * US_PER_DAY;
+        offer(list, c,
+              (struct opportunity){.type = "anniversary",
+                                   .since_us = since_us,
+                                   .until_us = since_us + US_PER_DAY,
+                                   .strength = marks[i].strength});
+    }
+}
+
+static void offer_questions(const struct eo_counts *c, struct opportunities *list)
+{
+    for (size_t i = 0; i < c->n_topics; i++) {
+        const struct eo_topic *t = &c->topics[i];
+        if (t->asked)
+            offer(
+                list, c,
+                (struct opportunity){.type = "unresolved_question",
+                                     .topic = {t->label, t->label_len},
+                                     .message = t->asked_id,
+                                     .since_us = t->asked_us,
+                                     .until_us = t->asked_us + QUESTION_US,
+                                     .strength = exp2(-age_days(c, t->asked_us) / HALF_LIFE_DAYS)});
+    }
+}
+
+bool eo_is_fading(int64_t age_us, uint32_t importance, uint32_t accesses, double r,
+                  double *ret_value)
+{
+    double used = (double)accesses / ((double)accesses + 3.0);
+    double importance_given = importance == UINT32_MAX ? 0.0 : (double)importance / 1e6;
+    *ret_value = fmax(importance_given, used);
+    return *ret_value >= RISK_VALUE && r < RISK_R && age_us > RISK_GRACE_US;
+}
+
+static int64_t fades_to(const struct fsrs_state *s, double r)
+{
+    double days = fmin(fsrs_days_until(s, r), FSRS_DAYS_MAX);
+    return s->last_us + (int64_t)(days * (double)US_PER_DAY);
+}
+
+static void offer_fading(const struct eo_counts *c, struct opportunities *list)
+{
+    for (size_t i = 0; i < c->n_fading; i++) {
+        const struct eo_fading *f = &c->fading[i];
+        int64_t since_us = fades_to(&f->fsrs, RISK_R);
+        offer(list, c,
+              (struct opportunity){.type = "fading_memory",
+                                   .topic = {f->topic, f->topic_len},
+                                   .ref = {f->name, f->name_len},
+                                   .since_us = since_us < c->as_of_us ? since_us : c->as_of_us,
+                                   .until_us = fades_to(&f->fsrs, LOST_R),
+                                   .strength = f->value * (1.0 - f->r)});
+    }
+}
+
+static void write_opportunity(const struct opportunity *o, struct jsonw *w)
+{
+    char hash[17];
+    jsonw_object_begin(w);
+    if (o->message || o->ref.len) {
+        snprintf(hash, sizeof(hash), "%016llx", (unsigned long long)o->message);
+        jsonw_key(w, "ref");
+        jsonw_string(w, o->message ? str_from(hash) : o->ref);
+    }
+    jsonw_key(w, "since");
+    jsonw_time(w, o->since_us);
+    jsonw_key(w, "strength");
+    jsonw_number(w, o->strength);
+    if (o->topic.len) {
+        jsonw_key(w, "topic");
+        jsonw_string(w, o->topic);
+    }
+    jsonw_key(w, "type");
+    jsonw_string(w, str_from(o->type));
+    jsonw_key(w, "valid_until");
+    jsonw_time(w, o->until_us);
+    jsonw_object_end(w);
+}
+
+static enum status write_opportunities(const struct view *v, struct buf *json, struct row *row)
+{
+    if (v->c->consent.opted_out)
+        return row_set_null(row, EO_OPPORTUNITIES, "opted_out");
+    struct opportunities list = {.next_us = INT64_MAX};
+    offer_silence(v, &list);
+    offer_questions(v->c, &list);
+    offer_fading(v->c, &list);
+    offer_anniversary(v->c, &list);
+    struct jsonw w;
+    buf_reset(json);
+    jsonw_init(&w, json);
+    jsonw_array_begin(&w);
+    for (size_t i = 0; i < list.n && i < OPPORTUNITIES; i++)
+        write_opportunity(&list.at[i], &w);
+    jsonw_array_end(&w);
+    if (list.next_us < INT64_MAX && (!row->valid_until_us || list.next_us < row->valid_until_us))
+        row->valid_until_us = list.next_us;
+    enum status st = jsonw_status(&w);
+    return st ? st : row_set_json(row, EO_OPPORTUNITIES, (struct str){json->data, json->len});
+}
+
 /* ---- details ---- */
 
 static void write_cdf(const double law[EPOCH_GAP_BINS], struct jsonw *w)
@@ -327,7 +604,7 @@ static enum status write_details(const struct view *v, struct buf *json, struct 
 static void set_validity(const struct eo_counts *c, struct row *row)
 {
     int64_t until_us = time_floor_us(c->as_of_us, US_PER_HOUR) + US_PER_HOUR;
-    const int64_t moments[] = {c->next_expiry_us, c->next_outcome_us};
+    const int64_t moments[] = {c->next_expiry_us, c->next_outcome_us, c->run_end_us};
     for (size_t i = 0; i < sizeof(moments) / sizeof(moments[0]); i++)
         until_us = moments[i] < until_us ? moments[i] : until_us;
     if (row->valid_until_us == 0 || until_us < row->valid_until_us)
@@ -348,6 +625,8 @@ enum status eo_write(const struct eo_counts *c, const struct eo_params *params, 
     enum status st = write_timing(&v, row);
     st = st ? st : write_receptivity(&v, row);
     st = st ? st : write_facts(&v, row);
+    st = st ? st : write_topics(&v, &json, row);
+    st = st ? st : write_opportunities(&v, &json, row);
     st = st ? st : write_details(&v, &json, row);
     if (st)
         return error_set(err, st, "could not write engagement: %s", status_name(st));

@@ -9,9 +9,11 @@
 #include "core/clock.h"
 #include "core/jsonw.h"
 #include "core/row.h"
+#include "engines/fsrs.h"
 #include "engines/gap_law.h"
 #include "engines/kernels.h"
 #include "engines/record.h"
+#include "engines/segment.h"
 
 #define EO_GAPS_MAX 512                  /* the newest return gaps */
 #define EO_REPLY_US (30 * US_PER_MINUTE) /* a bot message is decided after this */
@@ -26,6 +28,36 @@ struct eo_params {
     bool assume_utc;     /* false: without a time zone there is no timing at all (Appendix B) */
 };
 extern const struct eo_params eo_defaults;
+
+/* A cluster of segments (segment.h). */
+struct eo_topic {
+    char label[LIMIT_LABEL_BYTES];
+    size_t label_len;
+    uint32_t n;         /* user messages */
+    uint32_t n_valence; /* of them with an emotion */
+    int32_t valence_sum;
+    int64_t last_us; /* last message of its newest segment */
+    /* The newest segment's last user message is a question, its run is over, and the bot said
+     * nothing more in it. */
+    bool asked;
+    int64_t asked_us;
+    uint64_t asked_id;
+};
+
+/* A memory that E1 would list as at risk: the riskiest ones. */
+#define EO_FADING_MAX 2
+struct eo_fading {
+    char name[LIMIT_LABEL_BYTES];
+    size_t name_len;
+    char topic[LIMIT_LABEL_BYTES];
+    size_t topic_len;
+    double value;
+    double r;
+    struct fsrs_state fsrs;
+};
+/* What E1 calls at risk (ENGINES.md E1); value is what the memory is worth. */
+bool eo_is_fading(int64_t age_us, uint32_t importance, uint32_t accesses, double r,
+                  double *ret_value);
 
 struct eo_counts {
     int64_t as_of_us;
@@ -51,9 +83,14 @@ struct eo_counts {
     struct gap_history history;
     unsigned gap_context;
     const struct epoch *epoch; /* of the day of T, or NULL */
+    size_t n_topics;           /* the one that began first is the first */
+    struct eo_topic topics[SEGMENT_CLUSTERS_MAX];
+    size_t n_fading;
+    struct eo_fading fading[EO_FADING_MAX];
     /* Moments at which the counts change by themselves; INT64_MAX = never. */
     int64_t next_expiry_us;
     int64_t next_outcome_us;
+    int64_t run_end_us; /* the open run is over then */
 };
 
 /* Fills all columns, details, flags, confidence and valid_until. */

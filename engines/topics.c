@@ -184,3 +184,17 @@ enum status topics_rank(const struct key_log *log, struct topics *t, struct cp_c
     free(bag.slots);
     return st;
 }
+
+enum status topics_label(const struct key_log *log, const struct topics *t, size_t cluster,
+                         char ret[LIMIT_LABEL_BYTES], size_t *ret_len)
+{
+    struct bag bag = {0};
+    struct cp_topic topic;
+    enum status st = label_topic(log, t, cluster, &bag, &topic);
+    free(bag.slots);
+    if (st)
+        return st;
+    memcpy(ret, topic.label, topic.label_len);
+    *ret_len = topic.label_len;
+    return STATUS_OK;
+}

@@ -17,6 +17,9 @@ struct topics {
     uint8_t cluster[SEGMENT_CLUSTERED_MAX]; /* filled by topics_rank() */
 };
 
+/* The label of one cluster. NOMEM. */
+MUST_CHECK enum status topics_label(const struct key_log *log, const struct topics *t,
+                                    size_t cluster, char ret[LIMIT_LABEL_BYTES], size_t *ret_len);
 /* Fills positive[] and negative[] of out, both ordered by distance from 0; equal means by size,
  * then the topic that began first. NOMEM is the only failure. */
 MUST_CHECK enum status topics_rank(const struct key_log *log, struct topics *t,

@@ -5,6 +5,7 @@
  */
 #include "core/cleanup.h"
 #include "engines/conversation_patterns_row.h"
+#include "engines/oracle/topics.h"
 #include "engines/oracle/view.h"
 
 #include <stdlib.h>
@@ -580,6 +581,56 @@ static enum status fill(struct world *w)
     return st == STATUS_OK ? rank_topics(w, -1, w->out->negative, &w->out->n_negative) : st;
 }
 
+static enum status take_notes(struct world *w)
+{
+    w->notes = calloc(w->n + 1, sizeof(*w->notes));
+    if (!w->notes)
+        return STATUS_NOMEM;
+    for (size_t i = 0; i < w->n; i++) {
+        const struct feature *f = w->view->messages[i];
+        w->notes[i].f = f;
+        w->notes[i].m = &f->u.message;
+        w->notes[i].t_us = f->t_us;
+        w->notes[i].user = !(f->u.message.flags & MSG_BOT);
+    }
+    return STATUS_OK;
+}
+
+static enum status tell_topics(const struct world *w, struct oracle_topic *ret)
+{
+    enum status st = STATUS_OK;
+    for (size_t i = 0; i < w->n && st == STATUS_OK; i++) {
+        size_t segment = w->notes[i].segment, topic = w->parts[segment].leader;
+        ret[i] = (struct oracle_topic){.run = w->notes[i].run,
+                                       .segment = segment,
+                                       .topic = topic == NONE ? ORACLE_NO_TOPIC : topic};
+        if (topic != segment || (i > 0 && w->notes[i - 1].segment == segment))
+            continue;
+        struct cp_topic labelled = {.label_len = 0};
+        st = label(w, topic, &labelled);
+        memcpy(ret[i].label, labelled.label, labelled.label_len);
+        ret[i].label_len = labelled.label_len;
+    }
+    return st;
+}
+
+enum status oracle_topics(const struct oracle_view *view, struct oracle_topic *ret)
+{
+    struct world w = {.view = view, .n = view->n_messages};
+    enum status st = take_notes(&w);
+    if (st == STATUS_OK && w.n > 0) {
+        number_sessions(&w);
+        st = build(&w);
+    }
+    if (st == STATUS_OK && w.n > 0) {
+        find_topics(&w);
+        st = tell_topics(&w, ret);
+    }
+    free(w.notes);
+    free(w.parts);
+    return st;
+}
+
 static enum status emit(const struct oracle_view *view, struct row *row, struct error *err)
 {
     struct cp_counts out = {.as_of_us = view->as_of_us,
@@ -589,17 +640,10 @@ static enum status emit(const struct oracle_view *view, struct row *row, struct 
                             .session_close_us = INT64_MAX,
                             .next_outcome_us = INT64_MAX};
     struct world w = {.view = view, .n = view->n_messages, .out = &out};
-    w.notes = calloc(w.n + 1, sizeof(*w.notes));
-    if (!w.notes)
-        return error_set(err, STATUS_NOMEM, "could not allocate the oracle's messages");
-    for (size_t i = 0; i < w.n; i++) {
-        const struct feature *f = view->messages[i];
-        w.notes[i].f = f;
-        w.notes[i].m = &f->u.message;
-        w.notes[i].t_us = f->t_us;
-        w.notes[i].user = !(f->u.message.flags & MSG_BOT);
-    }
-    enum status st = fill(&w);
+    enum status st = take_notes(&w);
+    if (st != STATUS_OK)
+        return error_set(err, st, "could not allocate the oracle's messages");
+    st = fill(&w);
     free(w.notes);
     free(w.parts);
     if (st != STATUS_OK)
