@@ -13,6 +13,7 @@
     X(events_routed, "events sent to a partition")                             \
     X(events_skipped, "events already applied before a restart or reconnect")  \
     X(events_applied, "events applied to state")                               \
+    X(metrics_ignored, "metric events of a measurement that is not known")     \
     X(events_late, "events older than the horizon: counted, not applied")      \
     X(dead_letters, "inputs that could not be used, kept with their reason")   \
     X(commits, "group commits of the store")                                   \

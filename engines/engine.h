@@ -90,6 +90,12 @@ static inline bool engine_fills(const struct engine_ops *ops, enum table_id tabl
     return table >= ops->table && table < ops->table + (ops->n_tables ? ops->n_tables : 1);
 }
 
+/* Whose keys an event changes, as bits 1 << engine_scope. Metrics and characters are the bot's,
+ * with or without a user; what a user says is the user's. Messages of the bot are both: the bot's
+ * own engines see them when one asks for messages, and so do edits and deletions of any message,
+ * since it may have been the bot's. */
+uint32_t engine_scopes(const struct event *e);
+
 const struct engine_ops *engine_at(size_t index); /* NULL past the last one */
 const struct engine_ops *engine_find(const char *name);
 #define ENGINE_MAX 16

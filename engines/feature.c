@@ -13,7 +13,8 @@
 bool feature_wanted(enum event_type type)
 {
     return type == EVENT_MESSAGE || type == EVENT_MESSAGE_DELETED || type == EVENT_MEMORY ||
-           type == EVENT_OUTREACH || type == EVENT_PRIVACY;
+           type == EVENT_OUTREACH || type == EVENT_PRIVACY || type == EVENT_METRIC ||
+           type == EVENT_CHARACTER;
 }
 
 static uint32_t quantise(double value)
@@ -140,7 +141,27 @@ void feature_extract(const struct event *e, enum source source, uint64_t ver,
         ret->op = (uint8_t)e->u.privacy.op;
         struct str scope = e->u.privacy.scope;
         ret->u.privacy.proactive = scope.len == 0 || str_equal(scope, STR("proactive"));
+    } else if (e->type == EVENT_METRIC) {
+        metric_feature_extract(e, &ret->u.metric);
+    } else if (e->type == EVENT_CHARACTER) {
+        character_feature_extract(e, &ret->u.character);
     }
+}
+
+bool feature_ignored(const struct event *e)
+{
+    return e->type == EVENT_METRIC && !measurement_known(e->u.metric.measurement);
+}
+
+void feature_for_bot(struct feature *f, struct str user_id)
+{
+    if (f->type != EVENT_MESSAGE && f->type != EVENT_MESSAGE_DELETED)
+        return;
+    uint64_t id = hash64_mix(f->id + hash64(user_id));
+    f->id = id ? id : 1;
+    f->n_df = 0;
+    if (f->type == EVENT_MESSAGE)
+        f->u.message.id = f->id;
 }
 
 static void put_labels(struct writer *w, const struct feature *f)
@@ -207,7 +228,7 @@ enum status feature_encode(const struct feature *f, struct buf *out)
 {
     assert(feature_wanted(f->type));
     struct writer w;
-    enum status st = codec_begin(out, CODEC_RECORD_BYTES, &w);
+    enum status st = codec_begin(out, CODEC_RECORD_BYTES + METRIC_FEATURE_BYTES, &w);
     if (st)
         return st;
     put_u8(&w, (uint8_t)(FEATURE_FORMAT << 4 | f->type));
@@ -231,6 +252,10 @@ enum status feature_encode(const struct feature *f, struct buf *out)
         put_labels(&w, f);
     } else if (f->type == EVENT_PRIVACY) {
         put_u8(&w, f->u.privacy.proactive);
+    } else if (f->type == EVENT_METRIC) {
+        metric_feature_put(&w, &f->u.metric);
+    } else if (f->type == EVENT_CHARACTER) {
+        character_feature_put(&w, &f->u.character);
     }
     codec_end(out, &w);
     return STATUS_OK;
@@ -302,6 +327,10 @@ enum status feature_decode(struct reader *r, struct feature *ret, struct error *
     else if (ret->type == EVENT_OUTREACH &&
              (ret->op < OUTREACH_SENT || ret->op > OUTREACH_OPTED_OUT))
         r->bad = true;
+    else if (ret->type == EVENT_METRIC)
+        metric_feature_get(r, &ret->u.metric);
+    else if (ret->type == EVENT_CHARACTER)
+        character_feature_get(r, &ret->u.character);
     if (r->bad)
         return error_set(err, STATUS_CORRUPT, "a feature is cut short or out of range");
     return STATUS_OK;

@@ -8,13 +8,14 @@
 
 #include "core/event.h"
 #include "engines/epoch.h"
+#include "engines/feature_metric.h"
 #include "engines/record.h"
 #include "engines/text.h"
 
 #define FEATURE_FORMAT 2
 
 struct feature {
-    enum event_type type;   /* MESSAGE, MESSAGE_DELETED, MEMORY, OUTREACH, PRIVACY */
+    enum event_type type;   /* one that feature_wanted() */
     uint8_t op;             /* enum message_op, memory_op, outreach_op or privacy_op */
     uint8_t source;         /* enum source */
     bool content_unchanged; /* UPDATE without the text: keep the text features of the live record */
@@ -43,6 +44,8 @@ struct feature {
         struct {
             bool proactive; /* the scope covers conversations that the bot begins */
         } privacy;
+        struct metric_feature metric;
+        struct character_feature character;
     } u;
     char label_text[RECORD_LABELS][RECORD_LABEL_BYTES]; /* backing for labels[] after extraction */
     /* What the text of a message teaches (text.h). Not part of the encoding: the journal keeps it
@@ -64,6 +67,11 @@ struct feature {
 
 /* True for the event types that features exist for. */
 bool feature_wanted(enum event_type type);
+/* A metric of a measurement that nobody knows: counted, never applied. */
+bool feature_ignored(const struct event *e);
+/* The feature of a message as the bot's own key takes it: ids of different users must not meet
+ * there, and it has taught the bot already. No change for metrics and characters. */
+void feature_for_bot(struct feature *f, struct str user_id);
 /* Never fails on content: any bytes give features. epochs: the bot's closed ones, NULL for none;
  * the newest that holds on the event's own day weighs the words of its text. */
 void feature_extract(const struct event *e, enum source source, uint64_t ver,

@@ -340,6 +340,26 @@ double kernel_entropy_bits(const uint32_t *counts, size_t n)
     return fmax(0.0, log2((double)total) - sum / (double)total);
 }
 
+double kernel_divergence(const double *p, const double *q, size_t n)
+{
+    double p_sum = 0.0, q_sum = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        p_sum += p[i];
+        q_sum += q[i];
+    }
+    if (p_sum <= 0.0 || q_sum <= 0.0)
+        return 1.0;
+    double bits = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        double a = p[i] / p_sum, b = q[i] / q_sum, middle = (a + b) / 2.0;
+        if (a > 0.0)
+            bits += a * log2(a / middle) / 2.0;
+        if (b > 0.0)
+            bits += b * log2(b / middle) / 2.0;
+    }
+    return fmin(1.0, fmax(0.0, bits));
+}
+
 unsigned kernel_hour_of_week(int64_t t_us)
 {
     /* 1970-01-01 was a Thursday, so this Monday lies three days before it. */

@@ -114,6 +114,9 @@ struct trend kernel_trend(const double *values, size_t n);
 /* Shannon entropy in bits of a count vector; 0 when it is empty. */
 double kernel_entropy_bits(const uint32_t *counts, size_t n);
 
+/* K9: Jensen-Shannon divergence in bits of two vectors of weights, 0..1; 1 when one is empty. */
+double kernel_divergence(const double *p, const double *q, size_t n);
+
 /* K8: 0..167, 0 = Monday 00:00 UTC. */
 #define HOURS_OF_WEEK 168
 unsigned kernel_hour_of_week(int64_t t_us);

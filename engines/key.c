@@ -51,6 +51,7 @@ void key_free(struct key *k)
     }
     dialogue_free(k->log.dialogue);
     retention_free(k->log.retention);
+    metrics_free(k->metrics);
     arena_deinit(&k->arena);
     free(k->messages);
     free(k->accesses);
@@ -75,7 +76,7 @@ const struct key_log *key_log(const struct key *k)
 size_t key_bytes(const struct key *k)
 {
     size_t n = k->bytes + arena_bytes(&k->arena) + dialogue_bytes(k->log.dialogue) +
-               retention_bytes(k->log.retention);
+               retention_bytes(k->log.retention) + metrics_bytes(k->metrics);
     n += k->messages_cap * sizeof(*k->messages) + k->accesses_cap * sizeof(*k->accesses);
     n += k->memories_cap * sizeof(*k->memories) + k->marks_cap * sizeof(*k->marks);
     n += k->outreach_cap * sizeof(*k->outreach);
@@ -151,9 +152,17 @@ static enum status access_leaves(struct key *k, struct error *err)
     return klog_change_memory(k, (size_t)(m - k->log.memories), &folded, err);
 }
 
-static enum status messages_cap(struct key *k)
+/* What a bot's key has no room for stays in its sums (voice.h). */
+static enum status messages_cap(struct key *k, struct error *err)
 {
     while (k->log.n_messages > LIMIT_MESSAGES) {
+        if (k->scope == ENGINE_BOT) {
+            enum status st = klog_open_metrics(k, err);
+            if (!st && voice_add(&k->metrics->voice, &k->log, &k->log.messages[0]))
+                st = error_set(err, STATUS_NOMEM, "could not add up the messages of a bot");
+            if (st)
+                return st;
+        }
         k->message_cut_us = k->log.messages[0].t_us;
         message_leaves(k);
     }
@@ -183,6 +192,8 @@ static enum status expire(struct key *k, int64_t horizon, struct error *err)
     for (size_t i = k->n_marks; i-- > 0;)
         if (k->marks[i].kind == MARK_MESSAGE && k->marks[i].t_us < horizon)
             klog_clear_mark(k, MARK_MESSAGE, k->marks[i].id);
+    if (k->metrics)
+        metrics_expire(k->metrics, k->log.as_of_us);
     return st;
 }
 
@@ -193,7 +204,7 @@ static enum status show_future(struct key *k, struct error *err)
     while (!st && k->log.n_messages < k->messages_all &&
            k->log.messages[k->log.n_messages].t_us <= last) {
         st = klog_show_message(k, err);
-        st = st ? st : messages_cap(k);
+        st = st ? st : messages_cap(k, err);
     }
     while (!st && k->log.n_accesses < k->accesses_all &&
            k->log.accesses[k->log.n_accesses].t_us <= last) {
@@ -313,13 +324,30 @@ static enum status put_message(struct key *k, const struct feature *f, const str
         learn_tokens(k, f, &ret->delta);
         learn(k, RECORD_MESSAGE, index, ret);
     }
-    return messages_cap(k);
+    return messages_cap(k, err);
+}
+
+/* The bot's own key holds the bot's messages: one that an edit made a user's leaves. */
+static void remove_message(struct key *k, uint64_t id, struct key_change *ret)
+{
+    const struct msg_rec *live = klog_find_message(k, id);
+    if (!live)
+        return;
+    size_t index = (size_t)(live - k->log.messages);
+    if (index < k->log.n_messages)
+        note(k, RECORD_MESSAGE, index, true, ret);
+    klog_remove_message(k, index);
+    ret->applied = true;
 }
 
 static enum status apply_message(struct key *k, const struct feature *f, struct key_change *ret,
                                  struct error *err)
 {
     const struct msg_rec *live = klog_find_message(k, f->id);
+    if (k->scope == ENGINE_BOT && !(f->u.message.flags & MSG_BOT)) {
+        remove_message(k, f->id, ret);
+        return STATUS_OK;
+    }
     if (is_overruled(klog_find_mark(k, MARK_MESSAGE, f->id), live ? &live->source : NULL,
                      f->source))
         return STATUS_OK;
@@ -363,15 +391,9 @@ static enum status apply_message_deleted(struct key *k, const struct feature *f,
     const struct mark *old = klog_find_mark(k, MARK_MESSAGE, f->id);
     if (is_overruled(old, NULL, f->source))
         return STATUS_OK;
-    const struct msg_rec *live = klog_find_message(k, f->id);
     /* A deletion stays as long as its message could come back, whatever its own clock says. */
     int64_t t_us = k->log.as_of_us;
-    if (live) {
-        size_t index = (size_t)(live - k->log.messages);
-        if (index < k->log.n_messages)
-            note(k, RECORD_MESSAGE, index, true, ret);
-        klog_remove_message(k, index);
-    }
+    remove_message(k, f->id, ret);
     ret->applied = true;
     struct mark m = {f->id, f->ver, t_us, MARK_MESSAGE, f->source};
     return klog_set_mark(k, &m, err);
@@ -633,6 +655,51 @@ static enum status apply_privacy(struct key *k, const struct feature *f, struct 
     return set_consent(k, f, f->op == PRIVACY_OPTOUT, ret);
 }
 
+/* ---- metrics of a bot ---- */
+
+static enum status refuse_metric(const struct metric_feature *f, struct error *err)
+{
+    enum metric metric = f->values[f->refused - 1].metric;
+    if (metric_is_score(metric))
+        return error_set(err, STATUS_INVALID, "fields: %s is a score and must be within 0..1",
+                         metric_name(metric));
+    return error_set(err, STATUS_INVALID, "fields: number %u is beyond 10^12 or not finite",
+                     f->refused);
+}
+
+static enum status apply_metric(struct key *k, const struct feature *f, struct key_change *ret,
+                                struct error *err)
+{
+    if (f->u.metric.refused)
+        return refuse_metric(&f->u.metric, err);
+    struct metrics_change change;
+    enum status st = klog_open_metrics(k, err);
+    if (st)
+        return st;
+    if (metrics_apply(k->metrics, &f->u.metric, f->t_us, k->log.as_of_us, &change))
+        return error_set(err, STATUS_NOMEM, "could not allocate sums of metrics");
+    ret->applied = change.n > 0;
+    ret->late = change.late;
+    if (!change.applied)
+        return STATUS_OK;
+    st = klog_metric_entered(k, err);
+    if (!st)
+        note(k, RECORD_METRIC, 0, false, ret);
+    return st;
+}
+
+static enum status apply_character(struct key *k, const struct feature *f, struct key_change *ret,
+                                   struct error *err)
+{
+    enum status st = klog_open_metrics(k, err);
+    if (st)
+        return st;
+    ret->applied = metrics_character(k->metrics, &f->u.character, f->t_us);
+    if (ret->applied && k->metrics->n_points > 0)
+        note(k, RECORD_METRIC, 0, false, ret);
+    return STATUS_OK;
+}
+
 enum status key_apply(struct key *k, const struct feature *f, int64_t as_of_us,
                       struct key_change *ret, struct error *err)
 {
@@ -654,6 +721,10 @@ enum status key_apply(struct key *k, const struct feature *f, int64_t as_of_us,
         st = apply_outreach(k, f, ret, err);
     else if (f->type == EVENT_PRIVACY)
         st = apply_privacy(k, f, ret);
+    else if (f->type == EVENT_METRIC)
+        st = apply_metric(k, f, ret, err);
+    else if (f->type == EVENT_CHARACTER)
+        st = apply_character(k, f, ret, err);
     else
         st = apply_memory(k, f, ret, err);
     klog_settle(k);
@@ -678,7 +749,8 @@ bool key_has_row(const struct key *k, enum table_id table)
     uint32_t kinds = table_kinds(table, true);
     return (kinds & 1u << RECORD_MESSAGE && k->log.n_messages) ||
            (kinds & 1u << RECORD_MEMORY && k->log.n_memories) ||
-           (kinds & 1u << RECORD_ACCESS && k->log.n_accesses);
+           (kinds & 1u << RECORD_ACCESS && k->log.n_accesses) ||
+           (kinds & 1u << RECORD_METRIC && k->metrics && k->metrics->n_points);
 }
 
 /* Accesses of unknown memories are in nobody's row. */
@@ -699,6 +771,8 @@ static enum status count_events(const struct key *k, uint32_t kinds, int64_t *re
     }
     if (kinds & 1u << RECORD_OUTREACH)
         n += k->log.n_outreach;
+    if (kinds & 1u << RECORD_METRIC && k->metrics)
+        n += k->metrics->n_points;
     *ret = (int64_t)n;
     return STATUS_OK;
 }

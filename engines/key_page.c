@@ -3,7 +3,8 @@
  * rebuilt from them.
  *
  *   u8 KEY_FORMAT, user, bot, T, the numbers of what left, marks, tokens, memories, messages,
- *   accesses, outreach, u64 hash64 of everything before it
+ *   accesses, outreach, of a bot's own key its metrics (metrics_page.c), u64 hash64 of everything
+ *   before it
  *
  * Times and versions are differences to the record before; labels are numbers into the token list,
  * which holds tokens in order of first use. The bytes therefore depend on the content alone, not on
@@ -255,6 +256,11 @@ enum status key_encode(const struct key *k, struct buf *out)
     st = st ? st : encode_messages(k, &x, out);
     st = st ? st : encode_accesses(k, out);
     st = st ? st : encode_outreach(k, out);
+    if (!st && k->scope == ENGINE_BOT) {
+        st = buf_put_u8(out, k->metrics != NULL);
+        if (!st && k->metrics)
+            st = metrics_encode(k->metrics, out);
+    }
     if (!st)
         st = buf_put_u64(out, hash64((struct str){out->data + start, out->len - start}));
     if (st)
@@ -555,6 +561,9 @@ static enum status decode_body(struct reader *r, struct key *k, struct error *er
         st = decode_accesses(r, k, get_count(r, LIMIT_ACCESSES + LIMIT_FUTURE_RECORDS), err);
     if (!st)
         st = decode_outreach(r, k, get_count(r, RECORD_OUTREACH_MAX), err);
+    if (!st && k->scope == ENGINE_BOT && reader_u8(r) && !r->bad)
+        st = metrics_decode(r, &k->metrics, err);
+    k->log.metrics = k->metrics;
     return st;
 }
 

@@ -340,6 +340,19 @@ static void engines_retract(struct key *k, enum record_kind kind, size_t index)
             engine_at(i)->retract(k->states[i], &k->log, kind, index);
 }
 
+enum status klog_open_metrics(struct key *k, struct error *err)
+{
+    if (!k->metrics && metrics_new(&k->metrics))
+        return error_set(err, STATUS_NOMEM, "could not allocate the metrics of a bot");
+    k->log.metrics = k->metrics;
+    return STATUS_OK;
+}
+
+enum status klog_metric_entered(struct key *k, struct error *err)
+{
+    return engines_insert(k, RECORD_METRIC, 0, err);
+}
+
 /* ---- room ---- */
 
 static void *grow_array(void *items, uint32_t cap, size_t size)

@@ -11,6 +11,7 @@
 #include "engines/arena.h"
 #include "engines/dialogue.h"
 #include "engines/key.h"
+#include "engines/metrics.h"
 #include "engines/retention.h"
 
 #include <stddef.h>
@@ -63,8 +64,9 @@ struct key {
     struct id_index message_ids;
     struct id_index access_ids;
     struct arena arena;
-    int64_t first_left_us;  /* oldest message that left the log by age or cap; INT64_MAX = none */
-    int64_t message_cut_us; /* youngest message that the cap pushed out; INT64_MIN = none */
+    struct metrics *metrics; /* bot keys; what log.metrics points to */
+    int64_t first_left_us;   /* oldest message that left the log by age or cap; INT64_MAX = none */
+    int64_t message_cut_us;  /* youngest message that the cap pushed out; INT64_MIN = none */
     int64_t access_cut_us;
     uint32_t bytes; /* of this allocation: the names lie behind the states */
     uint32_t n_states;
@@ -80,6 +82,11 @@ MUST_CHECK enum status klog_start_engine(struct key *k, size_t engine, struct er
  * klog_close_shared() when the key is so small that working it out again costs next to nothing. */
 MUST_CHECK enum status klog_open_shared(struct key *k, struct error *err);
 void klog_close_shared(struct key *k);
+
+/* Room for the metrics of a bot key. */
+MUST_CHECK enum status klog_open_metrics(struct key *k, struct error *err);
+/* Tells the engines that a point entered. */
+MUST_CHECK enum status klog_metric_entered(struct key *k, struct error *err);
 
 /* Throws away what depends on epochs when one was closed since: it is made again when needed. */
 MUST_CHECK enum status klog_follow_epochs(struct key *k, struct error *err);

@@ -66,10 +66,11 @@ enum msg_flag {
     MSG_COMMON = 1 << 10,     /* the bot's most frequent words were known: common is counted */
 };
 
-/* Defined in epoch.h, dialogue.h and retention.h. */
+/* Defined in epoch.h, dialogue.h, retention.h and metrics.h. */
 struct epoch_list;
 struct dialogue;
 struct retention;
+struct metrics;
 
 /* Refers to a token in the key's refcounted arena; 0 = none. */
 typedef uint16_t label_ref;
@@ -190,6 +191,7 @@ struct key_log {
     const struct epoch_list *epochs; /* of the bot, see epoch.h; NULL: none was ever closed */
     struct dialogue *dialogue;       /* see dialogue.h; a cache, never part of the state */
     struct retention *retention;     /* see retention.h; likewise */
+    const struct metrics *metrics;   /* bot keys: see metrics.h; NULL before the first point */
 };
 
 static inline bool msg_has_mark(const struct msg_rec *m, size_t mark)

@@ -6,6 +6,7 @@
 
 #include "core/counters.h"
 #include "pipeline/partition_internal.h"
+#include "pipeline/route.h"
 
 static void note_change(struct held_key *h, const struct key_change *change, int64_t now_us)
 {
@@ -195,12 +196,13 @@ static enum status trace(struct partition *p, struct held_key *h, enum trace_pha
     return st == STATUS_END ? STATUS_OK : st;
 }
 
-static enum status apply_feature(struct partition *p, enum source source,
-                                 const struct frame_event *f, const struct event *e, int64_t now_us,
-                                 struct error *err)
+/* To the key of (user, bot), or to the bot's own (empty user_id). */
+static enum status apply_to_key(struct partition *p, enum source source,
+                                const struct frame_event *f, const struct event *e,
+                                struct str user_id, int64_t now_us, struct error *err)
 {
     struct held_key *h = NULL;
-    enum status st = partition_get_key(p, f->partition, e->user_id, e->bot_name, &h, err);
+    enum status st = partition_get_key(p, f->partition, user_id, e->bot_name, &h, err);
     if (st)
         return st;
     struct entry entry = {
@@ -212,17 +214,24 @@ static enum status apply_feature(struct partition *p, enum source source,
         .lsn = f->pos.lsn,
     };
     feature_extract(e, source, f->pos.lsn, key_log(h->key)->epochs, &entry.feature);
+    if (user_id.len == 0)
+        feature_for_bot(&entry.feature, e->user_id);
     st = trace(p, h, TRACE_BEFORE, &entry.feature, e->id, f->as_of_us, err);
     if (st)
         return st;
     struct key_change change;
     struct error why = {0};
     st = key_apply(h->key, &entry.feature, f->as_of_us, &change, &why);
+    /* A message that the bot's key has no use for is its user's all the same: the user's key says
+     * what is wrong with an event of both. */
+    bool second = user_id.len == 0 && engine_scopes(e) & 1u << ENGINE_USER;
+    if ((st == STATUS_INVALID || st == STATUS_LIMIT) && second)
+        return STATUS_OK;
     if (st == STATUS_INVALID || st == STATUS_LIMIT)
         return refuse_event(p, source, f, e, why.text, err);
     if (st)
         return error_set(err, st, "%s", why.text);
-    if (change.late)
+    if (change.late && !second)
         COUNTER_ADD(events_late, 1);
     st = trace(p, h, TRACE_AFTER, &entry.feature, e->id, f->as_of_us, err);
     if (st)
@@ -240,6 +249,25 @@ static enum status apply_feature(struct partition *p, enum source source,
     keymap_use(&p->keys, h);
     keymap_track_dirty(&p->keys, h);
     return partition_schedule(p, h, now_us, err);
+}
+
+/* To each key that the event changes and that lives in this partition: often one, two when a bot's
+ * message meets its user's home. */
+static enum status apply_feature(struct partition *p, enum source source,
+                                 const struct frame_event *f, const struct event *e, int64_t now_us,
+                                 struct error *err)
+{
+    if (feature_ignored(e)) {
+        COUNTER_ADD(metrics_ignored, 1);
+        return STATUS_OK;
+    }
+    uint32_t scopes = engine_scopes(e);
+    enum status st = STATUS_OK;
+    if (scopes & 1u << ENGINE_USER && route_home(e->user_id, e->bot_name) == f->partition)
+        st = apply_to_key(p, source, f, e, e->user_id, now_us, err);
+    if (!st && scopes & 1u << ENGINE_BOT && route_home(STR_NULL, e->bot_name) == f->partition)
+        st = apply_to_key(p, source, f, e, STR(""), now_us, err);
+    return st;
 }
 
 /* Rule 2 of DESIGN.md section 2: OK = apply it, END = seen before, AGAIN = something is missing: an

@@ -14,13 +14,16 @@ struct route {
     uint32_t partition[2];
 };
 
+/* The partition that a key lives in: hash64(user_id) mod P, so that everything kept per (user, bot)
+ * or per user is local; hash64(bot_name) mod P for a bot's own key (empty user_id). */
+uint32_t route_home(struct str user_id, struct str bot_name);
+
 /*
- * Events of a user go to hash64(user_id) mod P, so that everything kept per (user, bot) or per user
- * is local; events without a user (metrics, characters) to hash64(bot_name) mod P; dead letters to
- * hash64(where) mod P, so that each has one home. bot_scope: some registered engine keeps state per
- * bot, which then sees every message too (ENGINES.md A7).
+ * An event goes to the homes of the keys that it changes (engine_scopes()): metrics and characters
+ * to the bot's, whoever the user; what a user says to the user's; messages of the bot to both. Dead
+ * letters go to hash64(where) mod P, so that each has one home.
  */
-struct route route_event(const struct event *e, bool bot_scope);
+struct route route_event(const struct event *e);
 
 /* Partition p belongs to worker p mod workers. */
 static inline uint32_t route_worker(uint32_t partition, uint32_t workers)

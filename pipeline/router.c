@@ -616,7 +616,7 @@ enum status router_event(struct router *r, const struct event *e, struct positio
     st = follow_day(r, commit_us, now_us, err);
     if (st)
         return st;
-    struct route route = route_event(e, r->cfg.bot_scope);
+    struct route route = route_event(e);
     for (uint32_t i = 0; i < route.n; i++) {
         st = make_room(r, route.partition[i], now_us, err);
         if (st)

@@ -23,7 +23,6 @@ struct router_config {
     struct link **links; /* borrowed, workers of them, listening */
     const struct clock *clock;
     enum source source;
-    bool bot_scope;
 };
 MUST_CHECK enum status router_new(const struct router_config *cfg, struct router **ret,
                                   struct error *err);

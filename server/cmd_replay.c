@@ -274,7 +274,7 @@ static enum status apply_event(struct replay *r, const struct event *e, struct e
     enum status st = advance(r, e->at_us, err);
     if (st)
         return st;
-    struct route route = route_event(e, false);
+    struct route route = route_event(e);
     for (uint32_t i = 0; i < route.n; i++) {
         uint32_t p = route.partition[i];
         struct frame_event f = {

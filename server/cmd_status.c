@@ -90,6 +90,12 @@ static json_t *read_table(PGconn *conn, const struct table_def *table)
                      "newest_computed_at", field_text(res, 2), "newest_age_us", field_int(res, 3));
 }
 
+/* A table with a row per window has an id for each: it is one table all the same. */
+static bool table_was_listed(int t)
+{
+    return t > 0 && strcmp(tables[t].name, tables[t - 1].name) == 0;
+}
+
 static void read_sink(const struct config *cfg, json_t *root)
 {
     struct error err;
@@ -106,7 +112,8 @@ static void read_sink(const struct config *cfg, json_t *root)
     json_object_set_new(root, "progress", read_progress(conn, cfg->pipeline));
     json_t *list = json_object();
     for (int t = 0; t < TABLE_COUNT; t++)
-        json_object_set_new(list, tables[t].name, read_table(conn, &tables[t]));
+        if (!table_was_listed(t))
+            json_object_set_new(list, tables[t].name, read_table(conn, &tables[t]));
     json_object_set_new(root, "tables", list);
 }
 
@@ -228,6 +235,8 @@ static void print_tables(FILE *out, const json_t *list)
     for (int t = 0; t < TABLE_COUNT; t++) {
         const json_t *table = json_object_get(list, tables[t].name);
         char age[32];
+        if (table_was_listed(t))
+            continue;
         if (!begin_part(out, t ? "" : "tables", table))
             continue;
         output_age(int_of(table, "newest_age_us"), age);

@@ -13,6 +13,7 @@
 #include "core/clock.h"
 #include "core/hash.h"
 #include "core/pg.h"
+#include "engines/engine.h"
 #include "engines/oracle/oracle.h"
 #include "server/output.h"
 #include "server/row_compare.h"
@@ -107,12 +108,21 @@ static bool set_has(struct hash_set *set, uint64_t hash)
  * it is never late, never too far ahead, and a row older than the event does not see it. */
 #define ARRIVES_AHEAD_US (5 * US_PER_MINUTE)
 
+/* Of a key of the sample: the user's, or the bot's own. */
+static bool is_sampled(struct verify *v, const struct event *e)
+{
+    uint32_t scopes = engine_scopes(e);
+    return (scopes & 1u << ENGINE_USER &&
+            set_has(&v->sampled, key_hash(0, e->user_id, e->bot_name))) ||
+           (scopes & 1u << ENGINE_BOT && set_has(&v->sampled, key_hash(0, STR(""), e->bot_name)));
+}
+
 static enum status feed_oracle(struct verify *v, struct error *err)
 {
     struct event e;
     enum status st;
     while ((st = source_rows_next(v->source, &e, err)) == STATUS_OK) {
-        if (v->sample && !set_has(&v->sampled, key_hash(0, e.user_id, e.bot_name)))
+        if (v->sample && !is_sampled(v, &e))
             continue;
         st = oracle_add(v->oracle, &e, SOURCE_POSTGRES, ++v->n_events, e.at_us - ARRIVES_AHEAD_US,
                         err);
@@ -185,12 +195,17 @@ static enum status declare_cursor(struct verify *v, enum table_id table, struct 
         st = row_select_list(&tables[table], &sql);
     if (st == STATUS_OK)
         st = buf_printf(&sql, " FROM %s", tables[table].name);
+    if (st == STATUS_OK && tables[table].by_window)
+        st = buf_printf(&sql, " WHERE time_window_hours = %d", tables[table].window_hours);
+    const char *user = tables[table].by_window ? "''" : "user_id";
     if (st == STATUS_OK)
         st = v->sample ? buf_printf(&sql,
-                                    " ORDER BY md5(user_id || ' ' || bot_name || ' %" PRId64
+                                    " ORDER BY md5(%s || ' ' || bot_name || ' %" PRId64
                                     "') LIMIT %" PRId64,
-                                    v->seed, v->sample)
-                       : buf_append_str(&sql, STR(" ORDER BY bot_name, user_id"));
+                                    user, v->seed, v->sample)
+                       : buf_append_str(&sql, tables[table].by_window
+                                                  ? STR(" ORDER BY bot_name")
+                                                  : STR(" ORDER BY bot_name, user_id"));
     if (st == STATUS_OK)
         st = buf_append(&sql, "", 1);
     st = st == STATUS_OK ? pg_exec(v->sink, sql.data, "could not read the cache rows", err)

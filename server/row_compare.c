@@ -10,9 +10,11 @@
 
 enum status row_select_list(const struct table_def *table, struct buf *out)
 {
-    enum status st = buf_append_str(
-        out, STR("user_id, bot_name, (extract(epoch FROM as_of) * 1000000)::bigint, event_count, "
-                 "confidence, state_flags, engine_version, details"));
+    enum status st = buf_append_str(out, table->by_window ? STR("'' AS user_id") : STR("user_id"));
+    if (st == STATUS_OK)
+        st = buf_append_str(
+            out, STR(", bot_name, (extract(epoch FROM as_of) * 1000000)::bigint, event_count, "
+                     "confidence, state_flags, engine_version, details"));
     for (size_t i = 0; i < table->n_columns && st == STATUS_OK; i++) {
         const char *name = table->columns[i].name;
         st = table->columns[i].type == COLUMN_TIME

@@ -24,7 +24,7 @@ enum row_result_column {
     RR_DETAILS,
     RR_COLUMNS, /* first of table->columns */
 };
-/* "user_id, bot_name, ..." for tables keyed by user and bot. */
+/* "user_id, bot_name, ..."; the user of a table keyed by bot and window is empty. */
 MUST_CHECK enum status row_select_list(const struct table_def *table, struct buf *out);
 
 /* One difference; expected and got are short and printable, NULL = SQL NULL. */

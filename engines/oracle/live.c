@@ -30,6 +30,7 @@ void live_free(struct live *l)
     free(l->accesses.items);
     free(l->outreach.items);
     free(l->answers.items);
+    points_deinit(&l->points);
     free(l);
 }
 
@@ -287,6 +288,11 @@ static enum status apply_message(struct live *l, const struct feature *f)
     bool known = i < l->messages.n;
     bool late = f->t_us < horizon_us(l) || f->t_us <= l->message_cut_us;
 
+    if (l->of_bot && !(f->u.message.flags & MSG_BOT)) {
+        if (known)
+            array_remove(&l->messages, i);
+        return STATUS_OK;
+    }
     if (deleted_by_other_source(l, LIVE_MARK_MESSAGE, f->id, f) ||
         is_second_copy(&l->messages, i, f))
         return STATUS_OK;
@@ -492,6 +498,8 @@ enum status live_apply(struct live *l, const struct feature *f, int64_t as_of_us
         apply_message_deleted(l, f);
     else if (f->type == EVENT_OUTREACH)
         st = apply_outreach(l, f);
+    else if (f->type == EVENT_METRIC || f->type == EVENT_CHARACTER)
+        st = points_add(&l->points, f, l->as_of_us);
     else if (f->type == EVENT_MEMORY)
         st = apply_memory(l, f);
     else if (f->u.privacy.proactive && f->op != PRIVACY_ERASE)

@@ -6,6 +6,7 @@
 
 #include "core/cleanup.h"
 #include "engines/feature.h"
+#include "engines/oracle/points.h"
 
 /* A feature that is live, as it stands after edits. Strings stay with whoever added it. */
 struct live_item {
@@ -48,6 +49,8 @@ struct live {
     int64_t access_cut_us;
     uint64_t forgotten_n;
     int64_t forgotten_created_s;
+    bool of_bot; /* set by whoever made it, before anything is applied */
+    struct points points;
 };
 
 MUST_CHECK enum status live_new(struct live **ret);

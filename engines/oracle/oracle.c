@@ -22,10 +22,11 @@ extern const struct oracle_ops oracle_proactive_engagement, oracle_memory_aging,
     oracle_conversation_patterns;
 extern const struct oracle_ops oracle_memory_behavior;
 extern const struct oracle_ops oracle_personality_profile;
+extern const struct oracle_ops oracle_character_performance;
 
 static const struct oracle_ops *const registry[] = {
-    &oracle_memory_aging,        &oracle_conversation_patterns, &oracle_memory_behavior,
-    &oracle_personality_profile, &oracle_proactive_engagement,
+    &oracle_memory_aging,    &oracle_character_performance, &oracle_conversation_patterns,
+    &oracle_memory_behavior, &oracle_personality_profile,   &oracle_proactive_engagement,
 };
 
 const struct oracle_ops *oracle_at(size_t index)
@@ -219,20 +220,32 @@ static struct stored *stored_new(const struct event *e, enum source source, uint
     return s;
 }
 
-enum status oracle_add(struct oracle *o, const struct event *e, enum source source, uint64_t ver,
-                       int64_t as_of_us, struct error *err)
+static enum status add_to_key(struct oracle *o, const struct event *e, enum engine_scope scope,
+                              enum source source, uint64_t ver, int64_t as_of_us, struct error *err)
 {
-    if (!feature_wanted(e->type))
-        return STATUS_OK;
-    struct oracle_key *k = find_or_add_key(o, e->user_id, e->bot_name);
+    struct str user_id = scope == ENGINE_BOT ? STR("") : e->user_id;
+    struct oracle_key *k = find_or_add_key(o, user_id, e->bot_name);
     struct epoch_list epochs = epochs_at(o, e->bot_name, as_of_us);
     struct stored *s = k ? stored_new(e, source, ver, &epochs, as_of_us) : NULL;
     if (!s || !grow((void **)&k->items, &k->cap, k->n, sizeof(struct stored *))) {
         free(s);
         return error_set(err, STATUS_NOMEM, "could not store an event in the oracle");
     }
+    if (scope == ENGINE_BOT)
+        feature_for_bot(&s->f, e->user_id);
     k->items[k->n++] = s;
     return STATUS_OK;
+}
+
+enum status oracle_add(struct oracle *o, const struct event *e, enum source source, uint64_t ver,
+                       int64_t as_of_us, struct error *err)
+{
+    uint32_t scopes = feature_wanted(e->type) && !feature_ignored(e) ? engine_scopes(e) : 0;
+    enum status st = STATUS_OK;
+    for (enum engine_scope scope = ENGINE_USER; !st && scope <= ENGINE_BOT; scope++)
+        if (scopes & 1u << scope)
+            st = add_to_key(o, e, scope, source, ver, as_of_us, err);
+    return st;
 }
 
 /* ---- the view of a key at T ---- */
@@ -334,6 +347,7 @@ static void build_view(struct live *l, struct pool *p, struct oracle_view *v)
         v->first_seen_us = p->messages[0]->t_us;
     if (v->first_seen_us == INT64_MAX)
         v->first_seen_us = 0;
+    v->points = &l->points;
     v->as_of_us = l->as_of_us;
     v->messages = p->messages;
     v->memories = p->memories;
@@ -368,6 +382,9 @@ static int64_t count_records(const struct oracle_view *v, uint32_t kinds)
             n += is_known(v, v->accesses[i]->u.memory.memory);
     if (kinds & 1u << RECORD_OUTREACH)
         n += (int64_t)v->n_outreach;
+    if (kinds & 1u << RECORD_METRIC)
+        for (size_t i = 0; i < v->points->n; i++)
+            n += point_is_live(&v->points->all[i], v->as_of_us);
     return n;
 }
 
@@ -441,10 +458,12 @@ enum status oracle_row(struct oracle *o, enum table_id table, struct str user_id
     assert(row->table == &tables[table]);
 
     const struct oracle_key *key = find_key(o, user_id, bot_name);
-    if (!key)
+    if (!key || tables[table].by_window != (user_id.len == 0))
         return STATUS_END;
     CLEANUP(live_freep) struct live *l = NULL;
     enum status st = live_new(&l);
+    if (!st)
+        l->of_bot = user_id.len == 0;
     for (size_t i = 0; !st && i < key->n; i++)
         if (key->items[i]->as_of_us <= as_of_us)
             st = live_apply(l, &key->items[i]->f, key->items[i]->as_of_us);

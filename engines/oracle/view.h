@@ -7,6 +7,8 @@
 #include "core/row.h"
 #include "engines/feature.h"
 
+struct points;
+
 struct oracle_view {
     struct str user_id;
     struct str bot_name;
@@ -38,6 +40,7 @@ struct oracle_view {
     uint64_t forgotten_n;
     int64_t forgotten_created_s;
     bool truncated;
+    const struct points *points;     /* of a bot */
     const struct epoch_list *epochs; /* those of the bot that were closed at T */
 };
 

@@ -26,32 +26,44 @@
 
 struct pair {
     struct test_epochs epochs;
-    struct key *keys[USERS];
+    struct key *keys[USERS + 1]; /* and the bot's own */
     size_t n;
     struct oracle *oracle;
     size_t compared; /* rows that both sides have */
 };
 
-static struct key **key_of(struct pair *p, const struct event *e)
+static struct key **key_of(struct pair *p, const struct event *e, enum engine_scope scope)
 {
+    struct str user = scope == ENGINE_BOT ? STR("") : e->user_id;
     for (size_t i = 0; i < p->n; i++)
-        if (str_equal(key_log(p->keys[i])->user_id, e->user_id))
+        if (str_equal(key_log(p->keys[i])->user_id, user))
             return &p->keys[i];
-    assert_true(p->n < USERS);
-    assert_int_equal(key_new(e->user_id, e->bot_name, &p->keys[p->n], NULL), STATUS_OK);
+    assert_true(p->n < USERS + 1);
+    assert_int_equal(key_new(user, e->bot_name, &p->keys[p->n], NULL), STATUS_OK);
     key_set_epochs(p->keys[p->n], &p->epochs.list);
     return &p->keys[p->n++];
 }
 
-static void apply(struct pair *p, const struct script_step *s)
+static void apply_to(struct pair *p, const struct script_step *s, enum engine_scope scope)
 {
     struct feature f;
     struct key_change change;
+    feature_extract(&s->e, s->source, s->ver, &p->epochs.list, &f);
+    if (scope == ENGINE_BOT)
+        feature_for_bot(&f, s->e.user_id);
+    enum status st = key_apply(*key_of(p, &s->e, scope), &f, s->as_of_us, &change, NULL);
+    assert_true(st == STATUS_OK || (st == STATUS_INVALID && s->e.type == EVENT_METRIC));
+    test_epochs_learn(&p->epochs, &change);
+}
+
+static void apply(struct pair *p, const struct script_step *s)
+{
+    uint32_t scopes = feature_ignored(&s->e) ? 0 : engine_scopes(&s->e);
     test_epochs_reach(&p->epochs, s->as_of_us);
     assert_int_equal(oracle_set_epochs(p->oracle, s->e.bot_name, &p->epochs.list), STATUS_OK);
-    feature_extract(&s->e, s->source, s->ver, &p->epochs.list, &f);
-    assert_int_equal(key_apply(*key_of(p, &s->e), &f, s->as_of_us, &change, NULL), STATUS_OK);
-    test_epochs_learn(&p->epochs, &change);
+    for (enum engine_scope scope = ENGINE_USER; scope <= ENGINE_BOT; scope++)
+        if (scopes & 1u << scope)
+            apply_to(p, s, scope);
     assert_int_equal(oracle_add(p->oracle, &s->e, s->source, s->ver, s->as_of_us, NULL), STATUS_OK);
 }
 
@@ -108,7 +120,9 @@ static size_t run(const struct script_options *options, uint32_t every)
     for (size_t i = 0; i < script_count(s); i++) {
         const struct script_step *step = script_at(s, i);
         apply(&p, step);
-        struct key **k = key_of(&p, &step->e);
+        bool of_user = engine_scopes(&step->e) & 1u << ENGINE_USER;
+        struct key **k =
+            key_of(&p, &step->e, of_user && script_below(&random, 3) ? ENGINE_USER : ENGINE_BOT);
         if (script_below(&random, 4 * every) == 0)
             restart(k);
         if (script_below(&random, every) == 0)

@@ -624,7 +624,7 @@ static void play(struct crowd *c, const struct script *s, uint64_t seed, bool wi
         const struct script_step *step = script_at(s, i);
         struct feature f;
         struct key_change change;
-        if (!feature_wanted(step->e.type))
+        if (!(engine_scopes(&step->e) & 1u << ENGINE_USER) || !feature_wanted(step->e.type))
             continue;
         feature_extract(&step->e, step->source, step->ver, NULL, &f);
         struct rig *r = crowd_find(c, &step->e, oracle);

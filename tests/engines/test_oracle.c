@@ -415,6 +415,8 @@ static void play(const struct script *script, struct chat *c, struct oracle *o)
         const struct script_step *step = script_at(script, i);
         struct feature f;
         struct key_change change;
+        if (!(engine_scopes(&step->e) & 1u << ENGINE_USER))
+            continue;
         feature_extract(&step->e, step->source, step->ver, NULL, &f);
         assert_int_equal(key_apply(chat_key(c, &step->e), &f, step->as_of_us, &change, NULL),
                          STATUS_OK);
@@ -433,11 +435,14 @@ static void compare_chats(uint64_t seed, struct chat *first, struct chat *second
 
     buf_init(&got, ROW_BYTES);
     buf_init(&other, ROW_BYTES);
+    size_t users = 0;
     buf_init(&want, ROW_BYTES);
-    assert_int_equal(oracle_key_count(o), first->n);
     for (size_t i = 0; i < oracle_key_count(o); i++) {
         struct event e = {0};
         oracle_key_at(o, i, &e.user_id, &e.bot_name);
+        if (e.user_id.len == 0)
+            continue; /* the bot's own key */
+        users++;
         for (enum table_id table = 0; table < TABLE_COUNT; table++) {
             (void)oracle_json(o, e.user_id, e.bot_name, table, t_us, &want);
             (void)engine_json(chat_key(first, &e), table, t_us, &got);
@@ -446,6 +451,7 @@ static void compare_chats(uint64_t seed, struct chat *first, struct chat *second
             assert_same(seed, (int)i, "another order of arrival", &other, &want);
         }
     }
+    assert_int_equal(users, first->n);
 }
 
 static void test_chats_give_the_same_rows_in_any_order_of_arrival(void **state)

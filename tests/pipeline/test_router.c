@@ -68,7 +68,7 @@ static int setup(void **state)
         assert_int_equal(link_listen(url, &w->up[i], NULL), STATUS_OK);
         assert_int_equal(link_dial(url, &w->down[i], NULL), STATUS_OK);
     }
-    struct router_config rc = {2, w->up, &w->clock, SOURCE_POSTGRES, false};
+    struct router_config rc = {2, w->up, &w->clock, SOURCE_POSTGRES};
     assert_int_equal(router_new(&rc, &w->router, NULL), STATUS_OK);
     assert_int_equal(frame_reader_init(&w->reader), STATUS_OK);
     *state = w;
@@ -127,7 +127,7 @@ static void test_nothing_is_sent_before_every_worker_said_hello(void **state)
     hello(w, 0, 100, NULL, 0);
     /* Time moves with each look, so that the deadline passes. */
     w->clock = clock_real;
-    struct router_config rc = {2, w->up, &clock_real, SOURCE_POSTGRES, false};
+    struct router_config rc = {2, w->up, &clock_real, SOURCE_POSTGRES};
     struct router *r = NULL;
     assert_int_equal(router_new(&rc, &r, NULL), STATUS_OK);
     assert_int_equal(router_handshake(r, 200 * 1000, NULL), STATUS_IO);

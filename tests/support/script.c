@@ -70,6 +70,7 @@ struct script {
     struct items messages;
     struct items memories;
     struct items outreach;
+    struct items metrics;
     char **strings;
     size_t n_strings;
     size_t cap_strings;
@@ -481,6 +482,113 @@ static void outreach_event(struct script *s)
         send_outreach(s);
 }
 
+/* ---- metrics ---- */
+
+static double any_score(struct script *s)
+{
+    return chance(s, 1) ? 1.5 : below(s, 1001) / 1000.0;
+}
+
+static void add_field(struct event_metric *m, const char *name, double value)
+{
+    m->fields[m->n_fields].name = str_from(name);
+    m->fields[m->n_fields++].value = value;
+}
+
+static void fill_quality(struct script *s, struct event_metric *m)
+{
+    static const char *const scores[] = {"engagement_score",    "satisfaction_score",
+                                         "coherence_score",     "natural_flow_score",
+                                         "emotional_resonance", "topic_relevance"};
+    m->measurement = STR("conversation_quality");
+    for (size_t i = 0; i < COUNT(scores); i++)
+        if (chance(s, 60))
+            add_field(m, scores[i], any_score(s));
+    if (m->n_fields == 0)
+        add_field(m, scores[0], any_score(s));
+}
+
+static void fill_metric(struct script *s, struct event_metric *m)
+{
+    uint32_t dice = below(s, 100);
+    if (dice < 40) {
+        fill_quality(s, m);
+    } else if (dice < 50) {
+        m->measurement = STR("character_consistency_v2");
+        add_field(m, "value", any_score(s));
+    } else if (dice < 70) {
+        m->measurement = STR("response_time_v2");
+        add_field(m, "value", below(s, 90000) / 10.0);
+        add_field(m, "llm_time_ms", below(s, 50000) / 10.0);
+    } else if (dice < 90) {
+        m->measurement = STR("nab");
+        add_field(m, "value", (below(s, 2000001) - 1000000.0) * (chance(s, 5) ? 1e6 : 0.01));
+    } else {
+        m->measurement = STR("weather"); /* nobody knows it */
+        add_field(m, "value", 21);
+    }
+    m->n_tags = 1;
+    m->tags[0].key = STR("bot");
+    m->tags[0].value = STR(BOT);
+}
+
+static void new_metric(struct script *s)
+{
+    struct str id = keep_format(s, "pt-%zu", s->n);
+    struct script_step *step = add_step(s, EVENT_METRIC, id, s->user, hash64(id));
+    struct event_metric *m = &step->e.u.metric;
+    fill_metric(s, m);
+    uint32_t dice = below(s, 100);
+    if (dice < 30) {
+        m->tags[m->n_tags].key = STR("user_id");
+        m->tags[m->n_tags++].value = step->e.user_id;
+    }
+    if (dice < 60)
+        step->e.user_id = keep(s, STR(""));
+    displace(s, step);
+    add_item(&s->metrics, s->n - 1, s->user, SOURCE_POSTGRES);
+}
+
+/* The same point again, with other values: it replaces the first. */
+static void overwrite_metric(struct script *s)
+{
+    struct item *item = pick_item(s, &s->metrics);
+    const struct event old = s->steps[item->step].e;
+    struct script_step *step =
+        add_step(s, EVENT_METRIC, keep_format(s, "pt-%zu", s->n), s->user, s->groups[item->step]);
+    step->e = old;
+    for (size_t i = 0; i < old.u.metric.n_fields; i++)
+        if (chance(s, 50))
+            step->e.u.metric.fields[i].value = any_score(s);
+    item->step = s->n - 1;
+}
+
+static void define_character(struct script *s)
+{
+    static const char *const names[] = {"warm", "dry", "curious", "brief", "never seen"};
+    struct script_step *step = add_step(s, EVENT_CHARACTER, keep_format(s, "ch-%zu", s->n), s->user,
+                                        hash64(STR("character")));
+    step->e.user_id = keep(s, STR(""));
+    struct event_character *c = &step->e.u.character;
+    c->version = (int64_t)s->n;
+    for (size_t i = 0; i < COUNT(names); i++) {
+        if (chance(s, 40))
+            continue;
+        c->traits[c->n_traits].name = str_from(names[i]);
+        c->traits[c->n_traits++].weight = below(s, 11) / 10.0;
+    }
+}
+
+static void metric_event(struct script *s)
+{
+    if (chance(s, 3))
+        define_character(s);
+    else if (s->metrics.n > 3 && chance(s, 10))
+        overwrite_metric(s);
+    else
+        new_metric(s);
+}
+
 /* ---- the script ---- */
 
 /* Conversations of seconds to minutes, with pauses that make up the span. */
@@ -507,6 +615,8 @@ static void add_something(struct script *s)
         outreach_event(s);
     else if (dice >= 20 && dice < 50 && wants(s, SCRIPT_MEMORIES))
         memory_event(s);
+    else if (dice >= 50 && dice < 62 && wants(s, SCRIPT_METRICS))
+        metric_event(s);
     else
         new_message(s);
 }
@@ -553,6 +663,7 @@ void script_free(struct script *s)
     free(s->messages.all);
     free(s->memories.all);
     free(s->outreach.all);
+    free(s->metrics.all);
     free(s->topics);
     free(s->steps);
     free(s->groups);

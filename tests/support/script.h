@@ -25,7 +25,7 @@ enum script_feature {
     SCRIPT_TRAITS = 1 << 7,     /* bot messages name traits */
     SCRIPT_EMBEDDINGS = 1 << 8, /* most messages carry one, sometimes of another model or size */
     SCRIPT_OUTREACH = 1 << 9,   /* attempts, replies and opt-outs */
-    SCRIPT_METRICS = 1 << 10,   /* points and characters of the bot, with an empty user */
+    SCRIPT_METRICS = 1 << 10,   /* points and characters of the bot, with and without a user */
     SCRIPT_ALL = (1 << 11) - 1,
 };
 
