@@ -5,6 +5,8 @@
  * oracle's byte for byte. A failing script prints its seed.
  */
 #include "core/clock.h"
+#include "core/hash.h"
+#include "engines/conversation_patterns_row.h"
 #include "engines/key.h"
 #include "engines/oracle/oracle.h"
 #include "tests/support/script.h"
@@ -34,6 +36,8 @@ struct rig {
     uint64_t ver;
     uint64_t seed;
     struct row row; /* the last one emitted */
+    struct epoch_list epochs;
+    struct epoch_sums lessons; /* all that was taught */
 };
 
 static void rig_start(struct rig *r)
@@ -45,6 +49,17 @@ static void rig_start(struct rig *r)
     if (oracle_new(&r->oracle, &err) != STATUS_OK)
         fail_msg("%s", err.text);
     row_init(&r->row, &tables[TABLE_CONVERSATION_PATTERNS]);
+    key_set_epochs(r->key, &r->epochs);
+    assert_int_equal(oracle_set_epochs(r->oracle, r->bot, &r->epochs), STATUS_OK);
+}
+
+/* Gives the bot an epoch from the day before START_US on; the caller fills it. */
+static struct epoch *epoch_new(void)
+{
+    struct epoch *e = calloc(1, sizeof(*e));
+    assert_non_null(e);
+    e->day = kernel_day(START_US) - 1;
+    return e;
 }
 
 static void rig_stop(struct rig *r)
@@ -52,6 +67,7 @@ static void rig_stop(struct rig *r)
     key_free(r->key);
     oracle_free(r->oracle);
     row_deinit(&r->row);
+    epoch_list_deinit(&r->epochs);
 }
 
 static void post(struct rig *r, struct event *e)
@@ -62,9 +78,10 @@ static void post(struct rig *r, struct event *e)
     e->user_id = r->name;
     e->bot_name = r->bot;
     r->ver++;
-    feature_extract(e, SOURCE_POSTGRES, r->ver, NULL, &f);
+    feature_extract(e, SOURCE_POSTGRES, r->ver, &r->epochs, &f);
     if (key_apply(r->key, &f, r->now_us, &change, &err) != STATUS_OK)
         fail_msg("seed %llu: %s", (unsigned long long)r->seed, err.text);
+    epoch_sums_add(&r->lessons, &change.delta);
     if (oracle_add(r->oracle, e, SOURCE_POSTGRES, r->ver, r->now_us, &err) != STATUS_OK)
         fail_msg("seed %llu: %s", (unsigned long long)r->seed, err.text);
 }
@@ -170,6 +187,203 @@ static void test_style_of_the_golden_words(void **state)
     assert_has(style, "\"reply_latency_s\":null");
     assert_has(style, "\"drift\":{\"words_p50\":null}");
     assert_has(style, "\"style_match\":null");
+    rig_stop(&r);
+}
+
+/*
+ * "the" and "and" are the bot's frequent words. Of the user's words 2/4 are "the" and 1/4 "and", of
+ * the bot's 1/8 and 3/8: 1 - .375 / .6251 = .400096 and 1 - .125 / .6251 = .800032, mean .600064.
+ */
+static void test_style_match_of_two_words(void **state)
+{
+    (void)state;
+    struct rig r;
+    rig_start(&r);
+    struct epoch *e = epoch_new();
+    e->v[EPOCH_MESSAGES] = 100 * EPOCH_SCALE;
+    uint64_t the = hash64(STR("the")) % EPOCH_DF_BUCKETS;
+    uint64_t and = hash64(STR("and")) % EPOCH_DF_BUCKETS;
+    assert_true(the % RECORD_COMMON != and % RECORD_COMMON);
+    e->v[EPOCH_DF + the] = 60 * EPOCH_SCALE;
+    e->v[EPOCH_DF + and] = 50 * EPOCH_SCALE;
+    assert_int_equal(epoch_list_add(&r.epochs, e), STATUS_OK);
+    r.now_us = START_US + US_PER_HOUR;
+    for (unsigned i = 0; i < 20; i += 2) {
+        user(&r, START_US + i * US_PER_MINUTE, i, "The the and dogs");
+        bot(&r, START_US + i * US_PER_MINUTE + 1, i + 1, "the cat ran, and and and so on");
+    }
+    emit(&r);
+    assert_has(row_value(&r.row, CP_COMMUNICATION_STYLE), "\"style_match\":0.600064,");
+    rig_stop(&r);
+}
+
+/* Quartiles of the bot's messages at 2, 4 and 6 words; before there are 100 of them 10, 30, 60. */
+static void test_verbosity_is_relative_to_the_bots_users(void **state)
+{
+    (void)state;
+    static const struct {
+        unsigned words;
+        uint32_t messages;
+        const char *want;
+    } cases[] = {{1, 100, "\"brief\""},     {2, 100, "\"moderate\""},  {4, 100, "\"elaborate\""},
+                 {5, 100, "\"elaborate\""}, {6, 100, "\"extensive\""}, {6, 99, "\"brief\""},
+                 {30, 99, "\"elaborate\""}, {60, 99, "\"extensive\""}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        static const unsigned lengths[] = {2, 4, 6, 20};
+        struct rig r;
+        rig_start(&r);
+        struct epoch *e = epoch_new();
+        e->v[EPOCH_USER_MESSAGES] = cases[i].messages * EPOCH_SCALE;
+        for (size_t q = 0; q < 4; q++)
+            e->v[EPOCH_WORDS + hist_bucket(lengths[q])] = 25 * EPOCH_SCALE;
+        assert_int_equal(epoch_list_add(&r.epochs, e), STATUS_OK);
+        char text[TEXT_MAX];
+        words(text, cases[i].words, "");
+        r.now_us = START_US + US_PER_HOUR;
+        for (unsigned m = 0; m < 10; m++)
+            user(&r, START_US + m, m, text);
+        emit(&r);
+        char want[64];
+        snprintf(want, sizeof(want), "\"verbosity\":%s", cases[i].want);
+        assert_has(row_value(&r.row, CP_COMMUNICATION_STYLE), want);
+        rig_stop(&r);
+    }
+}
+
+static void read_fingerprint(const struct rig *r, int8_t out[256])
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    static const char key[] = "\"fingerprint\":\"";
+    struct str style = row_value(&r->row, CP_COMMUNICATION_STYLE);
+    const char *at = memmem(style.ptr, style.len, key, sizeof(key) - 1);
+    assert_non_null(at);
+    at += sizeof(key) - 1;
+    uint32_t bits = 0;
+    for (size_t n = 0, have = 0; n < 256; at++) {
+        assert_non_null(strchr(digits, *at));
+        bits = bits << 6 | (uint32_t)(strchr(digits, *at) - digits);
+        have += 6;
+        if (have >= 8) {
+            have -= 8;
+            out[n++] = (int8_t)(uint8_t)(bits >> have);
+        }
+    }
+    assert_memory_equal(at, "==\"", 3); /* 256 bytes are 85 groups and one byte */
+}
+
+/* Who writes like everybody else has nothing to show but zeros; against nobody he would. */
+static void test_the_fingerprint_is_what_sets_a_user_apart(void **state)
+{
+    (void)state;
+    static const char text[] = "i was wondering about that, too!";
+    struct text_features marks;
+    text_extract(str_from(text), NULL, &marks);
+    for (int with = 0; with < 2; with++) {
+        struct rig r;
+        rig_start(&r);
+        struct epoch *e = epoch_new();
+        for (size_t i = 0; i < RECORD_MARKS && with; i++)
+            e->v[EPOCH_MARKS + i] = marks.marks[i / 8] >> (i % 8) & 1 ? 1000 * EPOCH_SCALE : 0;
+        e->v[EPOCH_USER_MESSAGES] = 1000 * EPOCH_SCALE * (uint32_t)with;
+        for (uint32_t f = CP_FLAG_EXCLAIM; f <= CP_FLAG_END_PUNCT && with; f += 4)
+            e->v[EPOCH_STYLE_FLAGS + f] = 1000 * EPOCH_SCALE;
+        assert_int_equal(epoch_list_add(&r.epochs, e), STATUS_OK);
+        r.now_us = START_US + US_PER_HOUR;
+        for (unsigned m = 0; m < 20; m++)
+            user(&r, START_US + m, m, text);
+        emit(&r);
+        int8_t print[256];
+        int largest = 0;
+        read_fingerprint(&r, print);
+        for (size_t i = 24; i < 256; i++)
+            largest = abs(print[i]) > largest ? abs(print[i]) : largest;
+        /* 20 messages with n marks: 28 / (20 n / 232 + 8) is 1.5 or more for n up to 120. */
+        assert_in_range(largest, with ? 0 : 64 / 2, with ? 16 : 127);
+        /* Everybody exclaims: sqrt(1) - sqrt(1 - .75 * 20 / 1020) = .0074, 254 times that is 2;
+         * with nobody known the usual rate is .25: 254 * (1 - .5) = 127. */
+        assert_int_equal(print[CP_FLAG_EXCLAIM], with ? 2 : 127);
+        rig_stop(&r);
+    }
+}
+
+static uint32_t sum_of(const struct rig *r, unsigned first, unsigned last)
+{
+    uint32_t sum = 0;
+    for (unsigned cell = first; cell <= last; cell++)
+        sum += r->lessons.v[cell];
+    return sum;
+}
+
+/* New messages teach, once: no edit, no copy, no deletion, nothing late and nothing ahead of T. */
+static void test_a_new_message_teaches_once(void **state)
+{
+    (void)state;
+    struct rig r;
+    rig_start(&r);
+    r.now_us = START_US + 40 * US_PER_DAY;
+    int64_t t = r.now_us - 7 * US_PER_MINUTE; /* 40 days after a Monday 0:00, at 23:53 */
+    user(&r, t, 1, "Is it you?");
+    user(&r, t, 1, "Is it you?");
+    say(&r, &(struct said){ROLE_USER, MESSAGE_UPDATE, t, 1, "Is it me? No", NULL, 0});
+    user(&r, START_US, 2, "far too late");
+    user(&r, r.now_us + US_PER_HOUR, 3, "not yet");
+    take_back(&r, 1, t);
+    assert_int_equal(r.lessons.v[EPOCH_MESSAGES], 1);
+    assert_int_equal(sum_of(&r, EPOCH_DF, EPOCH_DF_END), 3);
+    assert_int_equal(r.lessons.v[EPOCH_DF + hash64(STR("you")) % EPOCH_DF_BUCKETS], 1);
+    assert_int_equal(r.lessons.v[EPOCH_USER_MESSAGES], 1);
+    assert_int_equal(r.lessons.v[EPOCH_WORDS + 3], 1);
+    assert_int_equal(sum_of(&r, EPOCH_WORDS, EPOCH_WORDS_END), 1);
+    assert_int_equal(r.lessons.v[EPOCH_STYLE_FLAGS + CP_FLAG_QUESTION], 1);
+    assert_int_equal(sum_of(&r, EPOCH_STYLE_FLAGS, EPOCH_STYLE_FLAGS_END), 3);
+    assert_int_equal(r.lessons.v[EPOCH_HOW + (39 % 7) * 24 + 23], 1);
+    assert_int_equal(sum_of(&r, EPOCH_HOW, EPOCH_HOW_END), 1);
+    rig_stop(&r);
+}
+
+/* A quarter of the marks, each for four: over many messages every mark is taught as often as it
+ * occurs. */
+static void test_taught_marks_are_an_unbiased_sample(void **state)
+{
+    (void)state;
+    struct rig r;
+    rig_start(&r);
+    struct text_features f;
+    text_extract(STR("how are you, my dear?"), NULL, &f);
+    r.now_us = START_US + US_PER_DAY;
+    for (unsigned i = 0; i < 400; i++)
+        user(&r, START_US + i, i, "how are you, my dear?");
+    for (size_t i = 0; i < RECORD_MARKS; i++) {
+        bool has = f.marks[i / 8] >> (i % 8) & 1;
+        /* 400 throws at 1 of 4, four for each: 400 with a standard deviation of 35. */
+        assert_in_range(r.lessons.v[EPOCH_MARKS + i], has ? 260 : 0, has ? 540 : 0);
+    }
+    rig_stop(&r);
+}
+
+/* Each bot message is decided once: by the first message 30 minutes later, or by the user's. */
+static void test_replies_are_taught_once_each(void **state)
+{
+    (void)state;
+    struct rig r;
+    rig_start(&r);
+    r.now_us = START_US + US_PER_DAY;
+    const int64_t min = US_PER_MINUTE;
+    bot(&r, START_US, 0, "one");
+    assert_int_equal(r.lessons.v[EPOCH_REPLIES_DECIDED], 0);
+    bot(&r, START_US + 10 * min, 1, "two");
+    assert_int_equal(r.lessons.v[EPOCH_REPLIES_DECIDED], 0);
+    bot(&r, START_US + 35 * min, 2, "three"); /* one waited 35 minutes in vain, two only 25 */
+    assert_int_equal(r.lessons.v[EPOCH_REPLIES_DECIDED], 1);
+    user(&r, START_US + 41 * min, 3, "sorry"); /* 31 after two, 6 after three */
+    assert_int_equal(r.lessons.v[EPOCH_REPLIES_DECIDED], 3);
+    assert_int_equal(r.lessons.v[EPOCH_REPLIES], 1);
+    user(&r, START_US + 42 * min, 4, "really");
+    bot(&r, START_US + 43 * min, 5, "never mind");
+    user(&r, START_US + 42 * min + 1, 6, "late, decides nothing");
+    user(&r, START_US + 73 * min, 7, "still there?"); /* exactly 30 minutes */
+    assert_int_equal(r.lessons.v[EPOCH_REPLIES_DECIDED], 4);
+    assert_int_equal(r.lessons.v[EPOCH_REPLIES], 2);
     rig_stop(&r);
 }
 
@@ -721,6 +935,12 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_style_of_the_golden_words),
+        cmocka_unit_test(test_style_match_of_two_words),
+        cmocka_unit_test(test_verbosity_is_relative_to_the_bots_users),
+        cmocka_unit_test(test_the_fingerprint_is_what_sets_a_user_apart),
+        cmocka_unit_test(test_a_new_message_teaches_once),
+        cmocka_unit_test(test_taught_marks_are_an_unbiased_sample),
+        cmocka_unit_test(test_replies_are_taught_once_each),
         cmocka_unit_test(test_best_length_of_the_golden_buckets),
         cmocka_unit_test(test_no_length_is_best_when_none_beats_the_base),
         cmocka_unit_test(test_a_bot_message_is_counted_when_its_half_hour_is_over),
