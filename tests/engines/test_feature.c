@@ -83,24 +83,51 @@ static void encode(const struct feature *f, struct buf *out)
     assert_int_equal(feature_encode(f, out), STATUS_OK);
 }
 
+/* One epoch for all days, of what the script's own messages teach. */
+static struct epoch_list epochs_of(const struct script *s)
+{
+    static struct epoch_sums sums;
+    memset(&sums, 0, sizeof(sums));
+    struct epoch_list l = {0};
+    struct epoch *e = NULL;
+    for (size_t i = 0; i < script_count(s); i++) {
+        const struct script_step *step = script_at(s, i);
+        struct feature f;
+        feature_extract(&step->e, step->source, step->ver, NULL, &f);
+        sums.v[EPOCH_MESSAGES] += f.n_df > 0;
+        for (size_t k = 0; k < f.n_df; k++)
+            sums.v[EPOCH_DF + f.df[k]]++;
+    }
+    assert_int_equal(epoch_close(NULL, &sums, INT32_MIN, &e), STATUS_OK);
+    assert_int_equal(epoch_list_add(&l, e), STATUS_OK);
+    assert_true(l.at[0]->n_frequent > 0);
+    return l;
+}
+
 /* Whatever a script contains, decoding gives the feature back and takes all of its bytes. */
 static void test_every_feature_survives_its_bytes(void **state)
 {
     (void)state;
     struct script_options o = {script_seed(1), SCRIPT_ALL, 2000, 3, 0, INT64_C(1) << 41};
     struct script *s = script_new(&o);
+    struct epoch_list epochs = epochs_of(s);
+    size_t with_common = 0;
     for (size_t i = 0; i < script_count(s); i++) {
         const struct script_step *step = script_at(s, i);
         struct feature a, b;
         struct buf bytes;
-        feature_extract(&step->e, step->source, step->ver, NULL, &a);
+        feature_extract(&step->e, step->source, step->ver, i % 4 ? &epochs : NULL, &a);
+        with_common += a.type == EVENT_MESSAGE && a.u.message.common > 0;
         encode(&a, &bytes);
         struct reader r = reader_of(bytes.data, bytes.len);
         assert_int_equal(feature_decode(&r, &b, NULL), STATUS_OK);
         assert_int_equal(reader_left(&r), 0);
         assert_same(&a, &b);
+        assert_int_equal(b.n_df, 0); /* what came out of the journal has taught already */
         buf_deinit(&bytes);
     }
+    assert_true(with_common > 100);
+    epoch_list_deinit(&epochs);
     script_free(s);
 }
 
@@ -262,13 +289,14 @@ static void test_memory_values_are_quantised_and_names_cut(void **state)
 static void test_damaged_bytes_are_refused(void **state)
 {
     (void)state;
-    struct script_options o = {script_seed(2), SCRIPT_ALL, 150, 1, 0, INT64_C(1) << 41};
+    struct script_options o = {script_seed(2), SCRIPT_ALL, 300, 1, 0, INT64_C(1) << 41};
     struct script *s = script_new(&o);
+    struct epoch_list epochs = epochs_of(s);
     size_t refused = 0;
-    for (size_t i = 0; i < script_count(s); i++) {
+    for (size_t i = 0; i < script_count(s); i += 2) {
         struct feature f;
         struct buf bytes;
-        feature_extract(&script_at(s, i)->e, script_at(s, i)->source, 1, NULL, &f);
+        feature_extract(&script_at(s, i)->e, script_at(s, i)->source, 1, &epochs, &f);
         encode(&f, &bytes);
         for (size_t len = 0; len < bytes.len; len++) {
             struct reader r = reader_of(bytes.data, len);
@@ -292,6 +320,7 @@ static void test_damaged_bytes_are_refused(void **state)
         buf_deinit(&bytes);
     }
     assert_true(refused > 0);
+    epoch_list_deinit(&epochs);
     script_free(s);
 }
 

@@ -227,6 +227,110 @@ static void test_labels_prefer_frequent_then_early_tokens(void **state)
     assert_labels("aééééééééééééé", "aééééééééééé");
 }
 
+/* 99 messages: df 99, 36, 35 and 9 give ln (100 / (df + 1)) = 0, .994, 1.022 and 2.303; a word that
+ * was never seen 4.605. */
+static struct epoch *epoch_with(const char *all, const char *common, const char *known,
+                                const char *rare)
+{
+    struct epoch *e = calloc(1, sizeof(*e));
+    assert_non_null(e);
+    e->v[EPOCH_MESSAGES] = 99 * EPOCH_SCALE;
+    e->v[EPOCH_DF + hash64(str_from(all)) % EPOCH_DF_BUCKETS] = 99 * EPOCH_SCALE;
+    e->v[EPOCH_DF + hash64(str_from(common)) % EPOCH_DF_BUCKETS] = 36 * EPOCH_SCALE;
+    e->v[EPOCH_DF + hash64(str_from(known)) % EPOCH_DF_BUCKETS] = 35 * EPOCH_SCALE;
+    e->v[EPOCH_DF + hash64(str_from(rare)) % EPOCH_DF_BUCKETS] = 9 * EPOCH_SCALE;
+    return e;
+}
+
+static void test_words_weigh_by_their_idf(void **state)
+{
+    (void)state;
+    struct epoch *e = epoch_with("the", "dog", "leg", "vet");
+    struct text_features f;
+    text_extract(STR("the dog the leg dog vet zebra"), e, &f);
+    /* tf idf: zebra 4.605, vet 2.303, dog 2 * .994, leg 1.022, the 2 * 0 */
+    static const char *const labels[] = {"zebra", "vet", "dog", "leg", "the"};
+    assert_int_equal(f.n_labels, 5);
+    for (size_t i = 0; i < 5; i++)
+        assert_true(str_equal((struct str){f.label[i], f.label_len[i]}, str_from(labels[i])));
+    /* round(16 (1 + ln tf) idf), with tf 2: 1.693 */
+    static const struct {
+        const char *token;
+        int weight;
+    } expected[] = {{"zebra", 74}, {"vet", 37}, {"dog", 27}, {"leg", 16}};
+    int32_t sums[VECTOR_DIMS] = {0};
+    for (size_t i = 0; i < 4; i++) {
+        struct vector_entry entry = entry_of(expected[i].token, expected[i].weight);
+        vector_add(sums, &entry, 1, 1);
+    }
+    assert_int_equal(f.n_vector, 4); /* a word of every message says nothing */
+    for (size_t i = 0; i < f.n_vector; i++)
+        assert_int_equal(sums[f.vector[i].bucket], f.vector[i].weight);
+    free(e);
+}
+
+static void test_informative_is_three_words_that_tell(void **state)
+{
+    (void)state;
+    struct epoch *e = epoch_with("the", "dog", "leg", "vet");
+    static const struct {
+        const char *text;
+        bool informative;
+    } cases[] = {{"leg vet zebra", true},    {"leg vet", false},
+                 {"dog leg vet", false}, /* the dog is in more than 36.8 % of the messages */
+                 {"the dog leg vet", false}, {"leg leg leg vet", false},
+                 {"the dog leg vet x", true}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct text_features f;
+        text_extract(str_from(cases[i].text), e, &f);
+        assert_int_equal((f.flags & MSG_INFORMATIVE) != 0, cases[i].informative);
+        assert_false(f.flags & MSG_COMMON); /* an epoch outside a list has no frequent words */
+        assert_true(f.common == 0);
+    }
+    free(e);
+}
+
+static void test_frequent_words_are_counted_by_class(void **state)
+{
+    (void)state;
+    struct epoch_list l = {0};
+    struct epoch *e = epoch_with("the", "dog", "leg", "vet");
+    e->v[EPOCH_MESSAGES] = EPOCH_FREQUENT_MESSAGES * EPOCH_SCALE;
+    assert_int_equal(epoch_list_add(&l, e), STATUS_OK);
+    struct text_features f;
+    text_extract(STR("the the dog cat the"), l.at[0], &f);
+    uint64_t the = hash64(STR("the")) % RECORD_COMMON, dog = hash64(STR("dog")) % RECORD_COMMON;
+    assert_true(the != dog);
+    assert_true(f.flags & MSG_COMMON);
+    assert_true(f.common == (UINT64_C(3) << 4 * the | UINT64_C(1) << 4 * dog));
+    text_extract(STR("the the the the the the the the the the the the the the the the the"),
+                 l.at[0], &f);
+    assert_true(f.common == UINT64_C(15) << 4 * the);
+    text_extract(STR("nothing of them"), l.at[0], &f);
+    assert_true(f.flags & MSG_COMMON && f.common == 0);
+    epoch_list_deinit(&l);
+}
+
+/* Each bucket once, of the first 64 distinct words. */
+static void test_what_a_text_teaches_is_bounded(void **state)
+{
+    (void)state;
+    struct text_features f = extract("dog leg dog LEG");
+    assert_int_equal(f.n_df, 2);
+    assert_int_equal(f.df[0], hash64(STR("dog")) % EPOCH_DF_BUCKETS);
+    assert_int_equal(f.df[1], hash64(STR("leg")) % EPOCH_DF_BUCKETS);
+    char text[4096];
+    size_t len = 0;
+    for (unsigned i = 0; i < 300; i++)
+        len += (size_t)snprintf(text + len, sizeof(text) - len, "w%u ", i);
+    f = extract(text);
+    assert_int_equal(f.n_df, TEXT_DF);
+    for (size_t i = 0; i < f.n_df; i++)
+        for (size_t k = 0; k < i; k++)
+            assert_true(f.df[i] != f.df[k]);
+    assert_int_equal(extract(" ?! ").n_df, 0);
+}
+
 static uint8_t trigram(uint32_t a, uint32_t b, uint32_t c)
 {
     uint64_t window = (uint64_t)a << 42 | (uint64_t)b << 21 | c;
@@ -420,6 +524,10 @@ int main(void)
         cmocka_unit_test(test_the_vector_keeps_the_largest_weights),
         cmocka_unit_test(test_token_order_does_not_change_the_vector),
         cmocka_unit_test(test_labels_prefer_frequent_then_early_tokens),
+        cmocka_unit_test(test_words_weigh_by_their_idf),
+        cmocka_unit_test(test_informative_is_three_words_that_tell),
+        cmocka_unit_test(test_frequent_words_are_counted_by_class),
+        cmocka_unit_test(test_what_a_text_teaches_is_bounded),
         cmocka_unit_test(test_marks_are_trigrams_words_and_punctuation),
         cmocka_unit_test(test_marks_of_long_texts_are_a_sample),
         cmocka_unit_test(test_any_bytes_are_text),
