@@ -371,7 +371,8 @@ static enum status apply_message(struct key *k, const struct feature *f, struct 
     if (st)
         return st;
     ret->applied = true;
-    bool is_new = live == NULL;
+    /* One that was deleted and comes again taught what it could the first time. */
+    bool is_new = !live && !klog_find_mark(k, MARK_MESSAGE, f->id);
     if (live) {
         size_t index = (size_t)(live - k->log.messages);
         if (late && index < k->log.n_messages)
