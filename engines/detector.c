@@ -1,6 +1,7 @@
 #include "engines/detector.h"
 
 #include "core/clock.h"
+#include "engines/codec.h"
 
 #include <assert.h>
 #include <math.h>
@@ -101,7 +102,7 @@ static double run_distance(const struct detector *d, uint64_t back, double give_
 static double judge_shape(struct detector *d)
 {
     uint64_t n = d->slots < DETECTOR_HISTORY ? d->slots : DETECTOR_HISTORY;
-    if (n < 3 * RUN)
+    if (n < UINT64_C(3) * RUN)
         return 0.0;
     double best = INFINITY, second = INFINITY;
     for (uint64_t back = RUN; back + RUN <= n; back++) {
@@ -280,17 +281,16 @@ static uint64_t history_count(const struct detector *d)
     return d->slots < DETECTOR_HISTORY ? d->slots : DETECTOR_HISTORY;
 }
 
-static enum status put_history(const struct detector *d, struct buf *out)
+static void put_history(struct writer *w, const struct detector *d)
 {
-    enum status st = STATUS_OK;
-    for (uint64_t i = 0; i < history_count(d) && !st; i++) {
+    for (int i = 0; i < DETECTOR_RECENT; i++)
+        put_u8(w, d->recent[i]);
+    for (uint64_t i = 0; i < history_count(d); i++) {
         uint32_t bits = 0;
         memcpy(&bits, &d->history[i], sizeof(bits));
-        uint8_t bytes[4] = {(uint8_t)bits, (uint8_t)(bits >> 8), (uint8_t)(bits >> 16),
-                            (uint8_t)(bits >> 24)};
-        st = buf_append(out, bytes, sizeof(bytes));
+        for (int shift = 0; shift < 32; shift += 8)
+            put_u8(w, (uint8_t)(bits >> shift));
     }
-    return st;
 }
 
 static void get_history(struct detector *d, struct reader *in)
@@ -308,54 +308,53 @@ static void get_history(struct detector *d, struct reader *in)
     }
 }
 
-static enum status put_episode(const struct detector_episode *e, struct buf *out)
+static void put_episodes(struct writer *w, const struct detector *d)
 {
-    enum status st = buf_put_svarint(out, e->start_us);
-    st = st ? st : buf_put_svarint(out, e->end_us);
-    st = st ? st : buf_put_double(out, e->peak);
-    st = st ? st : buf_put_double(out, e->value);
-    st = st ? st : buf_put_double(out, e->level);
-    st = st ? st : buf_put_varint(out, e->n);
-    return st ? st : buf_put_u8(out, e->open);
+    put_u8(w, d->n_episodes);
+    for (int i = 0; i < d->n_episodes; i++) {
+        const struct detector_episode *e = &d->episodes[i];
+        put_svarint(w, e->start_us);
+        put_svarint(w, e->end_us);
+        put_double(w, e->peak);
+        put_double(w, e->value);
+        put_double(w, e->level);
+        put_varint(w, e->n);
+        put_u8(w, e->open);
+    }
 }
 
 enum status detector_encode(const struct detector *d, struct buf *out)
 {
+    struct writer w;
+    enum status st = codec_begin(out, DETECTOR_BYTES_MAX, &w);
+    if (st)
+        return st;
     struct detector copy = *d; /* numbers_of() lends writable places */
     double *numbers[NUMBERS];
     numbers_of(&copy, numbers);
-    enum status st = buf_put_u8(out, FORMAT);
-    st = st ? st : buf_put_svarint(out, d->newest_us);
-    st = st ? st : buf_put_svarint(out, d->first_slot);
+    put_u8(&w, FORMAT);
+    put_svarint(&w, d->newest_us);
+    put_svarint(&w, d->first_slot);
     for (int i = 0; i < 2; i++) {
-        st = st ? st : buf_put_u64(out, (uint64_t)d->open[i].sum);
-        st = st ? st : buf_put_u64(out, (uint64_t)(d->open[i].sum >> 64));
-        st = st ? st : buf_put_varint(out, d->open[i].n);
+        put_u64(&w, (uint64_t)d->open[i].sum);
+        put_u64(&w, (uint64_t)(d->open[i].sum >> 64));
+        put_varint(&w, d->open[i].n);
     }
-    st = st ? st : buf_put_varint(out, d->late);
-    st = st ? st : buf_put_varint(out, d->refused);
-    st = st ? st : buf_put_varint(out, d->slots);
+    put_varint(&w, d->late);
+    put_varint(&w, d->refused);
+    put_varint(&w, d->slots);
     for (int i = 0; i < NUMBERS; i++)
-        st = st ? st : buf_put_double(out, *numbers[i]);
+        put_double(&w, *numbers[i]);
     for (int i = 0; i < DETECTOR_SIDES; i++)
         for (int j = 0; j < DETECTOR_BINS; j++)
-            st = st ? st : buf_put_varint(out, d->ranks[i][j]);
-    st = st ? st : buf_append(out, d->recent, sizeof(d->recent));
-    st = st ? st : put_history(d, out);
-    st = st ? st : buf_put_svarint(out, d->rising_us);
-    st = st ? st : buf_put_u8(out, d->alarm);
-    st = st ? st : buf_put_u8(out, d->quiet);
-    st = st ? st : buf_put_u8(out, d->n_episodes);
-    for (uint32_t i = 0; i < d->n_episodes; i++)
-        st = st ? st : put_episode(&d->episodes[i], out);
-    return st;
-}
-
-static uint64_t get_max(struct reader *in, uint64_t max)
-{
-    uint64_t v = reader_varint(in);
-    in->bad |= v > max;
-    return in->bad ? 0 : v;
+            put_varint(&w, d->ranks[i][j]);
+    put_history(&w, d);
+    put_svarint(&w, d->rising_us);
+    put_u8(&w, d->alarm);
+    put_u8(&w, d->quiet);
+    put_episodes(&w, d);
+    codec_end(out, &w);
+    return STATUS_OK;
 }
 
 static double get_number(struct reader *in)
@@ -376,7 +375,7 @@ static void get_open_slots(struct detector *d, struct reader *in)
 {
     for (int i = 0; i < 2; i++) {
         uint64_t low = reader_u64(in), high = reader_u64(in);
-        d->open[i].n = (uint32_t)get_max(in, UINT32_MAX);
+        d->open[i].n = (uint32_t)reader_varint_max(in, UINT32_MAX);
         d->open[i].sum = (int128)(int64_t)high * ((int128)1 << 64) + (int128)low;
         int128 bound = (int128)d->open[i].n * (int64_t)(DETECTOR_VALUE_MAX * MICRO);
         in->bad |= d->open[i].sum > bound || d->open[i].sum < -bound;
@@ -387,7 +386,7 @@ static void get_ranks(struct detector *d, struct reader *in)
 {
     for (int i = 0; i < DETECTOR_SIDES; i++) {
         for (int j = 0; j < DETECTOR_BINS; j++) {
-            d->ranks[i][j] = (uint16_t)get_max(in, RANKS_MAX);
+            d->ranks[i][j] = (uint16_t)reader_varint_max(in, RANKS_MAX);
             d->rank_totals[i] += d->ranks[i][j];
         }
         in->bad |= d->rank_totals[i] >= RANKS_MAX;
@@ -396,7 +395,7 @@ static void get_ranks(struct detector *d, struct reader *in)
 
 static void get_episodes(struct detector *d, struct reader *in)
 {
-    d->n_episodes = (uint8_t)get_max(in, DETECTOR_EPISODES);
+    d->n_episodes = (uint8_t)reader_varint_max(in, DETECTOR_EPISODES);
     for (uint32_t i = 0; i < d->n_episodes; i++) {
         struct detector_episode *e = &d->episodes[i];
         e->start_us = get_time(in);
@@ -404,7 +403,7 @@ static void get_episodes(struct detector *d, struct reader *in)
         e->peak = get_number(in);
         e->value = get_number(in);
         e->level = get_number(in);
-        e->n = (uint32_t)get_max(in, UINT32_MAX);
+        e->n = (uint32_t)reader_varint_max(in, UINT32_MAX);
         e->open = reader_u8(in) != 0;
         in->bad |= e->end_us <= e->start_us || e->peak < 0.0 || e->peak > 1.0;
         in->bad |= e->open && i + 1 < d->n_episodes;
@@ -430,7 +429,7 @@ enum status detector_decode(struct detector *d, struct reader *in, struct error 
     get_history(d, in);
     d->rising_us = get_time(in);
     d->alarm = reader_u8(in) != 0;
-    d->quiet = (uint8_t)get_max(in, HOLD);
+    d->quiet = (uint8_t)reader_varint_max(in, HOLD);
     get_episodes(d, in);
     if (newest == INT64_MIN)
         in->bad |= first != 0 || d->slots != 0;

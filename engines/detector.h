@@ -87,7 +87,7 @@ double detector_score(const struct detector *d);
 /* Whether the last point closed a slot that opened an episode. */
 bool detector_alarm(const struct detector *d);
 
-/* Appends at most DETECTOR_BYTES_MAX bytes. */
+/* Appends at most DETECTOR_BYTES_MAX bytes, which must fit under the ceiling of out. */
 MUST_CHECK enum status detector_encode(const struct detector *d, struct buf *out);
 /* Foreign bytes: anything that detector_encode() cannot have written gives CORRUPT. */
 MUST_CHECK enum status detector_decode(struct detector *d, struct reader *in, struct error *err);
