@@ -4,7 +4,7 @@ the threshold chosen on a part of the series and judged on the rest.
 
 usage: vary_detector.py [--threshold-only]
 
-Each variant is compiled from engines/detector.c with one #define changed. Takes a few minutes.
+Each variant is compiled from engines/detector.c with one #define changed, against the libraries of ./dev build. Takes a few minutes.
 """
 import concurrent.futures
 import os
@@ -40,8 +40,9 @@ def build(folder, name, value):
     path = os.path.join(folder, f"{name}-{value}".replace("/", "_").replace(" ", ""))
     with open(path + ".c", "w", encoding="utf-8") as f:
         f.write(source)
+    # The variant comes before the library, so that the library's own is not taken.
     subprocess.run(["cc", "-O2", "-D_GNU_SOURCE", "-ffp-contract=off", "-I", ROOT, "-o", path, path + ".c", os.path.join(ROOT, "bench/quality/detect.c"),
-                    os.path.join(ROOT, "core/buf.c"), os.path.join(ROOT, "core/status.c"), "-lm"], check=True)
+                    os.path.join(ROOT, "build/engines/libengines.a"), os.path.join(ROOT, "build/core/libcore.a"), "-lm"], check=True)
     return path
 
 

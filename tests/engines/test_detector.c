@@ -252,6 +252,26 @@ static void test_a_decoded_detector_goes_on_like_the_original(void **state)
     assert_true(alarms >= 3);
 }
 
+static void test_the_fullest_state_fits_its_bound(void **state)
+{
+    (void)state;
+    struct detector d;
+    start(&d, 1);
+    memset(d.ranks, 0xFF, sizeof(d.ranks));
+    d.newest_us = d.rising_us = TIME_MIN_US;
+    d.first_slot = INT64_MIN;
+    d.late = d.refused = d.slots = UINT64_MAX;
+    d.open[0].n = d.open[1].n = UINT32_MAX;
+    d.n_episodes = DETECTOR_EPISODES;
+    for (int i = 0; i < DETECTOR_EPISODES; i++)
+        d.episodes[i] = (struct detector_episode){
+            .start_us = TIME_MIN_US, .end_us = TIME_MAX_US, .n = UINT32_MAX};
+    struct buf b;
+    buf_init(&b, DETECTOR_BYTES_MAX);
+    assert_int_equal(detector_encode(&d, &b), STATUS_OK); /* the writer asserts its room */
+    buf_deinit(&b);
+}
+
 static void test_cut_or_changed_bytes_are_corrupt_or_harmless(void **state)
 {
     (void)state;
@@ -297,6 +317,7 @@ int main(void)
             test_order_inside_open_slots_does_not_matter_and_late_points_change_nothing),
         cmocka_unit_test(test_a_gap_of_centuries_costs_nothing_and_a_refused_time_changes_nothing),
         cmocka_unit_test(test_a_decoded_detector_goes_on_like_the_original),
+        cmocka_unit_test(test_the_fullest_state_fits_its_bound),
         cmocka_unit_test(test_cut_or_changed_bytes_are_corrupt_or_harmless),
     };
     return cmocka_run_group_tests_name("engines/detector", tests, NULL, NULL);
