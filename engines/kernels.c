@@ -59,14 +59,14 @@ size_t kernel_gap_bin(const int64_t *edges_s, size_t n, int64_t gap_s)
 size_t kernel_gap_expose(const int64_t *edges_s, size_t n, int64_t gap_s, int sign,
                          int64_t *exposure_s)
 {
-    size_t last = kernel_gap_bin(edges_s, n, gap_s);
+    size_t bin = 0;
     int64_t from_s = 0;
-    for (size_t i = 0; i < last; i++) {
-        exposure_s[i] += sign * (edges_s[i] - from_s);
-        from_s = edges_s[i];
+    for (; bin + 1 < n && gap_s >= edges_s[bin]; bin++) {
+        exposure_s[bin] += sign * (edges_s[bin] - from_s);
+        from_s = edges_s[bin];
     }
-    exposure_s[last] += sign * (gap_s - from_s);
-    return last;
+    exposure_s[bin] += sign * (gap_s - from_s);
+    return bin;
 }
 
 double kernel_survival(const int64_t *edges_s, size_t n, const uint32_t *events,

@@ -33,15 +33,23 @@ size_t retention_bytes(const struct retention *r)
     return r ? sizeof(*r) + r->cap * sizeof(*r->at) : 0;
 }
 
-void gap_count(struct gap_counts *c, enum gap_opener opener, int64_t gap_us, bool closed)
+static void gap_change(struct gap_counts *c, enum gap_opener opener, int64_t gap_us, bool closed,
+                       int sign)
 {
     int64_t gap_s = gap_us > 0 ? gap_us / US_PER_SECOND : 0;
-    size_t bin = kernel_gap_expose(retention_lag_edges_s, RETENTION_LAGS, gap_s, 1, c->exposure_s);
-    c->events[bin] += closed;
+    uint32_t event = closed ? (uint32_t)sign : 0;
+    size_t bin =
+        kernel_gap_expose(retention_lag_edges_s, RETENTION_LAGS, gap_s, sign, c->exposure_s);
+    c->events[bin] += event;
     if (opener == GAP_AFTER_CREATION)
         return;
-    c->after_events[opener] += closed;
-    c->after_exposure_s[opener] += gap_s;
+    c->after_events[opener] += event;
+    c->after_exposure_s[opener] += sign * gap_s;
+}
+
+void gap_count(struct gap_counts *c, enum gap_opener opener, int64_t gap_us, bool closed)
+{
+    gap_change(c, opener, gap_us, closed, 1);
 }
 
 /* ---- one memory ---- */
@@ -95,6 +103,33 @@ static bool make_room(struct retention *r, size_t n)
     return true;
 }
 
+/*
+ * The oldest access leaves. Most often it leaves for good: then its memory comes back with a base
+ * that contains it, and what was folded from the old base stands, less one access in the window.
+ */
+static void oldest_leaves(struct retention *r, const struct retained *e, const struct mem_rec *m,
+                          const struct access_rec *a)
+{
+    if (e->stale || !r->counted)
+        return;
+    struct fsrs_state before = state_at_start(m);
+    gap_change(&r->closed, gap_opener_of(&before), a->t_us - before.last_us, true, -1);
+    r->leaving = (struct leaving){.set = true, .memory = m->id, .base = m->base, .entry = *e};
+    fsrs_fold(&r->leaving.base, m, a);
+    r->leaving.entry.in_window--;
+    r->leaving.any_stale = r->any_stale;
+}
+
+static bool has_left(const struct retention *r, const struct mem_rec *m)
+{
+    const struct fsrs_state *x = &r->leaving.base;
+    const struct fsrs_state *y = &m->base;
+    return r->leaving.set && r->leaving.memory == m->id && x->reps == y->reps &&
+           x->last_us == y->last_us && x->difficulty == y->difficulty &&
+           x->stability_days == y->stability_days && x->lapses == y->lapses &&
+           x->spaced == y->spaced && x->last_spaced == y->last_spaced;
+}
+
 static void memory_insert(struct retention *r, const struct key_log *log, size_t index)
 {
     const struct mem_rec *m = &log->memories[index];
@@ -105,6 +140,12 @@ static void memory_insert(struct retention *r, const struct key_log *log, size_t
     struct retained *e = &r->at[index];
     memmove(e + 1, e, (r->n - index) * sizeof(*e));
     r->n++;
+    if (has_left(r, m)) {
+        *e = r->leaving.entry;
+        r->any_stale = r->leaving.any_stale;
+        r->counted = true;
+        return;
+    }
     entry_start(e, m);
     for (size_t i = 0; i < log->n_accesses; i++)
         if (log->accesses[i].memory == m->id)
@@ -163,6 +204,7 @@ void retention_insert(struct retention *r, const struct key_log *log, enum recor
         memory_insert(r, log, index);
     else if (kind == RECORD_ACCESS)
         access_insert(r, log, &log->accesses[index]);
+    r->leaving.set = false;
 }
 
 void retention_retract(struct retention *r, const struct key_log *log, enum record_kind kind,
@@ -174,7 +216,11 @@ void retention_retract(struct retention *r, const struct key_log *log, enum reco
     if (kind == RECORD_MEMORY) {
         memory_retract(r, log, index);
     } else if (kind == RECORD_ACCESS) {
-        struct retained *e = entry_of(r, log, &log->accesses[index]);
+        const struct access_rec *a = &log->accesses[index];
+        struct retained *e = entry_of(r, log, a);
+        r->leaving.set = false;
+        if (e && index == 0)
+            oldest_leaves(r, e, &log->memories[e - r->at], a);
         if (e)
             mark_stale(r, e);
     }
@@ -242,8 +288,9 @@ static void pass(struct retention *r, const struct key_log *log)
     assert(r->n == log->n_memories && r->n <= LIMIT_MEMORIES + 1);
     restart_stale(r, log);
     for (size_t i = 0; i < r->n; i++) {
-        struct fsrs_state start = state_at_start(&log->memories[i]);
-        cursors[i] = (struct cursor){start.last_us, gap_opener_of(&start)};
+        const struct mem_rec *m = &log->memories[i];
+        cursors[i] = (struct cursor){m->base.reps ? m->base.last_us : m->created_us,
+                                     gap_opener_of(&m->base)};
     }
     slots_fill(&slots, r);
     r->closed = (struct gap_counts){0};

@@ -47,6 +47,15 @@ struct retained {
     double r_before; /* ... and the retention right before it */
 };
 
+/* What has become of a memory when its oldest access has left for good. */
+struct leaving {
+    bool set;
+    uint64_t memory;
+    struct fsrs_state base;
+    struct retained entry;
+    bool any_stale;
+};
+
 struct retention {
     struct retained *at;
     size_t n;
@@ -59,6 +68,7 @@ struct retention {
     bool any_stale;
     bool aged; /* every r and known are those of aged_us */
     int64_t aged_us;
+    struct leaving leaving; /* from the retraction of an access to the next change of its memory */
 };
 
 /* *ret is valid until the next change of the log. NOMEM. */
