@@ -169,6 +169,8 @@ void codec_put_message(struct writer *w, const struct msg_rec *m)
         put_u8(w, m->emotion_confidence);
     }
     codec_put_vector(w, m->vector, m->n_vector);
+    for (size_t i = 0; i < RECORD_EDGES && m->words; i++)
+        put_u8(w, m->edge[i]);
     if (!(m->flags & MSG_BOT))
         put_marks(w, m->marks);
     if (m->flags & MSG_COMMON)
@@ -190,6 +192,8 @@ void codec_get_message(struct reader *r, struct msg_rec *m)
         m->valence = text_valence(m->emotion, m->emotion_confidence);
     }
     codec_get_vector(r, m->vector, &m->n_vector, &m->norm2);
+    for (size_t i = 0; i < RECORD_EDGES && m->words; i++)
+        m->edge[i] = reader_u8(r);
     if (!(m->flags & MSG_BOT))
         get_marks(r, m->marks);
     if (m->flags & MSG_COMMON)

@@ -259,8 +259,10 @@ static void sum_session(const struct dialogue_session *s, const struct key_log *
     while (bots < s->n && is_bot(&records[bots]))
         bots++;
     out->n_sessions += bots < s->n;
-    out->n_segments += (uint32_t)s->n_segments;
     for (size_t i = 0; i < s->n_segments; i++) {
+        if (s->segments[i].n_user == 0)
+            continue;
+        out->n_segments++;
         hist_change(&out->turns, s->segments[i].n_user, 1);
         out->n_deep += s->segments[i].n_user >= CP_DEEP_TURNS;
     }
@@ -277,7 +279,7 @@ static void collect_topics(const struct dialogue_session *sessions, size_t n, si
     t->n = 0;
     for (size_t i = 0; i < n; i++) {
         for (size_t j = 0; j < sessions[i].n_segments; j++) {
-            if (seen++ < skip)
+            if (sessions[i].segments[j].n_user == 0 || seen++ < skip)
                 continue;
             t->segments[t->n] = &sessions[i].segments[j];
             t->starts[t->n++] = sessions[i].first + sessions[i].segments[j].first;

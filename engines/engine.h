@@ -83,6 +83,9 @@ struct engine_ops {
     enum trace_phase trace_phase;
     enum status (*trace)(void *state, const struct key_log *log, const struct feature *f,
                          struct str id, struct jsonw *w, struct error *err);
+    /* Optional. The line of message `index` as it stands with all that came later. */
+    enum status (*trace_final)(const struct key_log *log, size_t index, struct str id,
+                               struct jsonw *w, struct error *err);
 };
 
 static inline bool engine_fills(const struct engine_ops *ops, enum table_id table)

@@ -69,6 +69,7 @@ static void extract_message(const struct event_message *e, const struct epoch *e
         m->chars = text.chars;
         m->n_vector = text.n_vector;
         m->norm2 = text.norm2;
+        memcpy(m->edge, text.edge, sizeof(m->edge));
         memcpy(m->vector, text.vector, sizeof(m->vector));
         m->common = text.common;
         if (e->role != ROLE_BOT)

@@ -292,6 +292,7 @@ static void keep_text(struct key *k, const struct msg_rec *from, struct msg_rec 
     m->chars = from->chars;
     m->n_vector = from->n_vector;
     m->norm2 = from->norm2;
+    memcpy(m->edge, from->edge, sizeof(m->edge));
     memcpy(m->vector, from->vector, sizeof(m->vector));
     m->common = from->common;
     if (!((m->flags | from->flags) & MSG_BOT))
@@ -837,6 +838,27 @@ enum status key_trace(struct key *k, const struct engine_ops *ops, enum trace_ph
     struct jsonw w;
     jsonw_init(&w, out);
     st = ops->trace(state, &k->log, f, id, &w, err);
+    if (!st && jsonw_status(&w))
+        st = error_set(err, jsonw_status(&w), "could not write a trace line");
+    return st;
+}
+
+enum status key_trace_final(struct key *k, const struct engine_ops *ops, uint64_t id_hash,
+                            struct str id, int64_t as_of_us, struct buf *out, struct error *err)
+{
+    if (!ops->trace_final || ops->scope != k->scope)
+        return STATUS_END;
+    enum status st = klog_follow_epochs(k, err);
+    st = st ? st : key_advance(k, as_of_us, err);
+    st = st ? st : klog_open_shared(k, err);
+    if (st)
+        return st;
+    const struct msg_rec *m = klog_find_message(k, id_hash);
+    if (!m || m >= k->log.messages + k->log.n_messages)
+        return STATUS_END;
+    struct jsonw w;
+    jsonw_init(&w, out);
+    st = ops->trace_final(&k->log, (size_t)(m - k->log.messages), id, &w, err);
     if (!st && jsonw_status(&w))
         st = error_set(err, jsonw_status(&w), "could not write a trace line");
     return st;

@@ -65,6 +65,10 @@ MUST_CHECK enum status key_emit(struct key *k, enum table_id table, int64_t as_o
 MUST_CHECK enum status key_trace(struct key *k, const struct engine_ops *ops,
                                  enum trace_phase phase, const struct feature *f, struct str id,
                                  int64_t as_of_us, struct buf *out, struct error *err);
+/* The same with hindsight (engine_ops.trace_final), for a message that had a line. */
+MUST_CHECK enum status key_trace_final(struct key *k, const struct engine_ops *ops,
+                                       uint64_t id_hash, struct str id, int64_t as_of_us,
+                                       struct buf *out, struct error *err);
 /* False while the key has nothing that the table is about: no row is written (ENGINES.md 1.8). */
 bool key_has_row(const struct key *k, enum table_id table);
 

@@ -20,6 +20,7 @@
 #define RECORD_LABELS         6   /* label tokens kept of a message */
 #define RECORD_LABEL_BYTES    24
 #define RECORD_VECTOR         32 /* largest entries of the 256-d signed feature vector (mode L) */
+#define RECORD_EDGES          2  /* hash bytes of the first and the last token */
 /* How somebody writes, as a set of hashed features (text.h): trigrams, words, punctuation. */
 #define RECORD_MARK_TRIGRAMS 128
 #define RECORD_MARK_WORDS    64
@@ -66,6 +67,14 @@ enum msg_flag {
     MSG_COMMON = 1 << 10,     /* the bot's most frequent words were known: common is counted */
 };
 
+/* An embedding as it is kept: the direction of a longer one (embedding.h). Cosines of different
+ * models are undefined. */
+#define RECORD_EMBEDDING 64
+struct embedding {
+    uint32_t model; /* hash of model name and size; 0 = none */
+    int8_t v[RECORD_EMBEDDING];
+};
+
 /* Defined in epoch.h, dialogue.h, retention.h and metrics.h. */
 struct epoch_list;
 struct dialogue;
@@ -88,7 +97,9 @@ struct msg_rec {
     int8_t valence;             /* -127..127 = -1..1, sign from the label, size from confidence */
     uint8_t n_vector;           /* entries used in vector */
     label_ref labels[RECORD_LABELS];
-    uint32_t norm2; /* sum of squares of the vector weights */
+    uint32_t norm2;             /* sum of squares of the vector weights */
+    uint8_t edge[RECORD_EDGES]; /* top bytes of the hashes of the first and the last token */
+    uint16_t embedding;         /* slot in log->embeddings, counted from 1; 0 = none */
     /* Words of the bot's most frequent ones (epoch.h), 4 bits for each class, saturating. */
     uint64_t common;
     struct vector_entry vector[RECORD_VECTOR];
@@ -178,6 +189,7 @@ struct key_log {
     int64_t first_seen_us; /* oldest message ever kept, also when it has left; 0 = none */
     const struct msg_rec *messages;
     size_t n_messages;
+    const struct embedding *embeddings; /* of messages, by slot - 1; NULL: no message has one */
     const struct access_rec *accesses;
     size_t n_accesses;
     const struct mem_rec *memories;

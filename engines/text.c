@@ -37,6 +37,7 @@ struct scan {
     uint32_t dense_cp;
     bool dense_paired; /* the run has given a pair already */
     uint32_t n_tokens;
+    uint64_t last_hash; /* of the newest token */
     uint32_t slot_mask;
     uint64_t window; /* the last three code points */
     uint32_t window_seen;
@@ -79,6 +80,7 @@ static void token_add(struct scan *s, uint64_t fnv, const uint8_t *start, const 
 {
     uint64_t hash = hash64_mix(fnv);
     hash = hash ? hash : 1;
+    s->last_hash = hash;
     uint32_t slot = (uint32_t)(hash >> 20) & s->slot_mask;
     for (; s->slots[slot]; slot = (slot + 1) & s->slot_mask) {
         struct token *t = &s->tokens[s->slots[slot] - 1];
@@ -540,6 +542,10 @@ void text_extract(struct str content, const struct epoch *epoch, struct text_fea
     punct_end(&s);
     ret->words = (uint16_t)(s.words < UINT16_MAX ? s.words : UINT16_MAX);
     ret->chars = (uint16_t)(s.chars < UINT16_MAX ? s.chars : UINT16_MAX);
+    if (s.words > 0) {
+        ret->edge[0] = (uint8_t)(s.tokens[0].hash >> 56);
+        ret->edge[1] = (uint8_t)(s.last_hash >> 56);
+    }
     build_vector(&s, ret);
     build_labels(&s, ret);
     build_marks(&s, ret);

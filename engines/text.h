@@ -44,6 +44,7 @@ struct text_features {
     uint16_t chars; /* code points, saturating */
     uint8_t n_labels;
     uint8_t n_vector;
+    uint8_t edge[RECORD_EDGES];
     uint8_t label_len[RECORD_LABELS];
     char label[RECORD_LABELS]
               [RECORD_LABEL_BYTES]; /* highest tf idf first, ties by first occurrence */

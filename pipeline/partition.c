@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/counters.h"
+#include "core/hash.h"
 #include "pipeline/partition_internal.h"
 #include "pipeline/route.h"
 
@@ -194,6 +195,15 @@ static enum status trace(struct partition *p, struct held_key *h, enum trace_pha
     if (!st)
         p->cfg.trace_line(p->cfg.trace_ctx, (struct str){p->scratch.data, p->scratch.len});
     return st == STATUS_END ? STATUS_OK : st;
+}
+
+enum status partition_trace_final(struct partition *p, uint32_t partition, struct str user_id,
+                                  struct str bot_name, struct str id, struct buf *out,
+                                  struct error *err)
+{
+    struct held_key *h = NULL;
+    enum status st = partition_get_key(p, partition, user_id, bot_name, &h, err);
+    return st ? st : key_trace_final(h->key, p->cfg.trace, hash64(id), id, p->as_of_us, out, err);
 }
 
 /* To the key of (user, bot), or to the bot's own (empty user_id). */

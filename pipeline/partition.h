@@ -70,6 +70,10 @@ MUST_CHECK enum status partition_apply(struct partition *p, enum source source,
                                        int64_t now_us, struct error *err);
 /* Everything up to covered has been given; T is at least as_of_us. */
 void partition_covered(struct partition *p, lsn_t covered, int64_t as_of_us);
+/* Appends the line of a message as it stands with hindsight (key_trace_final()), or returns END. */
+MUST_CHECK enum status partition_trace_final(struct partition *p, uint32_t partition,
+                                             struct str user_id, struct str bot_name, struct str id,
+                                             struct buf *out, struct error *err);
 /* Fires the timers that are due and takes the sink's answers. */
 MUST_CHECK enum status partition_tick(struct partition *p, int64_t now_us, struct error *err);
 MUST_CHECK enum status partition_commit(struct partition *p, int64_t now_us, struct error *err);

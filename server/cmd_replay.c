@@ -29,11 +29,23 @@ struct output_line {
     char *json;
 };
 
+/* An event that had a line of the trace, for the lines with hindsight. */
+struct traced {
+    uint32_t partition;
+    char *user;
+    char *bot;
+    char *id;
+};
+
 struct replay {
     struct cli *cli;
     bool emit_each;
     const struct engine_ops *engine; /* only the rows it fills, NULL = all */
     const struct engine_ops *trace;  /* lines instead of rows */
+    bool trace_final;                /* at the end, not as they come */
+    bool line_seen;                  /* the event under way has a line */
+    struct traced *traced;
+    size_t n_traced, cap_traced;
     uint32_t workers;
     struct store *stores[LIMIT_WORKERS];
     struct partition *partitions[LIMIT_WORKERS];
@@ -116,8 +128,10 @@ static size_t port_poll(void *ctx, uint32_t worker, struct sink_result *out, siz
 
 static void port_trace(void *ctx, struct str line)
 {
-    const struct replay *r = ctx;
-    fprintf(r->cli->out, "%.*s\n", (int)line.len, line.ptr);
+    struct replay *r = ctx;
+    r->line_seen = true;
+    if (!r->trace_final)
+        fprintf(r->cli->out, "%.*s\n", (int)line.len, line.ptr);
 }
 
 /* Without `--emit each` no trigger matters: every row is computed once, at the end. */
@@ -263,11 +277,39 @@ static void replay_deinit(struct replay *r)
         free(r->lines[i].bot);
         free(r->lines[i].json);
     }
+    for (size_t i = 0; i < r->n_traced; i++) {
+        free(r->traced[i].user);
+        free(r->traced[i].bot);
+        free(r->traced[i].id);
+    }
+    free(r->traced);
     free(r->lines);
     free(r->results);
 }
 
 /* ---- events ---- */
+
+static enum status keep_traced(struct replay *r, const struct event *e, uint32_t partition,
+                               struct error *err)
+{
+    if (r->n_traced == r->cap_traced) {
+        size_t cap = r->cap_traced ? r->cap_traced * 2 : 256;
+        struct traced *traced = realloc(r->traced, cap * sizeof(*traced));
+        if (!traced)
+            return error_set(err, STATUS_NOMEM, "could not keep %zu ids", cap);
+        r->traced = traced;
+        r->cap_traced = cap;
+    }
+    struct traced *t = &r->traced[r->n_traced++];
+    *t = (struct traced){
+        .partition = partition,
+        .user = strndup(e->user_id.ptr ? e->user_id.ptr : "", e->user_id.len),
+        .bot = strndup(e->bot_name.ptr ? e->bot_name.ptr : "", e->bot_name.len),
+        .id = strndup(e->id.ptr, e->id.len),
+    };
+    bool kept = t->user && t->bot && t->id;
+    return kept ? STATUS_OK : error_set(err, STATUS_NOMEM, "could not keep an id");
+}
 
 static enum status apply_event(struct replay *r, const struct event *e, struct error *err)
 {
@@ -287,7 +329,10 @@ static enum status apply_event(struct replay *r, const struct event *e, struct e
         if (position_compare(f.pos, r->applied[p].pos) <= 0)
             continue; /* applied before the last run stopped */
         struct partition *owner = r->partitions[route_worker(p, r->workers)];
+        r->line_seen = false;
         st = partition_apply(owner, SOURCE_POSTGRES, &f, e, virtual_now(r), err);
+        if (!st && r->trace_final && r->line_seen)
+            st = keep_traced(r, e, p, err);
         if (st)
             return st;
         r->applied[p] = (struct store_applied){f.pos, f.pseq};
@@ -428,6 +473,26 @@ static enum status print_final(struct replay *r, struct error *err)
     return STATUS_OK;
 }
 
+/* ---- the trace with hindsight ---- */
+
+static enum status print_traced(struct replay *r, struct error *err)
+{
+    struct buf line;
+    buf_init(&line, (size_t)1 << 20);
+    enum status st = STATUS_OK;
+    for (size_t i = 0; i < r->n_traced && (!st || st == STATUS_END); i++) {
+        const struct traced *t = &r->traced[i];
+        struct partition *owner = r->partitions[route_worker(t->partition, r->workers)];
+        buf_reset(&line);
+        st = partition_trace_final(owner, t->partition, str_from(t->user), str_from(t->bot),
+                                   str_from(t->id), &line, err);
+        if (!st)
+            fprintf(r->cli->out, "%.*s\n", (int)line.len, line.data);
+    }
+    buf_deinit(&line);
+    return st == STATUS_END ? STATUS_OK : st;
+}
+
 /* ---- the command ---- */
 
 /* A whole positive number, or 0. */
@@ -456,6 +521,9 @@ static int parse_options(struct replay *r, uint64_t *stop_after, int64_t *until_
     r->trace = v ? engine_find(v) : NULL;
     if (v && (!r->trace || r->trace->trace_phase == TRACE_NEVER))
         return cli_fail(cli, CLI_USAGE, "there is no engine \"%s\" with a trace", v);
+    r->trace_final = cli_has(cli, "trace-final");
+    if (r->trace_final && (!r->trace || !r->trace->trace_final))
+        return cli_fail(cli, CLI_USAGE, "--trace-final needs --trace of an engine that has one");
     v = cli_value(cli, "partitions");
     if (v && !parse_number(v, LIMIT_WORKERS))
         return cli_fail(cli, CLI_USAGE, "--partitions takes a number from 1 to %d, not \"%s\"",
@@ -488,6 +556,8 @@ static enum status replay_all(struct replay *r, FILE *in, uint64_t stop_after, i
     /* A run that was told to stop early is to be resumed: only the one that ends prints. */
     if (!st && r->emit_each)
         return each_partition(r, partition_fold_all, err);
+    if (!st && r->trace_final)
+        st = print_traced(r, err);
     if (!st && (stop_after > 0 || r->trace))
         return each_partition(r, partition_fold_all, err);
     return st ? st : print_final(r, err);

@@ -29,6 +29,7 @@ static const struct cli_option replay_options[] = {
     {"state", "DIR", "keep the state in DIR, and resume from it"},
     {"stop-after", "N", "stop after N lines without printing, to be resumed with --state"},
     {"trace", "NAME", "instead of rows: this engine's prediction or decision, a line per event"},
+    {"trace-final", NULL, "with --trace: print its lines at the end, as they stand with hindsight"},
     {"until", "TIME", "ignore events later than this time"},
     {NULL, NULL, NULL},
 };

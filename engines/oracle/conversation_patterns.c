@@ -1,10 +1,11 @@
 /*
  * The naive twin of engines/conversation_patterns.c: every sum by a loop over every message,
- * sessions and segments as numbers on messages, every centroid added up anew for each comparison.
+ * sessions and segments as numbers on messages (places.h), every centroid added up anew.
  * Shares only the formulas that turn counts into a row (conversation_patterns_row.h, kernels.h).
  */
 #include "core/cleanup.h"
 #include "engines/conversation_patterns_row.h"
+#include "engines/oracle/places.h"
 #include "engines/oracle/topics.h"
 #include "engines/oracle/view.h"
 
@@ -24,7 +25,7 @@ struct note {
     bool user;
     size_t run;
     size_t session;
-    size_t segment; /* numbers grow with time; a withdrawn one has no message */
+    size_t segment;
 };
 
 struct vec {
@@ -61,14 +62,6 @@ static int64_t dot(const struct vec *a, const struct vec *b)
     return sum;
 }
 
-static struct vec vector_of(const struct note *note)
-{
-    struct vec v = {{0}};
-    for (size_t i = 0; i < note->m->n_vector; i++)
-        v.w[note->m->vector[i].bucket] += note->m->vector[i].weight;
-    return v;
-}
-
 static struct vec centroid_of(const struct world *w, size_t segment)
 {
     struct vec sum = {{0}};
@@ -80,20 +73,6 @@ static struct vec centroid_of(const struct world *w, size_t segment)
             sum.w[m->vector[e].bucket] += (w->notes[i].user ? INT64_C(2) : 1) * m->vector[e].weight;
     }
     return sum;
-}
-
-static bool opens(const struct note *note)
-{
-    struct vec v = vector_of(note);
-    return note->user && note->m->flags & MSG_INFORMATIVE && dot(&v, &v) > 0;
-}
-
-static bool has_topic(const struct world *w, size_t segment)
-{
-    for (size_t i = 0; i < w->n; i++)
-        if (w->notes[i].segment == segment && opens(&w->notes[i]))
-            return true;
-    return false;
 }
 
 /* cos(a, b)^2 >= 1 / inverse, with a positive product. */
@@ -113,50 +92,19 @@ static int compare_cosines(const struct vec *v, const struct vec *a, const struc
     return (x > y) - (x < y);
 }
 
-/* Gives the messages [first, end) of one session their segments. */
-static void number_segments(struct world *w, size_t first, size_t end)
+static enum status number_places(struct world *w)
 {
-    size_t current = w->n_parts++, candidate = NONE;
-    for (size_t i = first; i < end; i++) {
-        struct note *note = &w->notes[i];
-        bool opener = opens(note);
-        if (opener && candidate != NONE) {
-            struct vec v = vector_of(note);
-            struct vec old = centroid_of(w, current), new = centroid_of(w, candidate);
-            if (near(&v, &old, 100) && compare_cosines(&v, &old, &new) > 0) {
-                for (size_t j = first; j < i; j++)
-                    if (w->notes[j].segment == candidate)
-                        w->notes[j].segment = current;
-                candidate = NONE;
-                note->segment = current;
-                continue;
-            }
-            current = candidate;
-            candidate = NONE;
-        }
-        if (opener && has_topic(w, current)) {
-            struct vec v = vector_of(note), c = centroid_of(w, current);
-            if (!near(&v, &c, 100))
-                candidate = w->n_parts++;
-        }
-        note->segment = candidate != NONE ? candidate : current;
+    struct oracle_place *places = calloc(w->n + 1, sizeof(*places));
+    if (!places)
+        return STATUS_NOMEM;
+    oracle_places(w->view, places);
+    for (size_t i = 0; i < w->n; i++) {
+        w->notes[i].run = places[i].run;
+        w->notes[i].session = places[i].session;
+        w->notes[i].segment = places[i].segment;
     }
-}
-
-static void number_sessions(struct world *w)
-{
-    size_t run = 0, session = 0, in_run = 0;
-    for (size_t i = 0; i < w->n; i++, in_run++) {
-        if (i > 0 && w->notes[i].t_us - w->notes[i - 1].t_us >= RECORD_SESSION_GAP_US) {
-            run++;
-            session++;
-            in_run = 0;
-        } else if (in_run > 0 && in_run % RECORD_SESSION_MAX == 0) {
-            session++;
-        }
-        w->notes[i].run = run;
-        w->notes[i].session = session;
-    }
+    free(places);
+    return STATUS_OK;
 }
 
 /* The 32 largest entries, the lower bucket of equals first. */
@@ -178,15 +126,7 @@ static struct vec largest_of(struct vec v)
 
 static enum status build(struct world *w)
 {
-    size_t first = 0;
-    for (size_t i = 0; i < w->n; i++)
-        w->notes[i].segment = NONE;
-    for (size_t i = 1; i <= w->n; i++) {
-        if (i < w->n && w->notes[i].session == w->notes[first].session)
-            continue;
-        number_segments(w, first, i);
-        first = i;
-    }
+    w->n_parts = w->n ? w->notes[w->n - 1].segment + 1 : 0;
     w->parts = calloc(w->n_parts + 1, sizeof(*w->parts));
     if (!w->parts)
         return STATUS_NOMEM;
@@ -562,7 +502,8 @@ static void find_moments(const struct world *w)
 
 static enum status fill(struct world *w)
 {
-    number_sessions(w);
+    if (number_places(w) != STATUS_OK)
+        return STATUS_NOMEM;
     count_messages(w);
     count_tops(w);
     count_lengths(w);
@@ -618,10 +559,10 @@ enum status oracle_topics(const struct oracle_view *view, struct oracle_topic *r
 {
     struct world w = {.view = view, .n = view->n_messages};
     enum status st = take_notes(&w);
-    if (st == STATUS_OK && w.n > 0) {
-        number_sessions(&w);
+    if (st == STATUS_OK && w.n > 0)
+        st = number_places(&w);
+    if (st == STATUS_OK && w.n > 0)
         st = build(&w);
-    }
     if (st == STATUS_OK && w.n > 0) {
         find_topics(&w);
         st = tell_topics(&w, ret);

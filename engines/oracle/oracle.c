@@ -20,13 +20,14 @@
 
 extern const struct oracle_ops oracle_proactive_engagement, oracle_memory_aging,
     oracle_conversation_patterns;
-extern const struct oracle_ops oracle_memory_behavior;
+extern const struct oracle_ops oracle_memory_behavior, oracle_context_switch;
 extern const struct oracle_ops oracle_personality_profile;
 extern const struct oracle_ops oracle_character_performance;
 
 static const struct oracle_ops *const registry[] = {
     &oracle_memory_aging,    &oracle_character_performance, &oracle_conversation_patterns,
     &oracle_memory_behavior, &oracle_personality_profile,   &oracle_proactive_engagement,
+    &oracle_context_switch,
 };
 
 const struct oracle_ops *oracle_at(size_t index)
