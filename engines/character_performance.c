@@ -10,6 +10,7 @@
 #include "engines/engine.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 
 static enum status performance_insert(void *state, const struct key_log *log, enum record_kind kind,
@@ -271,6 +272,34 @@ static enum status performance_emit(void *state, const struct key_log *log, stru
     return st;
 }
 
+/* What the streaming detectors said when the event had not come yet: the oddest of its streams. */
+static enum status performance_trace(void *state, const struct key_log *log,
+                                     const struct feature *f, struct str id, struct jsonw *w,
+                                     struct error *err)
+{
+    (void)state, (void)err;
+    if (f->type != EVENT_METRIC)
+        return STATUS_END;
+    bool alarm = false;
+    double score = 0.0;
+    for (size_t i = 0; log->metrics && i < f->u.metric.n_values; i++) {
+        const struct metric_stream *s = metrics_stream(log->metrics, f->u.metric.values[i].stream);
+        if (!s)
+            continue;
+        alarm |= detector_alarm(s->detector);
+        score = fmax(score, detector_score(s->detector));
+    }
+    jsonw_object_begin(w);
+    jsonw_key(w, "anomaly");
+    jsonw_bool(w, alarm);
+    jsonw_key(w, "id");
+    jsonw_string(w, id);
+    jsonw_key(w, "score");
+    jsonw_number(w, score);
+    jsonw_object_end(w);
+    return STATUS_OK;
+}
+
 extern const struct engine_ops engine_character_performance;
 
 const struct engine_ops engine_character_performance = {
@@ -296,4 +325,6 @@ const struct engine_ops engine_character_performance = {
     .weight = performance_weight,
     .urgent = performance_urgent,
     .emit = performance_emit,
+    .trace_phase = TRACE_BEFORE,
+    .trace = performance_trace,
 };

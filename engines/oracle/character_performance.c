@@ -4,7 +4,7 @@
  */
 #include "core/clock.h"
 #include "engines/character_performance_row.h"
-#include "engines/oracle/points.h"
+#include "engines/oracle/live.h"
 #include "engines/oracle/view.h"
 
 #include <assert.h>
@@ -219,6 +219,26 @@ static void sum_vector(struct world *w, const struct feature *f)
     }
 }
 
+static void add_traits(struct world *w, const struct feature *f)
+{
+    for (size_t k = 0; k < f->n_traits; k++)
+        if (f->t_us < w->hour_us + US_PER_HOUR)
+            add_trait(w, pf_trait(w->c, f->traits[k]), f->t_us);
+}
+
+/* Traits stay for 30 days of hours, vectors until the day that this begins in is over. */
+static void sum_folded(struct world *w)
+{
+    int64_t horizon_us = w->hour_us - 30 * US_PER_DAY;
+    for (size_t i = 0; i < w->v->folded->n; i++) {
+        const struct feature *f = &w->v->folded->items[i].f;
+        if (f->t_us >= horizon_us)
+            add_traits(w, f);
+        if (f->t_us >= time_floor_us(horizon_us, US_PER_DAY))
+            sum_vector(w, f);
+    }
+}
+
 static void sum_traits(struct world *w)
 {
     const struct points *p = w->points;
@@ -228,11 +248,10 @@ static void sum_traits(struct world *w)
         const struct character_trait *t = &p->character.traits[i];
         pf_trait(w->c, (struct str){t->name, t->name_len})->defined += t->weight;
     }
+    sum_folded(w);
     for (size_t i = 0; i < w->v->n_messages; i++) {
         const struct feature *f = w->v->messages[i];
-        for (size_t k = 0; k < f->n_traits; k++)
-            if (f->t_us < w->hour_us + US_PER_HOUR)
-                add_trait(w, pf_trait(w->c, f->traits[k]), f->t_us);
+        add_traits(w, f);
         sum_vector(w, f);
     }
 }

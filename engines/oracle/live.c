@@ -31,6 +31,7 @@ void live_free(struct live *l)
     free(l->outreach.items);
     free(l->answers.items);
     points_deinit(&l->points);
+    free(l->folded.items);
     free(l);
 }
 
@@ -210,7 +211,9 @@ static enum status apply_caps(struct live *l)
     while (!st && count(l, &l->messages, true) > LIMIT_MESSAGES) {
         size_t i = find_oldest(&l->messages);
         l->message_cut_us = l->messages.items[i].f.t_us;
-        st = message_leaves(l, i);
+        if (l->of_bot)
+            st = array_put(&l->folded, l->folded.n, &l->messages.items[i]);
+        st = st ? st : message_leaves(l, i);
     }
     while (!st && count(l, &l->accesses, true) > LIMIT_ACCESSES) {
         size_t i = find_oldest(&l->accesses);

@@ -51,6 +51,7 @@ struct live {
     int64_t forgotten_created_s;
     bool of_bot; /* set by whoever made it, before anything is applied */
     struct points points;
+    struct live_array folded; /* of a bot: messages that the cap pushed out, in that order */
 };
 
 MUST_CHECK enum status live_new(struct live **ret);

@@ -349,6 +349,7 @@ static void build_view(struct live *l, struct pool *p, struct oracle_view *v)
     if (v->first_seen_us == INT64_MAX)
         v->first_seen_us = 0;
     v->points = &l->points;
+    v->folded = &l->folded;
     v->as_of_us = l->as_of_us;
     v->messages = p->messages;
     v->memories = p->memories;

@@ -8,6 +8,7 @@
 #include "engines/feature.h"
 
 struct points;
+struct live_array;
 
 struct oracle_view {
     struct str user_id;
@@ -40,7 +41,9 @@ struct oracle_view {
     uint64_t forgotten_n;
     int64_t forgotten_created_s;
     bool truncated;
-    const struct points *points;     /* of a bot */
+    /* Of a bot: its points, and its messages that the cap pushed out, in that order. */
+    const struct points *points;
+    const struct live_array *folded;
     const struct epoch_list *epochs; /* those of the bot that were closed at T */
 };
 

@@ -63,6 +63,10 @@ static void assert_same(const struct feature *a, const struct feature *b)
         assert_memory_equal(&a->u.message, &b->u.message, sizeof(a->u.message));
     if (a->type == EVENT_PRIVACY)
         assert_int_equal(a->u.privacy.proactive, b->u.privacy.proactive);
+    if (a->type == EVENT_METRIC)
+        assert_memory_equal(&a->u.metric, &b->u.metric, sizeof(a->u.metric));
+    if (a->type == EVENT_CHARACTER)
+        assert_memory_equal(&a->u.character, &b->u.character, sizeof(a->u.character));
     if (a->type != EVENT_MEMORY)
         return;
     assert_true(a->u.memory.memory == b->u.memory.memory);

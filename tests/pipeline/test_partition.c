@@ -16,9 +16,11 @@
 #include <unistd.h>
 
 #include "core/clock.h"
+#include "core/counters.h"
 #include "core/hash.h"
 #include "engines/oracle/oracle.h"
 #include "pipeline/partition.h"
+#include "pipeline/route.h"
 
 #define T0        (INT64_C(1767600000) * US_PER_SECOND)
 #define TAKEN_MAX 4096
@@ -268,6 +270,129 @@ static void test_a_row_leaves_only_after_the_commit(void **state)
     assert_row_is_the_oracles(w, "ann");
 }
 
+/* ---- a bot's own key ---- */
+
+struct counted {
+    size_t n_keys;
+    size_t users_messages, bots_messages;
+    size_t bots_points;
+};
+
+static enum status count_key(void *ctx, struct key *key, struct error *err)
+{
+    struct counted *c = ctx;
+    const struct key_log *log = key_log(key);
+    (void)err;
+    c->n_keys++;
+    if (log->user_id.len) {
+        c->users_messages += log->n_messages;
+    } else {
+        c->bots_messages += log->n_messages;
+        c->bots_points += key_has_row(key, TABLE_PERFORMANCE_24H);
+    }
+    return STATUS_OK;
+}
+
+static struct counted count_keys(struct world *w)
+{
+    struct counted c = {0};
+    struct error err = {0};
+    if (partition_each_key(w->p, count_key, &c, &err))
+        fail_msg("%s", err.text);
+    return c;
+}
+
+/* A user who lives where the bot does. */
+static const char *neighbour_of_elena(void)
+{
+    static char user[16];
+    for (int i = 0;; i++) {
+        (void)snprintf(user, sizeof(user), "user-%d", i);
+        if (route_home(str_from(user), STR("elena")) == route_home(STR_NULL, STR("elena")))
+            return user;
+    }
+}
+
+/* To every partition that the router would send it to. */
+static void route(struct world *w, struct event *e)
+{
+    struct route r = route_event(e);
+    w->lsn++;
+    for (uint32_t i = 0; i < r.n; i++) {
+        struct frame_event f = {.partition = r.partition[i],
+                                .pseq = ++w->pseq[r.partition[i]],
+                                .pos = {w->lsn, 0},
+                                .commit_us = w->now,
+                                .as_of_us = w->now};
+        assert_int_equal(partition_apply(w->p, SOURCE_POSTGRES, &f, e, w->now, NULL), STATUS_OK);
+    }
+}
+
+/* What the bot says is applied to the user's key and to the bot's, in one partition or in two; what
+ * the user says only to the user's; an edit that takes the bot's words away reaches both. */
+static void test_messages_of_the_bot_reach_its_own_key(void **state)
+{
+    struct world *w = *state;
+    const char *users[] = {neighbour_of_elena(), "ann"};
+    assert_true(route_home(STR("ann"), STR("elena")) != route_home(STR_NULL, STR("elena")));
+    for (size_t i = 0; i < 2; i++) {
+        struct event e = message("same id", users[i], "hello", w->now);
+        route(w, &e);
+        e.u.message.role = ROLE_BOT;
+        e.id = STR("answer");
+        route(w, &e);
+        struct counted c = count_keys(w);
+        assert_int_equal(c.users_messages, 2 * (i + 1));
+        assert_int_equal(c.bots_messages, i + 1);
+    }
+    commit(w);
+    crash(w);
+    open_world(w);
+    assert_int_equal(count_keys(w).bots_messages, 2);
+    struct event e = message("answer", "ann", "hello", w->now);
+    e.u.message.op = MESSAGE_UPDATE;
+    route(w, &e);
+    assert_int_equal(count_keys(w).bots_messages, 1);
+    e = (struct event){.type = EVENT_MESSAGE_DELETED,
+                       .id = STR("answer"),
+                       .at_us = w->now,
+                       .bot_name = STR("elena"),
+                       .user_id = str_from(users[0])};
+    route(w, &e);
+    struct counted c = count_keys(w);
+    assert_int_equal(c.bots_messages, 0);
+    assert_int_equal(c.users_messages, 3);
+}
+
+/* With or without a user, a metric is the bot's; one that nobody knows makes no key; one out of
+ * range is a dead letter and nothing else. */
+static void test_metrics_go_to_the_bots_key(void **state)
+{
+    struct world *w = *state;
+    struct event e = {.type = EVENT_METRIC,
+                      .id = STR("p"),
+                      .bot_name = STR("elena"),
+                      .user_id = STR("ann"),
+                      .at_us = w->now};
+    e.u.metric.measurement = STR("weather");
+    e.u.metric.n_fields = 1;
+    e.u.metric.fields[0].name = STR("engagement_score");
+    e.u.metric.fields[0].value = .5;
+    route(w, &e);
+    assert_int_equal(count_keys(w).n_keys, 0);
+    e.u.metric.measurement = STR("conversation_quality");
+    e.u.metric.fields[0].value = 7;
+    uint64_t letters = COUNTER_GET(dead_letters);
+    route(w, &e);
+    assert_int_equal(COUNTER_GET(dead_letters), letters + 1);
+    assert_int_equal(count_keys(w).bots_points, 0);
+    e.u.metric.fields[0].value = .5;
+    route(w, &e);
+    struct counted c = count_keys(w);
+    assert_int_equal(c.n_keys, 1);
+    assert_int_equal(c.bots_points, 1);
+}
+
 static void test_an_event_seen_before_is_dropped(void **state)
 {
     struct world *w = *state;
@@ -488,6 +613,8 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(test_a_row_leaves_only_after_the_commit),
+        TEST(test_messages_of_the_bot_reach_its_own_key),
+        TEST(test_metrics_go_to_the_bots_key),
         TEST(test_an_event_seen_before_is_dropped),
         TEST(test_a_gap_in_the_numbers_asks_for_a_rewind),
         TEST(test_what_was_not_committed_is_gone_after_a_crash),
