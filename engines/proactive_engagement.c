@@ -110,10 +110,8 @@ static void count_messages(const struct key_log *log, struct eo_counts *out)
     }
     if (out->n_user == 0)
         return;
-    int64_t until_us = attempt_after(log, out->last_user_us);
-    if (until_us > log->as_of_us)
-        until_us = log->as_of_us;
-    out->open_us = until_us > out->last_user_us ? until_us - out->last_user_us : 0;
+    if (log->as_of_us > out->last_user_us)
+        out->open_us = log->as_of_us - out->last_user_us;
 }
 
 /* From the newest message back, so that the next user message is known. */

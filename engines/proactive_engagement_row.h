@@ -71,7 +71,7 @@ struct eo_counts {
      * first one of the next run that has any, unless an attempt lies between. */
     size_t n_gaps;
     struct waiting gaps[EO_GAPS_MAX + 1];
-    int64_t open_us; /* silence since last_user_us until T, or until the first attempt since */
+    int64_t open_us; /* silence since last_user_us until T */
     struct consent consent;
     uint32_t resolved; /* attempts that were answered, or whose 24 hours have passed ... */
     uint32_t replied;  /* ... and those that were answered */

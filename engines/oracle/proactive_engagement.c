@@ -74,13 +74,8 @@ static enum status count_gaps(const struct oracle_view *v, const struct times *t
     free(all);
     if (t->n == 0)
         return STATUS_OK;
-    int64_t end_us = v->as_of_us;
-    for (size_t i = 0; i < v->n_outreach; i++)
-        if (is_attempt(v->outreach[i]) && v->outreach[i]->t_us > t->at[t->n - 1] &&
-            v->outreach[i]->t_us < end_us)
-            end_us = v->outreach[i]->t_us;
-    if (end_us > t->at[t->n - 1])
-        out->open_us = end_us - t->at[t->n - 1];
+    int64_t last_us = t->at[t->n - 1];
+    out->open_us = v->as_of_us > last_us ? v->as_of_us - last_us : 0;
     return STATUS_OK;
 }
 
