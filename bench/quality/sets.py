@@ -62,11 +62,11 @@ def review_events(reviews):
                "outcome": "hit" if r["recall"] else "miss"}
 
 
-def sender_events(messages):
+def sender_events(bot, messages):
     sent = {}
     for m in messages:
         n = sent[m["from"]] = sent.get(m["from"], -1) + 1
-        yield {"type": "message", "id": f"{m['from']}/{n}", "user_id": m["from"], "bot_name": "college", "role": "user", "content": "",
+        yield {"type": "message", "id": f"{m['from']}/{n}", "user_id": m["from"], "bot_name": bot, "role": "user", "content": "",
                "at": int(m["t"] * SECOND)}
 
 
