@@ -1,6 +1,6 @@
 /*
  * tests/pipeline/test_router.c - the router against two pretended workers over real inproc links:
- * numbering, skipping what is durable, credit, and how far the slot may be confirmed.
+ * numbering, skipping what is durable, credit, how far the slot may be confirmed, and midnight.
  */
 #include <setjmp.h> /* cmocka needs these four */
 #include <stdarg.h>
@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "core/hash.h"
+#include "engines/epoch.h"
 #include "pipeline/frame.h"
 #include "pipeline/route.h"
 #include "pipeline/router.h"
@@ -35,7 +36,7 @@ static void worker_send(struct world *w, uint32_t worker, const struct frame_hea
     struct buf b;
     buf_init(&b, 4096);
     assert_int_equal(frame_put_header(&b, h), STATUS_OK);
-    for (uint32_t i = 0; i < h->n; i++)
+    for (uint32_t i = 0; applied && i < h->n; i++)
         assert_int_equal(frame_put_applied(&b, &applied[i]), STATUS_OK);
     assert_int_equal(link_send(w->down[worker], (struct str){b.data, b.len}, STR(""), 1000, NULL),
                      STATUS_OK);
@@ -300,6 +301,252 @@ static void test_a_rewind_starts_again_from_the_workers_position(void **state)
     assert_int_equal(f.pseq, 2);
 }
 
+/* ---- midnight ---- */
+
+#define DAY (T0 / US_PER_DAY) /* T0 is 08:00 of this day */
+
+/* Lets the router work until the worker has a frame. */
+static struct frame_header next_frame(struct world *w, uint32_t worker)
+{
+    struct frame_header h;
+    enum status st = STATUS_AGAIN;
+    for (int i = 0; i < 10000000 && st == STATUS_AGAIN; i++) {
+        w->now++;
+        router_drained(w->router);
+        st = link_receive(w->down[worker], 0, &w->frame, NULL);
+    }
+    assert_int_equal(st, STATUS_OK);
+    assert_int_equal(frame_open(&w->reader, w->frame, &h, NULL), STATUS_OK);
+    return h;
+}
+
+/* What comes next must be a frame of this kind, and of T before midnight. */
+static struct frame_header expect(struct world *w, uint32_t worker, enum frame_kind kind)
+{
+    struct frame_header h = next_frame(w, worker);
+    assert_int_equal(h.kind, kind);
+    assert_true(h.as_of_us < (DAY + 1) * US_PER_DAY);
+    return h;
+}
+
+static void expect_silence(struct world *w, uint32_t worker)
+{
+    struct str bytes;
+    for (int i = 0; i < 200; i++) {
+        w->now++;
+        router_drained(w->router);
+        assert_int_equal(link_receive(w->down[worker], 0, &bytes, NULL), STATUS_AGAIN);
+    }
+}
+
+static void ack_days(struct world *w, uint32_t worker, uint64_t number, int32_t opened,
+                     int32_t closed)
+{
+    struct frame_header h = {
+        .kind = FRAME_ACK, .number = number, .covered = 100, .opened = opened, .closed = closed};
+    worker_send(w, worker, &h, NULL);
+}
+
+/* Answers the CLOSE of that number: n messages of elena's, 0 = it has learned nothing. */
+static void answer(struct world *w, uint32_t worker, uint64_t number, uint32_t n)
+{
+    struct buf b;
+    buf_init(&b, 4096);
+    struct frame_header h = {.kind = FRAME_PARTS, .number = number, .n = 1, .closed = DAY + 1};
+    if (n) {
+        struct epoch_sums sums = {{[EPOCH_MESSAGES] = n}};
+        struct buf bytes;
+        buf_init(&bytes, 4096);
+        assert_int_equal(epoch_cells_encode(sums.v, &bytes), STATUS_OK);
+        struct frame_sums f = {STR("elena"), {bytes.data, bytes.len}};
+        assert_int_equal(frame_put_header(&b, &h), STATUS_OK);
+        assert_int_equal(frame_put_sums(&b, &f), STATUS_OK);
+        assert_int_equal(
+            link_send(w->down[worker], (struct str){b.data, b.len}, STR(""), 1000, NULL),
+            STATUS_OK);
+        buf_deinit(&bytes);
+    }
+    buf_deinit(&b);
+    h.kind = FRAME_CLOSED;
+    h.n = n > 0;
+    worker_send(w, worker, &h, NULL);
+}
+
+/* SUMS with so many messages of elena's, then DAY; returns the number of DAY. */
+static uint64_t expect_day(struct world *w, uint32_t worker, uint32_t n)
+{
+    struct frame_header h = expect(w, worker, FRAME_SUMS);
+    assert_int_equal(h.n, 1);
+    assert_int_equal(h.opened, DAY + 1);
+    struct frame_sums f;
+    uint32_t v[EPOCH_CELLS];
+    assert_int_equal(frame_next_sums(&w->reader, &f, NULL), STATUS_OK);
+    assert_true(str_equal(f.bot_name, STR("elena")));
+    struct reader r = reader_of(f.bytes.ptr, f.bytes.len);
+    assert_int_equal(epoch_cells_decode(&r, v, NULL), STATUS_OK);
+    assert_int_equal(v[EPOCH_MESSAGES], n);
+    h = expect(w, worker, FRAME_DAY);
+    assert_int_equal(h.opened, DAY + 1);
+    return h.number;
+}
+
+static enum status send_at(struct world *w, const struct event *e, uint64_t lsn, int64_t commit_us)
+{
+    return router_event(w->router, e, (struct position){lsn, 0}, commit_us, NULL);
+}
+
+static void test_no_event_of_a_day_leaves_before_its_epochs(void **state)
+{
+    struct world *w = *state;
+    greet_both(w);
+    char user[32];
+    struct event e = event_for(0, user);
+    int64_t tomorrow = (DAY + 1) * US_PER_DAY;
+    assert_int_equal(send_at(w, &e, 200, T0), STATUS_OK);
+    assert_int_equal(send_at(w, &e, 201, tomorrow), STATUS_AGAIN);
+    /* What was sent is made durable first, everywhere ... */
+    assert_int_equal(expect(w, 0, FRAME_EVENTS).n, 1);
+    uint64_t number = expect(w, 0, FRAME_FLUSH).number;
+    assert_int_equal(expect(w, 1, FRAME_FLUSH).number, 1);
+    ack(w, 1, 1, 100);
+    expect_silence(w, 1);
+    ack(w, 0, number, 100);
+    /* ... then both days are closed ... */
+    struct frame_header close[2] = {expect(w, 0, FRAME_CLOSE), expect(w, 1, FRAME_CLOSE)};
+    assert_int_equal(close[0].closed, DAY + 1);
+    answer(w, 0, close[0].number, 2);
+    expect_silence(w, 0);
+    assert_int_equal(send_at(w, &e, 201, tomorrow), STATUS_AGAIN);
+    assert_int_equal(router_as_of(w->router), tomorrow - 1);
+    answer(w, 1, close[1].number, 3);
+    /* ... and both hear what both have learned. The event comes after that, and not before. */
+    (void)expect_day(w, 0, 5);
+    (void)expect_day(w, 1, 5);
+    assert_int_equal(send_at(w, &e, 201, tomorrow), STATUS_OK);
+    struct frame_header h = next_frame(w, 0);
+    assert_int_equal(h.kind, FRAME_EVENTS);
+    assert_int_equal(h.n, 1);
+    assert_in_range(h.as_of_us, tomorrow, tomorrow + US_PER_SECOND);
+}
+
+/* Without an event, the clock alone ends the day. */
+static void test_an_idle_day_ends_too(void **state)
+{
+    struct world *w = *state;
+    greet_both(w);
+    router_idle(w->router, 300, T0);
+    w->now += 16 * 3600 * US_PER_SECOND - 1000;
+    assert_int_equal(expect(w, 0, FRAME_EVENTS).n, 0); /* the covered LSN */
+    assert_int_equal(expect(w, 1, FRAME_EVENTS).n, 0);
+    w->now += 1000;
+    for (uint32_t i = 0; i < 2; i++)
+        ack(w, i, expect(w, i, FRAME_FLUSH).number, 100);
+    for (uint32_t i = 0; i < 2; i++)
+        answer(w, i, expect(w, i, FRAME_CLOSE).number, 0);
+    for (uint32_t i = 0; i < 2; i++)
+        (void)expect(w, i, FRAME_DAY); /* nobody learned anything: no sums */
+    assert_in_range(router_as_of(w->router), (DAY + 1) * US_PER_DAY,
+                    (DAY + 1) * US_PER_DAY + US_PER_SECOND);
+}
+
+/* Committed before midnight, read after it: the day has not ended yet. */
+static void test_a_late_event_of_the_old_day_does_not_end_it(void **state)
+{
+    struct world *w = *state;
+    greet_both(w);
+    char user[32];
+    struct event e = event_for(0, user);
+    assert_int_equal(send_at(w, &e, 200, (DAY + 1) * US_PER_DAY - 10), STATUS_OK);
+    w->now += 100;
+    assert_int_equal(send_at(w, &e, 201, (DAY + 1) * US_PER_DAY - 5), STATUS_OK);
+    assert_int_equal(send_at(w, &e, 202, (DAY + 1) * US_PER_DAY), STATUS_AGAIN);
+    struct frame_header h = expect(w, 0, FRAME_EVENTS);
+    assert_int_equal(h.n, 2);
+    assert_int_equal(h.as_of_us, (DAY + 1) * US_PER_DAY - 1);
+}
+
+/* Everything from the first worker's CLOSE to the second one's DAY is asked for once more. */
+static void test_a_change_of_day_that_was_cut_short_is_finished_first(void **state)
+{
+    struct world *w = *state;
+    struct frame_header h = {.kind = FRAME_HELLO,
+                             .as_of_us = (DAY + 1) * US_PER_DAY,
+                             .covered = 100,
+                             .opened = DAY + 1,
+                             .closed = DAY + 1};
+    worker_send(w, 0, &h, NULL);
+    h.as_of_us = T0;
+    h.opened = 0;
+    worker_send(w, 1, &h, NULL);
+    assert_int_equal(router_handshake(w->router, US_PER_SECOND, NULL), STATUS_OK);
+    char user[32];
+    struct event e = event_for(1, user);
+    assert_int_equal(send_at(w, &e, 200, T0 + 1), STATUS_AGAIN);
+    for (uint32_t i = 0; i < 2; i++)
+        ack_days(w, i, next_frame(w, i).number, i == 0 ? DAY + 1 : 0, DAY + 1);
+    for (uint32_t i = 0; i < 2; i++) {
+        h = next_frame(w, i);
+        assert_int_equal(h.kind, FRAME_CLOSE);
+        assert_int_equal(h.closed, DAY + 1);
+        answer(w, i, h.number, 1);
+    }
+    for (uint32_t i = 0; i < 2; i++) {
+        assert_int_equal(next_frame(w, i).kind, FRAME_SUMS);
+        assert_int_equal(next_frame(w, i).kind, FRAME_DAY);
+    }
+    assert_int_equal(send_at(w, &e, 200, T0 + 1), STATUS_OK);
+}
+
+/* A worker that begins again in the middle: what it and the others had answered is forgotten, so
+ * that nothing is added up twice. */
+static void test_parts_are_counted_once_when_a_worker_begins_again(void **state)
+{
+    struct world *w = *state;
+    greet_both(w);
+    char user[32];
+    struct event e = event_for(0, user);
+    assert_int_equal(send_at(w, &e, 200, (DAY + 1) * US_PER_DAY), STATUS_AGAIN);
+    for (uint32_t i = 0; i < 2; i++)
+        ack(w, i, expect(w, i, FRAME_FLUSH).number, 100);
+    struct frame_header close[2] = {expect(w, 0, FRAME_CLOSE), expect(w, 1, FRAME_CLOSE)};
+    answer(w, 0, close[0].number, 2);
+    hello(w, 1, 100, NULL, 0);
+    enum status st = STATUS_AGAIN;
+    for (int i = 0; i < 10000000 && st == STATUS_AGAIN; i++)
+        st = send_at(w, &e, 200, (DAY + 1) * US_PER_DAY);
+    assert_int_equal(st, STATUS_IO); /* the reader begins again, too */
+    assert_int_equal(send_at(w, &e, 200, (DAY + 1) * US_PER_DAY), STATUS_AGAIN);
+    for (uint32_t i = 0; i < 2; i++)
+        ack(w, i, expect(w, i, FRAME_FLUSH).number, 100);
+    answer(w, 1, close[1].number, 7); /* of before: the number is not that of the new CLOSE */
+    uint64_t number[2] = {expect(w, 0, FRAME_CLOSE).number, expect(w, 1, FRAME_CLOSE).number};
+    answer(w, 0, number[0], 2);
+    answer(w, 1, number[1], 3);
+    (void)expect_day(w, 0, 5);
+    (void)expect_day(w, 1, 5);
+}
+
+/* The answer to CLOSE got lost: it is asked for again after a while. */
+static void test_a_lost_answer_is_asked_for_again(void **state)
+{
+    struct world *w = *state;
+    greet_both(w);
+    char user[32];
+    struct event e = event_for(0, user);
+    assert_int_equal(send_at(w, &e, 200, (DAY + 1) * US_PER_DAY), STATUS_AGAIN);
+    for (uint32_t i = 0; i < 2; i++)
+        ack(w, i, expect(w, i, FRAME_FLUSH).number, 100);
+    (void)expect(w, 0, FRAME_CLOSE);
+    answer(w, 1, expect(w, 1, FRAME_CLOSE).number, 3);
+    expect_silence(w, 0);
+    w->now += 6 * US_PER_SECOND;
+    for (uint32_t i = 0; i < 2; i++)
+        ack(w, i, expect(w, i, FRAME_FLUSH).number, 100);
+    for (uint32_t i = 0; i < 2; i++)
+        answer(w, i, expect(w, i, FRAME_CLOSE).number, 3);
+    (void)expect_day(w, 0, 6);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -312,6 +559,12 @@ int main(void)
         TEST(test_an_idle_position_is_not_durable_before_the_workers_say_so),
         TEST(test_a_worker_that_does_not_answer_stops_the_input),
         TEST(test_a_rewind_starts_again_from_the_workers_position),
+        TEST(test_no_event_of_a_day_leaves_before_its_epochs),
+        TEST(test_an_idle_day_ends_too),
+        TEST(test_a_late_event_of_the_old_day_does_not_end_it),
+        TEST(test_a_change_of_day_that_was_cut_short_is_finished_first),
+        TEST(test_parts_are_counted_once_when_a_worker_begins_again),
+        TEST(test_a_lost_answer_is_asked_for_again),
     };
     return cmocka_run_group_tests_name("pipeline/router", tests, NULL, NULL);
 }
