@@ -36,6 +36,8 @@
 #define EPOCH_FORMAT 1
 /* Records of the window are at most this old; one epoch before them must stay. */
 #define EPOCH_KEPT_DAYS 32
+/* Those of 30 days more stay on disk, so that a row that old can be computed again (`verify`). */
+#define EPOCH_STORED_DAYS (EPOCH_KEPT_DAYS + 30)
 #define EPOCH_SCALE     16 /* one event of yesterday counts this much */
 #define EPOCH_DAYS      30 /* mean life of what was learned */
 

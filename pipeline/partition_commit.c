@@ -421,7 +421,7 @@ static void list_epochs(const struct partition *p, struct store_epoch *out)
         out[i] = (struct store_epoch){
             .bot_name = {at, n->name_len},
             .day = n->day,
-            .keep_day = n->day - EPOCH_KEPT_DAYS,
+            .keep_day = n->day - EPOCH_STORED_DAYS,
             .bytes = {at + n->name_len, n->bytes_len},
         };
     }

@@ -7,6 +7,9 @@
  * should have a row must have one. While messages keep coming, a row may lag behind the snapshot by
  * what its triggers allow: --wait tries again until all agree or the time is up.
  *
+ * What a bot has learned from all its users by each day (engines/epoch.h) is an input like the
+ * source rows. It is read from the state directory, beside the running process.
+ *
  * A table does not say when its rows were written. Each event is taken to have arrived at its own
  * time, so an access that was written more than 30 days late counts here and not in the pipeline.
  */
@@ -14,10 +17,12 @@
 #include "core/hash.h"
 #include "core/pg.h"
 #include "engines/engine.h"
+#include "engines/kernels.h"
 #include "engines/oracle/oracle.h"
 #include "server/output.h"
 #include "server/row_compare.h"
 #include "server/source_rows.h"
+#include "state/store.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -34,6 +39,11 @@ struct hash_set {
     bool sorted;
 };
 
+struct bot_epochs {
+    char *name;
+    struct epoch_list list; /* all there are */
+};
+
 struct verify {
     struct cli *cli;
     int64_t sample; /* rows per table; 0 = all */
@@ -42,6 +52,10 @@ struct verify {
     PGconn *sink; /* the source's connection when both are one database */
     bool own_sink;
     struct oracle *oracle;
+    struct bot_epochs *bots; /* by name */
+    size_t n_bots;
+    int32_t opened; /* the newest day with all its epochs; 0 = none */
+    uint64_t too_old;
     uint64_t n_events;
     int64_t newest_us; /* as_of of the newest row */
     uint64_t equal, differ, missing;
@@ -132,6 +146,73 @@ static enum status feed_oracle(struct verify *v, struct error *err)
     return st == STATUS_END ? STATUS_OK : st;
 }
 
+/* ---- epochs ---- */
+
+static enum status add_bot(struct verify *v, struct str name, struct error *err)
+{
+    struct bot_epochs *bots = reallocarray(v->bots, v->n_bots + 1, sizeof(*bots));
+    if (bots)
+        v->bots = bots;
+    char *copy = strndup(name.ptr, name.len);
+    if (!bots || !copy) {
+        free(copy);
+        return error_set(err, STATUS_NOMEM, "could not allocate %zu bots", v->n_bots + 1);
+    }
+    v->bots[v->n_bots++] = (struct bot_epochs){.name = copy};
+    return STATUS_OK;
+}
+
+/* Rows come by bot and day. Unlike epoch_list_add() this drops none: rows may be old. */
+static enum status add_epoch(void *ctx, const struct store_epoch *row, struct error *err)
+{
+    struct verify *v = ctx;
+    if (v->n_bots == 0 || !str_equal(row->bot_name, str_from(v->bots[v->n_bots - 1].name))) {
+        enum status st = add_bot(v, row->bot_name, err);
+        if (st)
+            return st;
+    }
+    struct epoch_list *l = &v->bots[v->n_bots - 1].list;
+    struct epoch **at = reallocarray(l->at, l->n + 1, sizeof(struct epoch *));
+    if (at)
+        l->at = at;
+    struct epoch *e = malloc(sizeof(*e));
+    if (!at || !e) {
+        free(e);
+        return error_set(err, STATUS_NOMEM, "could not allocate an epoch");
+    }
+    l->at[l->n++] = e;
+    l->generation++;
+    e->day = row->day;
+    struct reader r = reader_of(row->bytes.ptr, row->bytes.len);
+    return epoch_cells_decode(&r, e->v, err);
+}
+
+/* After the snapshot of the rows was taken, so that every epoch they were computed with is there.
+ */
+static enum status read_epochs(struct verify *v, struct error *err)
+{
+    const char *dir = v->cli->config->state_dir;
+    struct error why = {0};
+    enum status st = store_epochs_read(dir, &v->opened, add_epoch, v, &why);
+    if (st)
+        return error_set(
+            err, st,
+            "rows depend on what each bot has learned day by day, which is kept in the "
+            "state, and %s \"%s\"%s%s: run verify where the state is",
+            st == STATUS_END ? "there is none in" : "it could not be read from", dir,
+            st == STATUS_END ? "" : ": ", st == STATUS_END ? "" : why.text);
+    for (size_t i = 0; i < v->n_bots && !st; i++)
+        st = oracle_set_epochs(v->oracle, str_from(v->bots[i].name), &v->bots[i].list);
+    return st ? error_set(err, st, "could not hand the epochs to the oracle") : STATUS_OK;
+}
+
+/* Rows of before the epochs that are kept cannot be computed any more. */
+static bool is_too_old(const struct verify *v, int64_t as_of_us)
+{
+    return v->opened > 0 &&
+           kernel_day(as_of_us) < v->opened - (EPOCH_STORED_DAYS - EPOCH_KEPT_DAYS);
+}
+
 /* What is done with each row of a result of declare_cursor(). */
 typedef enum status row_fn(struct verify *v, enum table_id table, const PGresult *res, int tuple,
                            struct error *err);
@@ -168,6 +249,10 @@ static enum status check_row(struct verify *v, enum table_id table, const PGresu
     int64_t as_of_us = strtoll(PQgetvalue(res, tuple, RR_AS_OF_US), NULL, 10);
     if (as_of_us > v->newest_us)
         v->newest_us = as_of_us;
+    if (is_too_old(v, as_of_us)) {
+        v->too_old++;
+        return STATUS_OK;
+    }
     struct row row;
     row_init(&row, &tables[table]);
     st = oracle_row(v->oracle, table, v->user, v->bot, as_of_us, &row, err);
@@ -296,6 +381,11 @@ static void verify_deinit(struct verify *v)
     free(v->with_row.items);
     free(v->sampled.items);
     json_decref(v->differences);
+    for (size_t i = 0; i < v->n_bots; i++) {
+        epoch_list_deinit(&v->bots[i].list);
+        free(v->bots[i].name);
+    }
+    free(v->bots);
 }
 
 /* Everything once. The caller deinitialises v in any case. */
@@ -309,6 +399,8 @@ static enum status verify_once(struct verify *v, struct error *err)
         st = source_rows_open(c->source_conninfo, &c->mappings, &v->source, err);
     if (st == STATUS_OK)
         st = open_sink(v, err);
+    if (st == STATUS_OK)
+        st = read_epochs(v, err);
     for (int t = 0; t < TABLE_COUNT && v->sample && st == STATUS_OK; t++)
         st = each_row(v, (enum table_id)t, collect_key, err);
     if (st == STATUS_OK)
@@ -340,6 +432,9 @@ static void print_text(struct cli *cli, const struct verify *v)
     if (source_rows_unusable(v->source))
         fprintf(cli->out, "%" PRIu64 " source rows cannot be used, the first because %s\n",
                 source_rows_unusable(v->source), source_rows_unusable_reason(v->source));
+    if (v->too_old)
+        fprintf(cli->out, "%" PRIu64 " rows were not compared: they are more than %d days old\n",
+                v->too_old, EPOCH_STORED_DAYS - EPOCH_KEPT_DAYS);
     fprintf(cli->out,
             "%" PRIu64 " rows equal, %" PRIu64 " differ, %" PRIu64 " missing (from %" PRIu64
             " events)\n",
@@ -354,9 +449,10 @@ static int print_result(struct cli *cli, struct verify *v)
         return code;
     }
     json_t *root =
-        json_pack("{s:b, s:I, s:I, s:I, s:I, s:I, s:O}", "ok", code == CLI_OK, "equal",
+        json_pack("{s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:O}", "ok", code == CLI_OK, "equal",
                   (json_int_t)v->equal, "differ", (json_int_t)v->differ, "missing",
-                  (json_int_t)v->missing, "events", (json_int_t)v->n_events, "unusable_source_rows",
+                  (json_int_t)v->missing, "too_old", (json_int_t)v->too_old, "events",
+                  (json_int_t)v->n_events, "unusable_source_rows",
                   (json_int_t)source_rows_unusable(v->source), "differences", v->differences);
     return output_json(cli, root, code);
 }
