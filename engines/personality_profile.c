@@ -47,8 +47,8 @@ struct rules {
 
 enum sums_state {
     SUMS_ALL,    /* every name has a slot */
-    SUMS_NEWEST, /* the newest names have one; right until the log changes */
-    SUMS_VOID,
+    SUMS_NEWEST, /* only the newest names have one: right until the log changes */
+    SUMS_VOID,   /* there were too many names for all to have one, or no memory */
 };
 
 struct counters {
@@ -161,7 +161,7 @@ static struct pp_sums *sums_of(struct counters *c, trait_id id)
     return &s->sums;
 }
 
-/* A name that nothing shows any longer must go before its number is given to another one. */
+/* Names that nothing shows any longer make room for others. */
 static void drop_empty(struct counters *c)
 {
     for (uint32_t i = c->n_slots; i-- > 0;)
@@ -342,8 +342,6 @@ static void change_bot(struct counters *c, const struct key_log *log, size_t ind
 
 static void change(struct counters *c, const struct key_log *log, size_t index, int sign)
 {
-    if (c->sums == SUMS_NEWEST)
-        void_sums(c);
     if (is_bot(&log->messages[index]))
         change_bot(c, log, index, sign);
     else
@@ -366,7 +364,7 @@ static struct rules rules_of(const struct counters *c)
 static bool is_current(const struct counters *c)
 {
     struct rules r = rules_of(c);
-    return c->sums == SUMS_ALL && r.surface == c->rules.surface && r.brief == c->rules.brief &&
+    return r.surface == c->rules.surface && r.brief == c->rules.brief &&
            r.elaborate == c->rules.elaborate;
 }
 
@@ -474,6 +472,8 @@ static enum status pp_insert(void *state, const struct key_log *log, enum record
     assert(index < log->n_messages);
     if (s->counters)
         change(s->counters, log, index, 1);
+    if (s->counters && s->counters->sums == SUMS_VOID)
+        counters_free(TAKE(s->counters));
     return STATUS_OK;
 }
 
@@ -484,9 +484,8 @@ static void pp_retract(void *state, const struct key_log *log, enum record_kind 
     assert(index < log->n_messages);
     if (!s->counters)
         return;
-    if (log->n_messages > COUNTED_MIN / 2)
-        change(s->counters, log, index, -1);
-    else
+    change(s->counters, log, index, -1);
+    if (s->counters->sums == SUMS_VOID || log->n_messages <= COUNTED_MIN / 2)
         counters_free(TAKE(s->counters));
 }
 
@@ -507,7 +506,7 @@ static enum status pp_emit(void *state, const struct key_log *log, struct row *r
     fill(c, log, &counts);
     enum status st = pp_write(&counts, row, err);
     change_pending(c, log, 1, &counts.next_outcome_us);
-    if (!s->counters && log->n_messages >= COUNTED_MIN)
+    if (!s->counters && log->n_messages >= COUNTED_MIN && c->sums == SUMS_ALL)
         s->counters = c;
     else if (!s->counters)
         counters_free(c);
