@@ -73,10 +73,10 @@ static void learn_epoch(const struct epoch *e, unsigned context, double law[EPOC
 {
     uint64_t row[LEARNED], class[LEARNED] = {0};
     const uint32_t *cells = &e->v[EPOCH_GAPS];
-    unsigned first = context / GAP_BLOCKS * GAP_BLOCKS;
+    size_t at = context, first = at - at % GAP_BLOCKS;
     for (size_t b = 0; b < LEARNED; b++) {
-        row[b] = cells[context * EPOCH_GAP_BINS + b];
-        for (unsigned c = first; c < first + GAP_BLOCKS; c++)
+        row[b] = cells[at * EPOCH_GAP_BINS + b];
+        for (size_t c = first; c < first + GAP_BLOCKS; c++)
             class[b] += cells[c * EPOCH_GAP_BINS + b];
     }
     double share[LEARNED], mass = 0;
