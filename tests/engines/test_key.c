@@ -784,6 +784,8 @@ static void test_the_newest_wish_counts(void **state)
     assert_int_equal(key_log(x->key)->n_outreach, 0);
     wish(x, PRIVACY_ERASE, "", T0);
     assert_true(c->opted_out);
+    wish(x, PRIVACY_OPTIN, "", T0); /* of the same time, but at a later position */
+    assert_false(c->opted_out);
     assert_rereads(x->key);
 }
 

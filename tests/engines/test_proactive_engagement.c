@@ -196,9 +196,9 @@ static void assert_reason(const struct rig *r, size_t column, const char *reason
  * first time at most 1/5. 30 h after Monday 20:00 is Wednesday 02:00, quiet until 08:00.
  *
  * Activity is that of the bot's epoch and of six messages, none on a Wednesday, so that there
- * a(h) = 28 g_h / 52: 18:00 has 35 of 700 and 19:00, the busiest, 42; 35 >= 0.8 * 42. Wednesday
- * 18:00 is 46 h after the last message. The busiest hour of the week is one with a user message and
- * no prior, 2 / 52; now, Tuesday 08:00, has 32 of 700, 1.28 / 52: a ratio of 0.64.
+ * a(h) = 28 g_h / 52: 18:00 has 35 of 700 and 19:00, the busiest that is not quiet, 42; 35 >= 0.8
+ * * 42. Wednesday 18:00 is 46 h after the last message. The busiest hour of the week is one with a
+ * user message and no prior, 2 / 52; now, Tuesday 08:00, has 32 of 700, 1.28 / 52: a ratio of 0.64.
  *
  * p0 = 1/2 of the bot's 40 attempts; 3 of 4 resolved attempts were answered: p = 5/8; no streak:
  * 0.625 * sqrt(0.64) = 0.5.
@@ -207,12 +207,13 @@ static void golden_epoch(struct rig *r)
 {
     struct epoch *e = add_epoch(r);
     uint32_t *how = &e->v[EPOCH_HOW];
+    how[WEDNESDAY + 3] = 45; /* busier, but quiet */
     how[WEDNESDAY + 18] = 35;
     how[WEDNESDAY + 19] = 42;
     how[TUESDAY + 8] = 32;
-    for (size_t i = 0; i < 12; i++)
+    for (size_t i = 0; i < 11; i++)
         how[SUNDAY + i] = 49;
-    how[SUNDAY + 12] = 3;
+    how[SUNDAY + 12] = 7;
     e->v[EPOCH_OUTREACH_RESOLVED] = 40 * EPOCH_SCALE;
     e->v[EPOCH_OUTREACH_REPLIED] = 20 * EPOCH_SCALE;
 }
@@ -464,6 +465,8 @@ static void test_topics_are_scored_and_questions_found(void **state)
                     "\"unresolved_question\",\"positive_valence\",\"recent\"]"));
     char score[64];
     snprintf(score, sizeof(score), "\"score\":%.6g,", 0.5 * exp2(-(25.0 / 24) / 14) * (4.0 / 7));
+    assert_true(has(row_value(&r->row, EO_SUGGESTED_TOPICS), score));
+    snprintf(score, sizeof(score), "\"score\":%.6g,", exp2(-(1.0 / 24) / 14) * (2.0 / 5) * 1.5);
     assert_true(has(row_value(&r->row, EO_SUGGESTED_TOPICS), score));
     assert_true(has(row_value(&r->row, EO_OPPORTUNITIES), "\"type\":\"unresolved_question\""));
     say(r, ROLE_BOT, LAST_US + US_PER_MINUTE, "in spring", NULL);
