@@ -17,6 +17,7 @@ computed from events before it (or up to and including it, for topic boundaries 
 Exit status: 0 every gate was met, 1 one was missed, 2 a task could not be run. docs/QUALITY.md says what the figures mean.
 """
 import argparse
+import itertools
 import json
 import math
 import os
@@ -56,26 +57,27 @@ class Run:
 
 
 # ---------------------------------------------------------------- tasks: each returns its figures
-def boundaries(run, name, dialogues, embeddings, two_sided):
-    """Scores of one set of dialogues, decided message by message."""
-    vectors = {d["id"]: d["emb"] for d in embeddings} if embeddings else None
-    if run.quick:
-        dialogues = dialogues[::3]
-    trace = run.replay(f"{name}-{'emb' if embeddings else 'text'}", sets.dialogue_events(name, dialogues, vectors, two_sided), "--trace", "context_switch")
-    opened = {line["id"] for line in trace if line["boundary"]}
-    return scorers.segmentation([(d["starts"], [f"{name}/{d['id']}/{i}" in opened for i in range(len(d["turns"]))]) for d in dialogues])
-
-
 def segmentation(run, with_embeddings):
-    vectors = lambda name: run.others.read("seg_embeddings", name + "_dev") if with_embeddings else None
-    tiage = boundaries(run, "tiage", sets.shipped("tiage"), sets.shipped("tiage_embeddings") if with_embeddings else None, True)
-    figures = {"tiage": tiage["score"], "tiage_f1": tiage["f1"], "tiage_pk": tiage["pk"]}
-    if run.others.has("dialseg711") and not run.quick:
-        dialseg = boundaries(run, "dialseg711", run.others.read("dialseg711"), vectors("dialseg711"), True)
-        figures.update(dialseg711=dialseg["score"], mean=(tiage["score"] + dialseg["score"]) / 2)
-    if run.others.has("committee") and not run.quick:
-        committee = boundaries(run, "committee", run.others.read("committee"), vectors("committee"), False)
-        figures.update(committee=committee["score"], committee_pred_per_gold=committee["pred_per_gold"])
+    """One run over all sets, one after the other, each a bot of its own: decided turn by turn."""
+    read = lambda name: sets.shipped("tiage") if name == "tiage" else run.others.read(name)
+    names = ["tiage"] + [n for n in ("dialseg711", "committee") if run.others.has(n) and not run.quick]
+    gold = {n: read(n)[::3 if run.quick else 1] for n in names}
+    events = []
+    for name in names:
+        vectors = None
+        if with_embeddings:
+            rows = sets.shipped("tiage_embeddings") if name == "tiage" else run.others.read("seg_embeddings", name + "_dev")
+            vectors = {d["id"]: d["emb"] for d in rows}
+        events.append(sets.dialogue_events(name, gold[name], vectors, name != "committee"))
+    trace = run.replay("emb" if with_embeddings else "text", itertools.chain(*events), "--trace", "context_switch")
+    opened = {line["id"] for line in trace if line["boundary"]}
+    scores = {n: scorers.segmentation([(d["starts"], [f"{n}/{d['id']}/{i}" in opened for i in range(len(d["turns"]))]) for d in gold[n]])
+              for n in names}
+    figures = {"tiage": scores["tiage"]["score"], "tiage_f1": scores["tiage"]["f1"], "tiage_pk": scores["tiage"]["pk"]}
+    if "dialseg711" in scores:
+        figures.update(dialseg711=scores["dialseg711"]["score"], mean=(scores["tiage"]["score"] + scores["dialseg711"]["score"]) / 2)
+    if "committee" in scores:
+        figures.update(committee=scores["committee"]["score"], committee_pred_per_gold=scores["committee"]["pred_per_gold"])
     return figures
 
 
