@@ -173,6 +173,16 @@ static void write_reasons(const struct row *r, struct jsonw *w)
     jsonw_object_end(w);
 }
 
+void row_rate(struct row *r, uint32_t flags, double confidence, int64_t valid_until_us)
+{
+    r->state_flags |= flags;
+    if (!r->rated || confidence < r->confidence)
+        r->confidence = confidence;
+    if (r->valid_until_us == 0 || valid_until_us < r->valid_until_us)
+        r->valid_until_us = valid_until_us;
+    r->rated = true;
+}
+
 enum status row_finish(struct row *r)
 {
     assert(r->details_len == 0);

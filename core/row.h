@@ -64,6 +64,7 @@ struct row {
     int32_t engine_version;
     double confidence; /* 0..1, rounded to 3 decimals */
     uint32_t state_flags;
+    bool rated;       /* row_rate() was called */
     size_t n_details; /* parts of the details object, unsorted until row_finish() */
     struct {
         const char *key;    /* static string */
@@ -96,6 +97,9 @@ MUST_CHECK enum status row_set_null(struct row *r, size_t column, const char *fm
     PRINTF_LIKE(3, 4);
 /* Adds one member to details; key must be a static string. */
 MUST_CHECK enum status row_add_detail(struct row *r, const char *key, struct str json);
+/* What an engine says of the whole row. Engines that share one combine: any flag of either holds,
+ * the row is as sure as the less sure of them, and valid for as long as both are. */
+void row_rate(struct row *r, uint32_t flags, double confidence, int64_t valid_until_us);
 /* Builds details (keys sorted, reasons under "reason"); call once, before the row leaves. Asserts
  * that each column has either a value or a reason. LIMIT: details exceed LIMIT_DETAILS_BYTES. */
 MUST_CHECK enum status row_finish(struct row *r);

@@ -526,7 +526,7 @@ static enum status write_depth_column(const struct cp_counts *c, struct jsonw *w
     return set_json(row, CP_PREFERRED_DEPTH, w);
 }
 
-static void set_validity(const struct cp_counts *c, struct row *row)
+static int64_t valid_until(const struct cp_counts *c)
 {
     int64_t until = c->as_of_us + VALID_US;
     int64_t midnight = (int64_t)(kernel_day(c->as_of_us) + 1) * US_PER_DAY; /* the next epoch */
@@ -534,8 +534,7 @@ static void set_validity(const struct cp_counts *c, struct row *row)
                                midnight};
     for (size_t i = 0; i < sizeof(moments) / sizeof(moments[0]); i++)
         until = moments[i] < until ? moments[i] : until;
-    if (row->valid_until_us == 0 || until < row->valid_until_us)
-        row->valid_until_us = until;
+    return until;
 }
 
 enum status cp_write(const struct cp_counts *c, struct row *row, struct error *err)
@@ -553,12 +552,11 @@ enum status cp_write(const struct cp_counts *c, struct row *row, struct error *e
         if (st != STATUS_OK)
             return error_set(err, st, "could not write conversation patterns: %s", status_name(st));
     }
-    row->state_flags |= ROW_LEXICAL | ROW_NO_TZ;
+    uint32_t flags = ROW_LEXICAL | ROW_NO_TZ;
     if (c->n_emotion == 0)
-        row->state_flags |= ROW_NO_EMOTION;
+        flags |= ROW_NO_EMOTION;
     if (c->truncated)
-        row->state_flags |= ROW_TRUNCATED;
-    row->confidence = kernel_confidence(c->n, CONFIDENCE_N0, c->n_text, c->n);
-    set_validity(c, row);
+        flags |= ROW_TRUNCATED;
+    row_rate(row, flags, kernel_confidence(c->n, CONFIDENCE_N0, c->n_text, c->n), valid_until(c));
     return STATUS_OK;
 }

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define WALK_KEPT_MIN 16 /* messages; a shorter session is walked again in no time */
+
 /* What is kept of one session. */
 struct result {
     size_t n_segments;
@@ -146,6 +148,8 @@ static struct result *evaluate(struct dialogue *d, const struct key_log *log, si
         return NULL;
     r->n_segments = walk->n_starts;
     segmenter_segments(walk, log, first, r->segments);
+    if (n < WALK_KEPT_MIN && walk == d->walk)
+        walk_void(d);
     return r;
 }
 
@@ -234,6 +238,28 @@ enum status dialogue_switch_final(const struct key_log *log, size_t index,
     for (size_t i = 1; i < walk.n_starts; i++)
         ret->opens = ret->opens || first + walk.starts[i] == index;
     return STATUS_OK;
+}
+
+void dialogue_learn(const struct key_log *log, size_t block, struct epoch_delta *delta)
+{
+    struct dialogue *d = log->dialogue;
+    struct error err;
+    assert(d);
+    if (start(d, log, &err))
+        return;
+    size_t n = d->sessions.at[d->sessions.n - 1].n;
+    if (n % block)
+        return;
+    struct segmenter anew;
+    const struct segmenter *walk = &anew;
+    if (d->walk) {
+        walk = newest(d, log);
+    } else {
+        walk_begin(&anew, log, log->n_messages - n);
+        walk_on(&anew, log, log->n_messages - n, log->n_messages);
+    }
+    for (size_t i = n > block ? n - block : 1; i < n; i++)
+        epoch_learn(delta, switch_cell(walk->p[i], walk->embedded[i]), 1);
 }
 
 size_t dialogue_bytes(const struct dialogue *d)

@@ -9,6 +9,7 @@
  */
 #pragma once
 
+#include "engines/epoch.h"
 #include "engines/record.h"
 #include "engines/segment.h"
 
@@ -38,6 +39,10 @@ MUST_CHECK enum status dialogue_switch(const struct key_log *log, size_t index,
 /* As it stands with all of its session: one-message segments may have been merged back. NOMEM. */
 MUST_CHECK enum status dialogue_switch_final(const struct key_log *log, size_t index,
                                              struct dialogue_switch *ret, struct error *err);
+
+/* Counts the scores of the newest `block` messages in epoch cells, whenever the newest session's
+ * length is a multiple of it: so that keys which keep no walk rarely begin one. */
+void dialogue_learn(const struct key_log *log, size_t block, struct epoch_delta *delta);
 
 size_t dialogue_bytes(const struct dialogue *d); /* NULL: 0 */
 

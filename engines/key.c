@@ -322,8 +322,12 @@ static enum status put_message(struct key *k, const struct feature *f, const str
     if (index < k->log.n_messages)
         note(k, RECORD_MESSAGE, index, false, ret);
     if (index < k->log.n_messages && is_new) {
+        st = klog_open_shared(k, err);
+        if (st)
+            return st;
         learn_tokens(k, f, &ret->delta);
         learn(k, RECORD_MESSAGE, index, ret);
+        klog_close_shared(k);
     }
     return messages_cap(k, err);
 }

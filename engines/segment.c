@@ -319,6 +319,7 @@ void segmenter_add(struct segmenter *s, const struct key_log *log, size_t first)
     } else {
         uint32_t p = judge(s, log, first, e);
         s->p[s->n] = (uint16_t)p;
+        s->embedded[s->n] = s->by_embedding;
         s->opened = p >= (s->by_embedding ? s->threshold.embedding : s->threshold.text);
     }
     if (s->opened) {

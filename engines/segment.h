@@ -55,7 +55,8 @@ struct segmenter {
     uint8_t current;   /* of parts; the other one is the segment before it while opened */
     uint8_t n_starts;
     uint8_t starts[RECORD_SESSION_MAX]; /* first records of the segments */
-    uint16_t p[RECORD_SESSION_MAX];     /* p_switch, as decided when the record came */
+    uint16_t p[RECORD_SESSION_MAX];     /* p_switch, as decided when the record came ... */
+    bool embedded[RECORD_SESSION_MAX];  /* ... by its embedding, too */
     int32_t words_sum, question_sum, gap_sum, cosine_sum, cosine;
     uint8_t df[256];   /* records by vector bucket ... */
     uint8_t seen[256]; /* ... and the newest of them, counted from 1 */

@@ -693,7 +693,7 @@ static void test_unfilled_columns_say_so(void **state)
     row_init(&row, &tables[TABLE_CONVERSATION_PATTERNS]);
     assert_int_equal(key_emit(x->key, TABLE_CONVERSATION_PATTERNS, 0, &row, NULL), STATUS_OK);
     struct str details = row_details(&row);
-    static const char reason[] = "\"recent_topics\":\"";
+    static const char reason[] = "\"avg_topic_duration_minutes\":\"insufficient_data";
     assert_non_null(memmem(details.ptr, details.len, reason, sizeof(reason) - 1));
     assert_true(row.engine_version >= 1);
     assert_true(row.as_of_us == T0);
