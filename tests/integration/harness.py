@@ -60,6 +60,7 @@ source:
         content: content
         at: {{column: created_at, unit: timestamp}}
         emotion: {{column: metadata, path: emotion.label}}
+        traits: {{column: metadata, path: traits}}
     - relation: public.memory
       event: memory
       fields:
@@ -90,6 +91,7 @@ link: {{url: "{link}"}}
 triggers:
   conversation_patterns: {{count: {count}, max_age: 1s, idle: 200ms, min_interval: 0s}}
   memory_aging: {{count: {count}, max_age: 1s, idle: 200ms, min_interval: 0s}}
+  personality_profile: {{count: {count}, max_age: 1s, idle: 200ms, min_interval: 0s}}
 log: {{level: {log_level}}}
 """
 

@@ -1,4 +1,5 @@
 """Every kind of change in every shape of transaction gives the rows that the oracle computes from the tables."""
+import json
 import random
 
 from harness import Load, PipelineTest, connect, sentence, wait_until
@@ -86,6 +87,28 @@ class ChangesTest(PipelineTest):
         self.db.run("UPDATE chat_message SET user_id = 'after' WHERE id = %s", i)
         wait_until("the other row", lambda: (self.count_of("before"), self.count_of("after")) == (1, 1), alive=self.w)
         self.check()
+
+    def test_mapped_traits_fill_the_personality_profile(self):
+        # Twelve bot messages an hour apart; warm ones are answered with joy, dry ones not at all.
+        for i in range(12):
+            at = f"{13 - i} h"
+            warm = i % 2 == 0
+            names = [{"name": "warm", "weight": 0.75}, "kind"] if warm else ["dry"]
+            self.db.run("INSERT INTO chat_message(user_id, bot_name, role, content, metadata, created_at) VALUES "
+                        "('traits', 'elena', 'bot', 'hello', %s, clock_timestamp() - %s::interval)",
+                        json.dumps({"traits": names}), at)
+            if warm:
+                self.db.run("INSERT INTO chat_message(user_id, bot_name, role, content, metadata, created_at) VALUES "
+                            "('traits', 'elena', 'user', 'thank you', %s, clock_timestamp() - %s::interval + '1 min')",
+                            json.dumps({"emotion": {"label": "joy"}}), at)
+        self.check()
+        traits = self.db.one("SELECT dominant_traits FROM strategic_personality_profiles WHERE user_id = 'traits'")
+        self.assertEqual({"dry": 0, "kind": 6, "warm": 6},
+                         {t["trait"]: round(t["effectiveness"] * 10 - 2) for t in traits})
+        self.assertEqual({"metadata"}, {t["source"] for t in traits})
+        rates = self.db.one("SELECT user_response_patterns->'warm'->>'reply_rate' "
+                            "FROM strategic_personality_profiles WHERE user_id = 'traits'")
+        self.assertEqual("1", rates)
 
     def test_ignored_roles_are_no_events_and_may_become_ones(self):
         i = self.db.one("INSERT INTO chat_message(user_id, bot_name, role, content) VALUES ('roles', 'elena', 'system', 'x') "
