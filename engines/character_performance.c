@@ -126,7 +126,7 @@ static enum status count_users(const struct metrics *m, struct pf_counts *c)
     c->users_known = c->window_hours <= METRIC_USER_WINDOW && m->user_days_full < first;
     if (!c->users_known)
         return STATUS_OK;
-    const struct user_day **days = malloc((m->n_user_days + 1) * sizeof(*days));
+    const struct user_day **days = malloc((m->n_user_days + 1) * sizeof(struct user_day *));
     if (!days)
         return STATUS_NOMEM;
     size_t n = 0;
@@ -135,7 +135,7 @@ static enum status count_users(const struct metrics *m, struct pf_counts *c)
         if (u->day >= first && u->day <= last && has_points(u))
             days[n++] = u;
     }
-    qsort(days, n, sizeof(*days), compare_users);
+    qsort(days, n, sizeof(struct user_day *), compare_users);
     for (size_t from = 0, to = 0; from < n; from = to) {
         while (to < n && days[to]->user == days[from]->user)
             to++;

@@ -214,7 +214,7 @@ static enum status get_streams(struct reader *r, struct metrics *m, struct error
         struct metric_stream *s = &m->streams[m->n_streams++];
         st = get_stream(r, s, err);
         r->bad |= m->n_streams > 1 && s->id <= s[-1].id;
-        for (uint32_t i = 0; i < s->n_buckets; i++)
+        for (uint32_t i = 0; !st && i < s->n_buckets; i++)
             m->n_points += s->buckets[i].n;
     }
     return st;

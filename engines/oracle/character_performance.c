@@ -75,6 +75,26 @@ static void sum_steps(struct world *w)
         sum_step(w, day_us, day_us + US_PER_DAY);
 }
 
+static void sum_hours(const struct world *w, uint64_t stream, struct pf_stream *to)
+{
+    struct pf_hour hours[168 + 1] = {0};
+    int64_t first_us = w->hour_us - 168 * US_PER_HOUR;
+    for (size_t i = 0; i < w->points->n; i++) {
+        const struct point *p = &w->points->all[i];
+        if (!is_live(w, p) || p->stream != stream || p->t_us < first_us ||
+            p->t_us >= w->hour_us + US_PER_HOUR)
+            continue;
+        struct pf_hour *h = &hours[(p->t_us - first_us) / US_PER_HOUR];
+        h->n++;
+        h->sum += p->value;
+    }
+    for (size_t i = 0; i <= 168; i++) {
+        hours[i].hour = (int32_t)(first_us / US_PER_HOUR + (int64_t)i);
+        if (hours[i].n)
+            to->hours[to->n_hours++] = hours[i];
+    }
+}
+
 static void sum_streams(struct world *w)
 {
     for (size_t s = 0; s < w->points->n_streams; s++) {
@@ -93,19 +113,7 @@ static void sum_streams(struct world *w)
         to->name_len = from->name_len;
         memcpy(to->name, from->name, sizeof(to->name));
         to->detector = &from->detector;
-        for (int64_t t = w->hour_us - 168 * US_PER_HOUR; t <= w->hour_us; t += US_PER_HOUR) {
-            struct pf_hour h = {.hour = (int32_t)(t / US_PER_HOUR)};
-            for (size_t i = 0; i < w->points->n; i++) {
-                const struct point *p = &w->points->all[i];
-                if (!is_live(w, p) || p->stream != from->id || p->t_us < t ||
-                    p->t_us >= t + US_PER_HOUR)
-                    continue;
-                h.n++;
-                h.sum += p->value;
-            }
-            if (h.n)
-                to->hours[to->n_hours++] = h;
-        }
+        sum_hours(w, from->id, to);
     }
 }
 
@@ -166,17 +174,30 @@ static void sum_user(struct world *w, uint64_t user)
         }
 }
 
-static void sum_users(struct world *w)
+static int compare_users(const void *a, const void *b)
+{
+    const uint64_t *x = a, *y = b;
+    return (*x > *y) - (*x < *y);
+}
+
+static enum status sum_users(struct world *w)
 {
     w->c->users_known = w->c->window_hours <= 168;
-    for (size_t i = 0; w->c->users_known && i < w->points->n; i++) {
-        const struct point *p = &w->points->all[i];
-        bool seen = false;
-        for (size_t k = 0; k < i; k++)
-            seen |= counts_for_user(w, &w->points->all[k]) && w->points->all[k].user == p->user;
-        if (counts_for_user(w, p) && !seen)
-            sum_user(w, p->user);
-    }
+    if (!w->c->users_known)
+        return STATUS_OK;
+    uint64_t *users = calloc(w->points->n + 1, sizeof(*users));
+    if (!users)
+        return STATUS_NOMEM;
+    size_t n = 0;
+    for (size_t i = 0; i < w->points->n; i++)
+        if (counts_for_user(w, &w->points->all[i]))
+            users[n++] = w->points->all[i].user;
+    qsort(users, n, sizeof(*users), compare_users);
+    for (size_t i = 0; i < n; i++)
+        if (i == 0 || users[i] != users[i - 1])
+            sum_user(w, users[i]);
+    free(users);
+    return STATUS_OK;
 }
 
 static void sum_latencies(struct world *w)
@@ -269,10 +290,12 @@ static enum status naive_emit(const struct oracle_view *view, struct row *row, s
     sum_scores(&w);
     sum_steps(&w);
     sum_streams(&w);
-    sum_users(&w);
     sum_latencies(&w);
     sum_traits(&w);
-    enum status st = pf_row(w.c, row, err);
+    enum status st = STATUS_OK;
+    if (sum_users(&w))
+        st = error_set(err, STATUS_NOMEM, "could not allocate the users of a bot");
+    st = st ? st : pf_row(w.c, row, err);
     free(w.c);
     return st;
 }
