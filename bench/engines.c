@@ -112,7 +112,7 @@ static double apply_next(struct chat *c, double *features_us)
     char id[32], text[512];
     next_event(c, &e, id, text);
     double begin = now_us();
-    feature_extract(&e, SOURCE_POSTGRES, c->n, &f);
+    feature_extract(&e, SOURCE_POSTGRES, c->n, NULL, &f);
     double extracted = now_us();
     must(key_apply(c->key, &f, c->t_us, &change, &err), &err);
     double end = now_us();

@@ -1,0 +1,82 @@
+#include "tests/contract/world.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+void world_free(struct world *w)
+{
+    for (size_t i = 0; i < w->n; i++)
+        key_free(w->keys[i]);
+    w->n = 0;
+}
+
+struct key *world_key(struct world *w, struct str user_id, struct str bot_name)
+{
+    for (size_t i = 0; i < w->n; i++) {
+        const struct key_log *log = key_log(w->keys[i]);
+        if (str_equal(log->user_id, user_id) && str_equal(log->bot_name, bot_name))
+            return w->keys[i];
+    }
+    assert_true(w->n < WORLD_KEYS_MAX);
+    assert_int_equal(key_new(user_id, bot_name, &w->keys[w->n], NULL), STATUS_OK);
+    return w->keys[w->n++];
+}
+
+void world_apply(struct world *w, const struct event *e, enum source source, uint64_t ver,
+                 int64_t as_of_us)
+{
+    struct feature f;
+    struct key_change change;
+    struct key *k = world_key(w, e->user_id, e->bot_name);
+    feature_extract(e, source, ver, key_log(k)->epochs, &f);
+    assert_int_equal(key_apply(k, &f, as_of_us, &change, NULL), STATUS_OK);
+}
+
+void world_step(struct world *w, const struct script_step *step)
+{
+    world_apply(w, &step->e, step->source, step->ver, step->as_of_us);
+}
+
+char *world_row(struct key *k, enum table_id table, int64_t as_of_us)
+{
+    assert_int_equal(key_advance(k, as_of_us, NULL), STATUS_OK);
+    if (!key_has_row(k, table))
+        return strdup("");
+    struct row row;
+    struct buf text;
+    row_init(&row, &tables[table]);
+    buf_init(&text, 1 << 20);
+    assert_int_equal(key_emit(k, table, as_of_us, &row, NULL), STATUS_OK);
+    assert_int_equal(row_to_json(&row, &text), STATUS_OK);
+    char *line = strndup(text.data, text.len);
+    buf_deinit(&text);
+    row_deinit(&row);
+    assert_non_null(line);
+    return line;
+}
+
+void world_assert_same_rows(struct world *a, struct world *b, int64_t as_of_us, uint32_t but,
+                            uint64_t seed)
+{
+    for (size_t i = 0; i < a->n; i++) {
+        const struct key_log *log = key_log(a->keys[i]);
+        struct key *other = world_key(b, log->user_id, log->bot_name);
+        for (enum table_id t = 0; t < TABLE_COUNT; t++) {
+            if (but & 1u << t)
+                continue;
+            char *x = world_row(a->keys[i], t, as_of_us);
+            char *y = world_row(other, t, as_of_us);
+            if (strcmp(x, y) != 0) {
+                print_error("seed %llu\n  %s\n  %s\n", (unsigned long long)seed, x, y);
+                fail();
+            }
+            free(x);
+            free(y);
+        }
+    }
+}
