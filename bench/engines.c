@@ -148,6 +148,7 @@ static size_t records_of(const struct key_log *log, enum record_kind kind)
     case RECORD_ACCESS:
         return log->n_accesses;
     case RECORD_OUTREACH:
+    case RECORD_PRIVACY:
     case RECORD_METRIC:
     case RECORD_KINDS:
         break;
