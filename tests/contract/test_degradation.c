@@ -207,7 +207,7 @@ static void test_with_every_signal_nothing_is_flagged(void **state)
                 fail_msg("%s is NULL", expected[i].filled[k]);
         json_decref(row);
     }
-    json_t *row = row_of(&c, STR_NULL, TABLE_PERFORMANCE_168H);
+    json_t *row = row_of(&c, STR(""), TABLE_PERFORMANCE_168H);
     assert_non_null(row);
     assert_true(json_is_number(json_object_get(row, "engagement_score_avg")));
     json_decref(row);
@@ -296,7 +296,7 @@ static void test_without_metrics_there_is_no_performance_row(void **state)
     (void)state;
     struct chat c = chat_with(EVERYTHING & ~METRICS);
     for (enum table_id t = TABLE_PERFORMANCE_24H; t <= TABLE_PERFORMANCE_720H; t++)
-        assert_null(row_of(&c, STR_NULL, t));
+        assert_null(row_of(&c, STR(""), t));
     world_free(&c.world);
 }
 
@@ -312,14 +312,16 @@ static void test_without_outreach_no_success_is_guessed(void **state)
     world_free(&c.world);
 }
 
-/* No mapping knows a time zone yet: quiet hours cannot be kept, so no moment is proposed. */
-static void test_without_a_time_zone_no_hour_is_proposed(void **state)
+/* No mapping knows a time zone yet: hours are UTC, and the row says so. */
+static void test_without_a_time_zone_hours_are_utc_and_flagged(void **state)
 {
     (void)state;
     struct chat c = chat_with(EVERYTHING);
     json_t *row = user_row(&c, TABLE_ENGAGEMENT_OPPORTUNITIES);
     assert_true(flags_of(row) & ROW_NO_TZ);
-    assert_null_with_reason(row, "optimal_timing_hours");
+    json_decref(row);
+    row = user_row(&c, TABLE_CONVERSATION_PATTERNS);
+    assert_true(flags_of(row) & ROW_NO_TZ);
     json_decref(row);
     world_free(&c.world);
 }
@@ -334,7 +336,7 @@ int main(void)
         cmocka_unit_test(test_without_traits_only_the_surface_is_described),
         cmocka_unit_test(test_without_metrics_there_is_no_performance_row),
         cmocka_unit_test(test_without_outreach_no_success_is_guessed),
-        cmocka_unit_test(test_without_a_time_zone_no_hour_is_proposed),
+        cmocka_unit_test(test_without_a_time_zone_hours_are_utc_and_flagged),
     };
     return cmocka_run_group_tests_name("contract/degradation", tests, NULL, NULL);
 }

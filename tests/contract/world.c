@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,11 +31,20 @@ struct key *world_key(struct world *w, struct str user_id, struct str bot_name)
 void world_apply(struct world *w, const struct event *e, enum source source, uint64_t ver,
                  int64_t as_of_us)
 {
-    struct feature f;
-    struct key_change change;
-    struct key *k = world_key(w, e->user_id, e->bot_name);
-    feature_extract(e, source, ver, key_log(k)->epochs, &f);
-    assert_int_equal(key_apply(k, &f, as_of_us, &change, NULL), STATUS_OK);
+    uint32_t scopes = feature_ignored(e) ? 0 : engine_scopes(e);
+    for (enum engine_scope scope = ENGINE_USER; scope <= ENGINE_BOT; scope++) {
+        struct feature f;
+        struct key_change change;
+        if (!(scopes & 1u << scope))
+            continue;
+        struct key *k = world_key(w, scope == ENGINE_BOT ? STR("") : e->user_id, e->bot_name);
+        feature_extract(e, source, ver, key_log(k)->epochs, &f);
+        if (scope == ENGINE_BOT)
+            feature_for_bot(&f, e->user_id);
+        enum status st = key_apply(k, &f, as_of_us, &change, NULL);
+        /* A point out of range is refused; everything else must be taken. */
+        assert_true(st == STATUS_OK || (st == STATUS_INVALID && e->type == EVENT_METRIC));
+    }
 }
 
 void world_step(struct world *w, const struct script_step *step)
@@ -72,7 +82,7 @@ void world_assert_same_rows(struct world *a, struct world *b, int64_t as_of_us, 
             char *x = world_row(a->keys[i], t, as_of_us);
             char *y = world_row(other, t, as_of_us);
             if (strcmp(x, y) != 0) {
-                print_error("seed %llu\n  %s\n  %s\n", (unsigned long long)seed, x, y);
+                fprintf(stderr, "seed %llu\n  %s\n  %s\n", (unsigned long long)seed, x, y);
                 fail();
             }
             free(x);
