@@ -625,11 +625,11 @@ static void add_something(struct script *s)
  */
 static void set_as_of(struct script *s, size_t from, int64_t limit_us)
 {
-    int64_t t_us = from ? s->steps[from - 1].as_of_us : INT64_MIN;
+    int64_t t_us = from ? s->steps[from - 1].as_of_us : s->options.start_us;
     for (size_t i = from; i < s->n; i++) {
         if (s->steps[i].e.at_us > t_us && s->steps[i].e.at_us <= limit_us)
             t_us = s->steps[i].e.at_us;
-        s->steps[i].as_of_us = t_us == INT64_MIN ? s->options.start_us : t_us;
+        s->steps[i].as_of_us = t_us;
     }
 }
 
