@@ -516,11 +516,13 @@ static void test_any_number_is_watched_as_it_comes(void **state)
     expect(r, "\"method\":\"streaming\",\"metric\":\"nab.value\"");
 }
 
-/* The trace of an event is what was known before it: it is the same whatever its own value. */
+/* The trace of an event is what was known before it: it is the same whatever its own value, and the
+ * odd stretch raises one alarm. */
 static void test_a_trace_does_not_peek(void **state)
 {
     struct rig *r = *state;
     const struct engine_ops *ops = engine_find("character_performance");
+    int alarms = 0;
     for (int i = 0; i < 3000; i++) {
         double value = 1000 + i * 7919 % 101 + (i > 2900 && i < 2910 ? 5000 : 0);
         struct event e = {.type = EVENT_METRIC,
@@ -542,10 +544,12 @@ static void test_a_trace_does_not_peek(void **state)
         }
         assert_int_equal(lines[0].len, lines[1].len);
         assert_memory_equal(lines[0].data, lines[1].data, lines[0].len);
+        alarms += strncmp(lines[0].data, "{\"anomaly\":true,", 16) == 0 && i > 2900;
         buf_deinit(&lines[0]);
         buf_deinit(&lines[1]);
         point(r, e.at_us, "nab", "value", value, "");
     }
+    assert_int_equal(alarms, 1);
 }
 
 /* ---- everything at once ---- */
