@@ -10,6 +10,7 @@
 #include "engines/key.h"
 #include "server/cli.h"
 #include "server/source_rows.h"
+#include "state/store.h"
 #include "tests/support/pgcluster.h"
 
 #include <setjmp.h> /* cmocka needs these three */
@@ -92,6 +93,9 @@ static void fixture_close(struct fixture *f)
 {
     PQfinish(f->conn);
     unlink(f->file);
+    char command[96];
+    snprintf(command, sizeof(command), "rm -rf %s.state", f->file);
+    assert_int_equal(system(command), 0);
     free(f->conninfo);
 }
 
@@ -213,9 +217,21 @@ static struct key *key_of(struct made_key *keys, size_t *n, const struct event *
     return keys[(*n)++].key;
 }
 
+/* A state in which no day has ended yet. */
+static void make_state(const struct config *c)
+{
+    struct store_identity identity = {.pipeline = "test", .partitions = LIMIT_PARTITIONS};
+    struct store *store = NULL;
+    bool fresh = false;
+    assert_int_equal(store_set_open(c->state_dir, 1, 1, &identity, &fresh, &store, NULL),
+                     STATUS_OK);
+    store_close(store);
+}
+
 /* Every row that the pipeline would have written at T. */
 static void write_rows(struct fixture *f, const struct config *c, int64_t as_of_us)
 {
+    make_state(c);
     struct source_rows *rows;
     struct made_key keys[8];
     size_t n = 0;
@@ -416,6 +432,19 @@ static void test_verify_finds_rows_of_the_engines_equal(void **state)
     fixture_close(&f);
 }
 
+/* Rather than differences that are none. */
+static void test_verify_says_that_there_are_no_epochs_to_compute_with(void **state)
+{
+    (void)state;
+    struct fixture f = fixture_open("stateless");
+    struct config *c = load(&f);
+    assert_run(&f, "migrate up", CLI_OK, "applied", "");
+    fill_source(&f);
+    assert_run(&f, "verify", CLI_FAILED, "", "run verify where the state is");
+    config_free(c);
+    fixture_close(&f);
+}
+
 /* Events after a row's T do not touch it: the row was right when it was written. */
 static void test_verify_judges_a_row_at_its_own_time(void **state)
 {
@@ -520,6 +549,7 @@ int main(void)
         cmocka_unit_test(test_doctor_names_what_mends_a_failure),
         cmocka_unit_test(test_status_works_before_and_after_the_first_run),
         cmocka_unit_test(test_verify_finds_rows_of_the_engines_equal),
+        cmocka_unit_test(test_verify_says_that_there_are_no_epochs_to_compute_with),
         cmocka_unit_test(test_verify_judges_a_row_at_its_own_time),
         cmocka_unit_test(test_verify_finds_every_kind_of_difference),
         cmocka_unit_test(test_odd_options_and_missing_state),
