@@ -514,6 +514,140 @@ static void test_a_file_of_a_newer_version_is_refused_untouched(void **state)
     assert_int_equal(open_again(dir_of(state), &err), STATUS_OK);
 }
 
+/* What is in the rows of a walk, one line each. */
+static enum status list_part(void *ctx, const struct store_part *p, struct error *err)
+{
+    (void)err;
+    return buf_printf(ctx, STR_FMT "@%llu=" STR_FMT ";", STR_ARGS(p->bot_name),
+                      (unsigned long long)p->jseq, STR_ARGS(p->bytes));
+}
+
+static enum status list_epoch(void *ctx, const struct store_epoch *e, struct error *err)
+{
+    (void)err;
+    return buf_printf(ctx, STR_FMT "@%d=" STR_FMT ";", STR_ARGS(e->bot_name), (int)e->day,
+                      STR_ARGS(e->bytes));
+}
+
+static enum status first_epoch(void *ctx, const struct store_epoch *e, struct error *err)
+{
+    enum status st = list_epoch(ctx, e, err);
+    return st ? st : STATUS_END;
+}
+
+/* Compares what a walk wrote, and empties it for the next one. */
+static void assert_listed(struct buf *out, const char *expected)
+{
+    assert_int_equal(buf_put_u8(out, 0), STATUS_OK);
+    assert_string_equal(out->data, expected);
+    buf_reset(out);
+}
+
+static void must_commit(struct store *s, const struct store_commit *c)
+{
+    struct error err = {0};
+    if (store_commit(s, c, &err))
+        fail_msg("%s", err.text);
+}
+
+static void test_what_is_learned_becomes_the_part_of_the_day_that_closes(void **state)
+{
+    struct store *s = NULL;
+    struct buf out;
+    buf_init(&out, 4096);
+    must_open(dir_of(state), 1, 1, &s);
+    must_append(s, "x", 9);
+    struct store_part parts[] = {{STR("b"), 4, STR("one")}, {STR("a"), 5, STR("two")}};
+    must_commit(s, &(struct store_commit){.entries = STR(""), .parts = parts, .n_parts = 2});
+    parts[0] = (struct store_part){STR("b"), 7, STR("three")}; /* in place of what was there */
+    must_commit(s, &(struct store_commit){.entries = STR(""), .parts = parts, .n_parts = 1});
+    assert_int_equal(store_bot_parts(s, STR("b"), list_part, &out, NULL), STATUS_OK);
+    assert_listed(&out, "b@7=three;");
+    must_commit(s, &(struct store_commit){.entries = STR(""), .close_day = 100});
+    assert_int_equal(store_bot_parts(s, STR("b"), list_part, &out, NULL), STATUS_OK);
+    assert_int_equal(store_day_parts(s, 100, list_part, &out, NULL), STATUS_OK);
+    assert_listed(&out, "a@5=two;b@7=three;");
+    store_close(s);
+    must_open(dir_of(state), 1, 2, &s);
+    assert_int_equal(store_day(s)->closed, 100);
+    assert_int_equal(store_day(s)->opened, 0);
+    assert_int_equal(store_day(s)->closed_jseq, 9);
+    /* A day that was closed stays as it is, and goes when a later one closes. */
+    must_commit(s, &(struct store_commit){.entries = STR(""), .close_day = 100, .open_day = 100});
+    assert_int_equal(store_day_parts(s, 100, list_part, &out, NULL), STATUS_OK);
+    assert_listed(&out, "a@5=two;b@7=three;");
+    must_commit(s, &(struct store_commit){.entries = STR(""), .close_day = 101});
+    assert_int_equal(store_day_parts(s, 100, list_part, &out, NULL), STATUS_OK);
+    assert_int_equal(store_day_parts(s, 101, list_part, &out, NULL), STATUS_OK);
+    assert_listed(&out, "");
+    store_close(s);
+    buf_deinit(&out);
+}
+
+static void test_an_epoch_is_written_once_and_leaves_when_it_is_old(void **state)
+{
+    struct store *s = NULL;
+    struct buf out;
+    buf_init(&out, 4096);
+    must_open(dir_of(state), 1, 1, &s);
+    struct store_epoch e[] = {{STR("a"), 10, 0, STR("ten")},
+                              {STR("a"), 12, 0, STR("twelve")},
+                              {STR("b"), 12, 0, STR("other")},
+                              {STR("a"), 12, 0, STR("again")},
+                              {STR("a"), 15, 13, STR("fifteen")}};
+    must_commit(
+        s, &(struct store_commit){.entries = STR(""), .epochs = e, .n_epochs = 4, .close_day = 12});
+    int32_t opened = -1;
+    assert_int_equal(store_epochs_read(dir_of(state), &opened, list_epoch, &out, NULL), STATUS_OK);
+    assert_int_equal(opened, 0); /* not opened: not yet to be used */
+    assert_listed(&out, "");
+    must_commit(s, &(struct store_commit){.entries = STR(""), .open_day = 12});
+    assert_int_equal(store_epochs_read(dir_of(state), &opened, list_epoch, &out, NULL), STATUS_OK);
+    assert_int_equal(opened, 12);
+    assert_listed(&out, "a@10=ten;a@12=twelve;b@12=other;");
+    assert_int_equal(store_bot_epochs(s, STR("a"), 11, first_epoch, &out, NULL), STATUS_OK);
+    assert_listed(&out, "a@10=ten;");
+    /* Day 12 holds until 15 and is needed for day 13; day 10 is not, and b is another bot. */
+    must_commit(s, &(struct store_commit){.entries = STR(""), .epochs = &e[4], .n_epochs = 1});
+    assert_int_equal(store_bot_epochs(s, STR("a"), 99, list_epoch, &out, NULL), STATUS_OK);
+    assert_int_equal(store_bot_epochs(s, STR("b"), 99, list_epoch, &out, NULL), STATUS_OK);
+    assert_listed(&out, "a@15=fifteen;a@12=twelve;b@12=other;");
+    store_close(s);
+    meddle(dir_of(state), "UPDATE epoch SET day = 14 WHERE day = 15");
+    must_open(dir_of(state), 1, 2, &s);
+    struct error err = {0};
+    assert_int_equal(store_bot_epochs(s, STR("a"), 99, list_epoch, &out, &err), STATUS_CORRUPT);
+    assert_non_null(strstr(err.text, "fails its checksum"));
+    store_close(s);
+    buf_deinit(&out);
+}
+
+/* Takes from the state what the second format brought. */
+static void make_first_format(const char *dir)
+{
+    meddle(dir, "DROP TABLE epoch_day; DROP TABLE epoch; DROP TABLE epoch_part;"
+                "PRAGMA user_version=1");
+}
+
+static void test_a_file_of_the_first_format_is_used_if_it_holds_no_records(void **state)
+{
+    struct store *s = NULL;
+    must_open(dir_of(state), 1, 1, &s);
+    store_close(s);
+    make_first_format(dir_of(state));
+    int32_t opened = -1;
+    assert_int_equal(store_epochs_read(dir_of(state), &opened, list_epoch, NULL, NULL), STATUS_OK);
+    assert_int_equal(opened, 0);
+    must_open(dir_of(state), 1, 2, &s);
+    assert_int_equal(store_day(s)->opened, 0);
+    must_append(s, "x", 1);
+    store_close(s);
+    make_first_format(dir_of(state));
+    struct error err = {0};
+    assert_int_equal(open_again(dir_of(state), &err), STATUS_REFUSED);
+    assert_non_null(strstr(err.text, "begin anew with an empty state directory"));
+}
+
 static void test_two_ids_for_one_key_are_refused(void **state)
 {
     struct store *s = NULL;
@@ -589,6 +723,9 @@ int main(void)
         TEST(test_a_changed_page_is_found),
         TEST(test_a_damaged_file_is_refused_after_an_unclean_end),
         TEST(test_a_file_of_a_newer_version_is_refused_untouched),
+        TEST(test_what_is_learned_becomes_the_part_of_the_day_that_closes),
+        TEST(test_an_epoch_is_written_once_and_leaves_when_it_is_old),
+        TEST(test_a_file_of_the_first_format_is_used_if_it_holds_no_records),
         TEST(test_two_ids_for_one_key_are_refused),
         TEST(test_a_callback_of_replay_may_load_pages_and_its_failure_is_returned),
         TEST(test_a_store_in_memory_works_without_a_file),
