@@ -159,6 +159,27 @@ static uint64_t get_common(struct reader *r)
     return common;
 }
 
+void codec_put_embedding(struct writer *w, const struct embedding *e)
+{
+    for (unsigned i = 0; i < 4; i++)
+        put_u8(w, (uint8_t)(e->model >> (8 * i)));
+    for (size_t i = 0; i < RECORD_EMBEDDING; i++)
+        put_u8(w, (uint8_t)e->v[i]);
+}
+
+void codec_get_embedding(struct reader *r, struct embedding *e)
+{
+    e->model = 0;
+    for (unsigned i = 0; i < 4; i++)
+        e->model |= (uint32_t)reader_u8(r) << (8 * i);
+    for (size_t i = 0; i < RECORD_EMBEDDING; i++) {
+        uint8_t byte = reader_u8(r);
+        e->v[i] = (int8_t)(byte < 128 ? byte : byte - 256);
+        r->bad |= e->v[i] == INT8_MIN;
+    }
+    r->bad |= e->model == 0;
+}
+
 void codec_put_message(struct writer *w, const struct msg_rec *m)
 {
     put_varint(w, m->flags);

@@ -74,6 +74,10 @@ void codec_put_vector(struct writer *w, const struct vector_entry *v, size_t n);
 void codec_get_vector(struct reader *r, struct vector_entry v[RECORD_VECTOR], uint8_t *ret_n,
                       uint32_t *ret_norm2);
 
+/* 68 bytes; bad for one without a model. */
+void codec_put_embedding(struct writer *w, const struct embedding *e);
+void codec_get_embedding(struct reader *r, struct embedding *e);
+
 /* What text and emotion give a message: flags, sizes, emotion, vector, common words, and marks of
  * the user's; no labels and no traits. */
 void codec_put_message(struct writer *w, const struct msg_rec *m);

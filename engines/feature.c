@@ -2,13 +2,15 @@
 
 #include "core/hash.h"
 #include "engines/codec.h"
+#include "engines/embedding.h"
 #include "engines/kernels.h"
 
 #include <assert.h>
 #include <math.h>
 #include <string.h>
 
-#define SCALE 1000000u /* scores and importances are kept x 10^6 */
+#define HAS_EMBEDDING 8        /* beside the op of a message */
+#define SCALE         1000000u /* scores and importances are kept x 10^6 */
 
 bool feature_wanted(enum event_type type)
 {
@@ -82,6 +84,7 @@ static void extract_message(const struct event_message *e, const struct epoch *e
         m->flags |= MSG_BOT;
         take_traits(e, f);
     }
+    embedding_take(e, &f->embedding);
     int emotion = e->emotion.ptr ? text_emotion_find(e->emotion) : -1;
     if (emotion >= 0) {
         /* A label without a confidence is taken at its word. */
@@ -233,12 +236,15 @@ enum status feature_encode(const struct feature *f, struct buf *out)
     if (st)
         return st;
     put_u8(&w, (uint8_t)(FEATURE_FORMAT << 4 | f->type));
-    put_u8(&w, (uint8_t)(f->op << 4 | f->source << 1 | f->content_unchanged));
+    uint8_t op = f->op | (f->embedding.model ? HAS_EMBEDDING : 0);
+    put_u8(&w, (uint8_t)(op << 4 | f->source << 1 | f->content_unchanged));
     put_varint(&w, f->ver);
     put_u64(&w, f->id);
     put_svarint(&w, f->t_us);
     if (f->type == EVENT_MESSAGE) {
         codec_put_message(&w, &f->u.message);
+        if (f->embedding.model)
+            codec_put_embedding(&w, &f->embedding);
         put_labels(&w, f);
         if (f->u.message.flags & MSG_BOT)
             put_traits(&w, f);
@@ -266,6 +272,9 @@ static void decode_message(struct reader *r, struct feature *f)
 {
     struct msg_rec *m = &f->u.message;
     codec_get_message(r, m);
+    if (f->op & HAS_EMBEDDING)
+        codec_get_embedding(r, &f->embedding);
+    f->op &= (uint8_t)~HAS_EMBEDDING;
     m->t_us = f->t_us;
     m->id = f->id;
     m->ver = f->ver;

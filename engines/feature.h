@@ -60,7 +60,7 @@ struct feature {
  * id; then the body by type. About 135 bytes for a user message of 120 characters.
  *
  * MEMORY: ENGINES.md A2 decides the grade (grade, else outcome hit = 3, miss = 1, else 3).
- * Embeddings are not looked at: vectors are those of the text (mode L).
+ * Embeddings are kept beside the vector of the text (mode L), which labels and topics come from.
  * Traits of bot messages: of the first LIMIT_TRAITS, names are cut to RECORD_TRAIT_BYTES; weights
  * are bounded to 1, rounded to 1/RECORD_TRAIT_WEIGHT, and a weight of 0 or less is no trait; a name
  * that comes twice counts once, with its largest weight.

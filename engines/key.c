@@ -53,6 +53,7 @@ void key_free(struct key *k)
     retention_free(k->log.retention);
     metrics_free(k->metrics);
     arena_deinit(&k->arena);
+    free(k->embeddings);
     free(k->messages);
     free(k->accesses);
     free(k->memories);
@@ -79,6 +80,7 @@ size_t key_bytes(const struct key *k)
                retention_bytes(k->log.retention) + metrics_bytes(k->metrics);
     n += k->messages_cap * sizeof(*k->messages) + k->accesses_cap * sizeof(*k->accesses);
     n += k->memories_cap * sizeof(*k->memories) + k->marks_cap * sizeof(*k->marks);
+    n += k->embeddings_cap * sizeof(*k->embeddings);
     n += k->outreach_cap * sizeof(*k->outreach);
     n += (k->message_ids.cap + k->access_ids.cap) * sizeof(*k->message_ids.entries);
     for (size_t i = 0; i < k->n_states; i++) {
@@ -345,6 +347,18 @@ static void remove_message(struct key *k, uint64_t id, struct key_change *ret)
     ret->applied = true;
 }
 
+/* That of an edit, or of the text that it leaves as it is. Nobody asks for those of a bot's key. */
+static enum status keep_embedding(struct key *k, const struct feature *f,
+                                  const struct msg_rec *live, struct msg_rec *m, struct error *err)
+{
+    struct embedding e = f->embedding;
+    if (f->content_unchanged && !e.model && live->embedding)
+        e = k->embeddings[live->embedding - 1];
+    if (!e.model || k->scope != ENGINE_USER)
+        return STATUS_OK;
+    return klog_keep_embedding(k, &e, &m->embedding, err);
+}
+
 static enum status apply_message(struct key *k, const struct feature *f, struct key_change *ret,
                                  struct error *err)
 {
@@ -373,6 +387,7 @@ static enum status apply_message(struct key *k, const struct feature *f, struct 
     else
         st = intern_labels(k, f, m.labels, RECORD_LABELS, err);
     st = st ? st : intern_traits(k, f, &m, err);
+    st = st ? st : keep_embedding(k, f, live, &m, err);
     if (st)
         return st;
     ret->applied = true;

@@ -175,6 +175,8 @@ static enum status encode_memories(const struct key *k, const struct numbering *
     return st;
 }
 
+#define HAS_EMBEDDING 8 /* beside the source of a message */
+
 static enum status encode_messages(const struct key *k, const struct numbering *x, struct buf *out)
 {
     enum status st = buf_put_varint(out, k->messages_all);
@@ -189,8 +191,10 @@ static enum status encode_messages(const struct key *k, const struct numbering *
         put_svarint(&w, m->t_us - t_us);
         put_u64(&w, m->id);
         put_svarint(&w, (int64_t)(m->ver - ver));
-        put_u8(&w, m->source);
+        put_u8(&w, (uint8_t)(m->source | (m->embedding ? HAS_EMBEDDING : 0)));
         codec_put_message(&w, m);
+        if (m->embedding)
+            codec_put_embedding(&w, &k->embeddings[m->embedding - 1]);
         put_labels(&w, x, m->labels, RECORD_LABELS);
         if (m->flags & MSG_BOT)
             put_traits(&w, x, m);
@@ -472,8 +476,13 @@ static enum status decode_messages(struct reader *r, struct key *k, const struct
         m.t_us = get_time(r, previous.t_us);
         m.id = reader_u64(r);
         m.ver = previous.ver + (uint64_t)reader_svarint(r);
-        m.source = get_source(r, reader_u8(r));
+        uint8_t bits = reader_u8(r);
+        m.source = get_source(r, bits & (HAS_EMBEDDING - 1));
+        r->bad |= bits >= 2 * HAS_EMBEDDING;
         codec_get_message(r, &m);
+        struct embedding e = {0};
+        if (bits & HAS_EMBEDDING)
+            codec_get_embedding(r, &e);
         get_labels(r, t, m.labels, RECORD_LABELS);
         if (m.flags & MSG_BOT)
             get_traits(r, t, &m);
@@ -481,6 +490,10 @@ static enum status decode_messages(struct reader *r, struct key *k, const struct
             r->bad = true;
             return STATUS_OK;
         }
+        if (e.model)
+            st = klog_keep_embedding(k, &e, &m.embedding, err);
+        if (st)
+            return st;
         size_t index = 0;
         st = klog_insert_message(k, &m, &index, err);
         r->bad |= index != i || k->log.n_messages > LIMIT_MESSAGES;

@@ -509,12 +509,39 @@ enum status klog_insert_memory(struct key *k, const struct mem_rec *m, size_t *r
     return engines_insert(k, RECORD_MEMORY, at, err);
 }
 
+enum status klog_keep_embedding(struct key *k, const struct embedding *e, uint16_t *ret_slot,
+                                struct error *err)
+{
+    uint32_t slot = k->embeddings_free;
+    while (slot < k->embeddings_cap && k->embeddings[slot].model)
+        slot++;
+    if (slot == k->embeddings_cap) {
+        uint32_t cap = slot + slot / 4 + 4;
+        assert(cap < UINT16_MAX);
+        struct embedding *grown = realloc(k->embeddings, cap * sizeof(*grown));
+        if (!grown)
+            return no_room(err);
+        memset(grown + slot, 0, (cap - slot) * sizeof(*grown));
+        k->log.embeddings = k->embeddings = grown;
+        k->embeddings_cap = cap;
+    }
+    k->embeddings[slot] = *e;
+    k->embeddings_free = slot + 1;
+    *ret_slot = (uint16_t)(slot + 1);
+    return STATUS_OK;
+}
+
 void klog_release_message(struct key *k, const struct msg_rec *m)
 {
     for (size_t i = 0; i < RECORD_LABELS; i++)
         arena_release(&k->arena, m->labels[i]);
     for (size_t i = msg_trait_count(m); i-- > 0;)
         arena_release(&k->arena, m->traits.name[i]);
+    if (m->embedding == 0)
+        return;
+    k->embeddings[m->embedding - 1].model = 0;
+    if (k->embeddings_free >= m->embedding)
+        k->embeddings_free = m->embedding - 1u;
 }
 
 void klog_remove_message(struct key *k, size_t index)

@@ -64,9 +64,12 @@ struct key {
     struct id_index message_ids;
     struct id_index access_ids;
     struct arena arena;
-    struct metrics *metrics; /* bot keys; what log.metrics points to */
-    int64_t first_left_us;   /* oldest message that left the log by age or cap; INT64_MAX = none */
-    int64_t message_cut_us;  /* youngest message that the cap pushed out; INT64_MIN = none */
+    struct embedding *embeddings; /* by slot - 1; one without a model is free */
+    uint32_t embeddings_cap;
+    uint32_t embeddings_free; /* slots before it are taken */
+    struct metrics *metrics;  /* bot keys; what log.metrics points to */
+    int64_t first_left_us;    /* oldest message that left the log by age or cap; INT64_MAX = none */
+    int64_t message_cut_us;   /* youngest message that the cap pushed out; INT64_MIN = none */
     int64_t access_cut_us;
     uint32_t bytes; /* of this allocation: the names lie behind the states */
     uint32_t n_states;
@@ -124,6 +127,9 @@ void klog_remove_access(struct key *k, size_t index);
 void klog_remove_memory(struct key *k, size_t index);
 /* Gives back the references of a record that did not become the log's. */
 void klog_release_message(struct key *k, const struct msg_rec *m);
+/* A slot for the embedding, to be released with its message. NOMEM. */
+MUST_CHECK enum status klog_keep_embedding(struct key *k, const struct embedding *e,
+                                           uint16_t *ret_slot, struct error *err);
 void klog_remove_outreach(struct key *k, size_t index);
 /* Replaces the record in place: engines see a retraction and an insertion. */
 MUST_CHECK enum status klog_change_memory(struct key *k, size_t index, const struct mem_rec *m,

@@ -263,6 +263,8 @@ static struct feature with_text_of(const struct feature *old, const struct featu
     struct feature merged = *old;
 
     merged.op = f->op;
+    if (f->embedding.model)
+        merged.embedding = f->embedding;
     merged.source = f->source;
     merged.ver = f->ver;
     merged.t_us = f->t_us;

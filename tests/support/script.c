@@ -219,12 +219,28 @@ static void name_traits(struct script *s, struct event_message *m)
     }
 }
 
+/* Around the direction of the user's topic; now and then of another model, or of another size. */
+static void embed(struct script *s, struct event_message *m, size_t user)
+{
+    uint32_t dims = chance(s, 5) ? 1 + below(s, 200) : 64;
+    struct str bytes = keep(s, (struct str){(char[200 * sizeof(float)]){0}, dims * sizeof(float)});
+    float *x = (float *)(void *)s->strings[s->n_strings - 1];
+    for (uint32_t i = 0; i < dims; i++)
+        x[i] = (float)below(s, 200) - 100 + (i % TOPICS == s->topics[user] ? 150 : 0);
+    (void)bytes;
+    m->embedding = x;
+    m->embedding_dims = dims;
+    m->embedding_model = keep(s, chance(s, 95) ? STR("model-a") : STR("model-b"));
+}
+
 static void fill_message(struct script *s, struct event_message *m, size_t user)
 {
     m->op = MESSAGE_INSERT;
     m->role = chance(s, 45) ? ROLE_BOT : ROLE_USER;
     m->content = make_text(s, user);
     m->emotion_confidence = NAN;
+    if (wants(s, SCRIPT_EMBEDDINGS) && chance(s, 75))
+        embed(s, m, user);
     /* Some bots name none but for a few messages, which leave again. */
     if (m->role == ROLE_BOT && wants(s, SCRIPT_TRAITS) && chance(s, user % 3 == 2 ? 2 : 75))
         name_traits(s, m);
