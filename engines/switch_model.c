@@ -70,7 +70,7 @@ static uint32_t best_threshold(const uint32_t scores[EPOCH_SCORES], uint32_t shi
         n += scores[i];
         expected += scores[i] * (i * step + step / 2);
     }
-    if (n < SCORES_MIN * EPOCH_SCALE)
+    if (n < (uint64_t)SCORES_MIN * EPOCH_SCALE)
         return shipped;
     uint64_t above = 0, hits = 0, best_hits = 0, best_size = 1;
     size_t best = EPOCH_SCORES - 1;

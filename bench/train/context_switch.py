@@ -6,7 +6,8 @@ usage: context_switch.py [--data DIR] [--out FILE] [--cv] [--check TRACE.jsonl [
 Reads the dev side of three sets of dialogues with marked topic boundaries (tiage, dialseg711, committee; each counts the
 same, whatever its size) and the 64-dimensional embeddings of their utterances. The features are those of
 engines/switch_model.h, computed here from the text in the same integer arithmetic; --check compares a trace of
-`warmpath replay --trace context_switch` over the same dialogues with what is computed here, number by number.
+`warmpath replay --trace context_switch` over the same dialogues with what is computed here: texts agree number by number
+until the first epoch of a bot is closed, which weighs words.
 
 Two rounds: the first one sees the marked segments, the second one those that the first one finds, since that is what the
 engine will see. Ridge logistic regression; the tables of first and last tokens are shrunk harder than the rest, because they know
