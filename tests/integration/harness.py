@@ -89,9 +89,13 @@ source:
   memory: {memory}
 link: {{url: "{link}"}}
 triggers:
-  conversation_patterns: {{count: {count}, max_age: 1s, idle: 200ms, min_interval: 0s}}
   memory_aging: {{count: {count}, max_age: 1s, idle: 200ms, min_interval: 0s}}
+  character_performance: {{count: {count}, max_age: 1s, idle: 200ms, min_interval: 0s}}
   personality_profile: {{count: {count}, max_age: 1s, idle: 200ms, min_interval: 0s}}
+  context_switch: {{count: {count}, max_age: 1s, idle: 200ms, min_interval: 0s}}
+  memory_behavior: {{count: {count}, max_age: 1s, idle: 200ms, min_interval: 0s}}
+  conversation_patterns: {{count: {count}, max_age: 1s, idle: 200ms, min_interval: 0s}}
+  proactive_engagement: {{count: {count}, max_age: 1s, idle: 200ms, min_interval: 0s}}
 log: {{level: {log_level}}}
 """
 
