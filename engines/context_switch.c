@@ -138,6 +138,7 @@ static void count_messages(const struct key_log *log, struct cs_counts *out)
 {
     for (size_t i = 0; i < log->n_messages; i++) {
         const struct msg_rec *m = &log->messages[i];
+        out->embedded = out->embedded || m->embedding;
         if (m->flags & MSG_BOT)
             continue;
         out->n_user++;

@@ -258,7 +258,8 @@ enum status cs_write(const struct cs_counts *c, struct row *row, struct error *e
     int64_t until = c->as_of_us + VALID_US;
     until = c->next_expiry_us < until ? c->next_expiry_us : until;
     until = c->session_close_us < until ? c->session_close_us : until;
-    uint32_t flags = ROW_LEXICAL | ROW_NO_TZ;
+    uint32_t flags = ROW_NO_TZ;
+    flags |= c->embedded ? 0 : ROW_LEXICAL;
     flags |= c->emotional ? 0 : ROW_NO_EMOTION;
     flags |= c->truncated ? ROW_TRUNCATED : 0;
     row_rate(row, flags, kernel_confidence(c->n_user, CONFIDENCE_N0, c->n_text, c->n_user), until);

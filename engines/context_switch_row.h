@@ -33,6 +33,7 @@ struct cs_counts {
     uint32_t n_user;
     uint32_t n_text;   /* user messages with at least one character */
     bool emotional;    /* a user message has an emotion */
+    bool embedded;     /* a message has an embedding: segments follow from meaning, too */
     bool session_open; /* the last message is younger than a session's gap */
     size_t n_recent;   /* newest first */
     struct cs_segment recent[CS_RECENT_MAX];

@@ -552,7 +552,7 @@ enum status cp_write(const struct cp_counts *c, struct row *row, struct error *e
         if (st != STATUS_OK)
             return error_set(err, st, "could not write conversation patterns: %s", status_name(st));
     }
-    uint32_t flags = ROW_LEXICAL | ROW_NO_TZ;
+    uint32_t flags = ROW_NO_TZ;
     if (c->n_emotion == 0)
         flags |= ROW_NO_EMOTION;
     if (c->truncated)

@@ -2,17 +2,20 @@
 
 #include <string.h>
 
-/* To add an engine: write engines/<name>.c, name it twice here and once in meson.build. */
-extern const struct engine_ops engine_proactive_engagement, engine_memory_aging,
-    engine_conversation_patterns;
-extern const struct engine_ops engine_memory_behavior, engine_context_switch;
-extern const struct engine_ops engine_personality_profile;
+/* To add an engine: write engines/<name>.c, name it twice here and once in meson.build. In the
+ * order of ENGINES.md. */
+extern const struct engine_ops engine_memory_aging;
 extern const struct engine_ops engine_character_performance;
+extern const struct engine_ops engine_personality_profile;
+extern const struct engine_ops engine_context_switch;
+extern const struct engine_ops engine_memory_behavior;
+extern const struct engine_ops engine_conversation_patterns;
+extern const struct engine_ops engine_proactive_engagement;
 
 static const struct engine_ops *const registry[] = {
-    &engine_memory_aging,    &engine_character_performance, &engine_conversation_patterns,
-    &engine_memory_behavior, &engine_personality_profile,   &engine_proactive_engagement,
-    &engine_context_switch,
+    &engine_memory_aging,         &engine_character_performance, &engine_personality_profile,
+    &engine_context_switch,       &engine_memory_behavior,       &engine_conversation_patterns,
+    &engine_proactive_engagement,
 };
 _Static_assert(sizeof(registry) / sizeof(registry[0]) <= ENGINE_MAX, "raise ENGINE_MAX");
 

@@ -70,6 +70,32 @@ static struct trigger_due next_dirty(const struct trigger_state *s, const struct
     return due;
 }
 
+/* The smaller one, where 0 stands for never. */
+static int64_t sooner(int64_t a, int64_t b)
+{
+    if (a == 0 || b == 0)
+        return a + b;
+    return a < b ? a : b;
+}
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+struct trigger_policy trigger_either(const struct trigger_policy *a, const struct trigger_policy *b)
+{
+    return (struct trigger_policy){
+        .count = (uint32_t)sooner(a->count, b->count),
+        .max_age_us = smaller(a->max_age_us, b->max_age_us),
+        .idle_us = sooner(a->idle_us, b->idle_us),
+        .min_interval_us = smaller(a->min_interval_us, b->min_interval_us),
+        .refresh_us = sooner(a->refresh_us, b->refresh_us),
+        .refresh_jitter_us = smaller(a->refresh_jitter_us, b->refresh_jitter_us),
+        .warm_us = a->warm_us > b->warm_us ? a->warm_us : b->warm_us,
+    };
+}
+
 struct trigger_due trigger_next(const struct trigger_state *s, const struct trigger_policy *p,
                                 uint64_t key_hash, bool catching_up, int64_t now_us)
 {

@@ -46,6 +46,10 @@ struct trigger_due {
     enum flush_reason reason;
 };
 
+/* Of a table that two engines fill: due when either says so. */
+struct trigger_policy trigger_either(const struct trigger_policy *a,
+                                     const struct trigger_policy *b);
+
 /* An applied event touched the table's rows with this weight. */
 void trigger_note(struct trigger_state *s, uint32_t weight, bool urgent, int64_t now_us);
 /* Something the rows take into account has changed: due by age alone. */

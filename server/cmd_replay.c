@@ -139,10 +139,12 @@ static struct trigger_policy port_policy(void *ctx, enum table_id table, struct 
 {
     const struct replay *r = ctx;
     (void)bot_name;
+    struct trigger_policy policy = {.max_age_us = INT64_MAX / 4};
     for (size_t i = 0; r->emit_each && engine_at(i); i++)
         if (engine_fills(engine_at(i), table))
-            return engine_at(i)->trigger;
-    return (struct trigger_policy){.max_age_us = INT64_MAX / 4};
+            policy = policy.warm_us ? trigger_either(&policy, &engine_at(i)->trigger)
+                                    : engine_at(i)->trigger;
+    return policy;
 }
 
 /* ---- all partitions ---- */

@@ -87,10 +87,16 @@ enum status startup_check_gap(const struct gap_input *in, struct error *err)
 struct trigger_policy startup_policy(void *ctx, enum table_id table, struct str bot_name)
 {
     const struct config *cfg = ctx;
-    for (size_t i = 0; engine_at(i); i++)
-        if (engine_fills(engine_at(i), table))
-            return config_trigger(cfg, engine_at(i), bot_name);
-    return (struct trigger_policy){0};
+    struct trigger_policy policy = {0};
+    bool first = true;
+    for (size_t i = 0; engine_at(i); i++) {
+        if (!engine_fills(engine_at(i), table))
+            continue;
+        struct trigger_policy of_engine = config_trigger(cfg, engine_at(i), bot_name);
+        policy = first ? of_engine : trigger_either(&policy, &of_engine);
+        first = false;
+    }
+    return policy;
 }
 
 /* "host:pid:machine": machine tells this boot and process namespace from all others, so that a pid

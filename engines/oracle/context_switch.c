@@ -59,6 +59,7 @@ static void look_at_messages(const struct world *w)
     struct cs_counts *out = w->out;
     for (size_t i = 0; i < w->n; i++) {
         bool user = !(record(w, i)->flags & MSG_BOT);
+        out->embedded = out->embedded || w->view->messages[i]->embedding.model;
         out->n_user += user;
         out->n_text += user && record(w, i)->chars > 0;
         out->emotional = out->emotional || (user && record(w, i)->flags & MSG_HAS_EMOTION);

@@ -206,9 +206,37 @@ static void test_the_durable_form_keeps_everything(void **state)
     buf_deinit(&b);
 }
 
+static void test_a_table_of_two_engines_is_due_when_either_is(void **state)
+{
+    (void)state;
+    struct trigger_policy a = {.count = 0,
+                               .max_age_us = 30,
+                               .idle_us = 9,
+                               .min_interval_us = 4,
+                               .refresh_us = 200,
+                               .refresh_jitter_us = 3,
+                               .warm_us = 1000};
+    struct trigger_policy b = {.count = 5,
+                               .max_age_us = 60,
+                               .idle_us = 2,
+                               .min_interval_us = 1,
+                               .refresh_us = 0,
+                               .refresh_jitter_us = 8,
+                               .warm_us = 50};
+    struct trigger_policy e = trigger_either(&a, &b);
+    assert_int_equal(e.count, 5); /* 0 is never */
+    assert_int_equal(e.max_age_us, 30);
+    assert_int_equal(e.idle_us, 2);
+    assert_int_equal(e.min_interval_us, 1);
+    assert_int_equal(e.refresh_us, 200);
+    assert_int_equal(e.refresh_jitter_us, 3);
+    assert_int_equal(e.warm_us, 1000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_table_of_two_engines_is_due_when_either_is),
         cmocka_unit_test(test_nothing_is_due_before_the_first_event),
         cmocka_unit_test(test_the_fifth_event_is_due_at_once),
         cmocka_unit_test(test_quiet_is_due_two_seconds_after_the_last_event),
