@@ -168,6 +168,9 @@ static void append_value(struct buf *out, PGconn *conn, const struct row *r, siz
         st = buf_append_str(out, STR(", NULL"));
     } else if (r->table->columns[i].type == COLUMN_FLOAT) {
         st = buf_printf(out, ", %.17g", r->values[i].number);
+    } else if (r->table->columns[i].type == COLUMN_TIME) {
+        st =
+            buf_printf(out, ", 'epoch'::timestamptz + %.0f * interval '1 us'", r->values[i].number);
     } else {
         struct str v = row_value(r, i);
         literal = PQescapeLiteral(conn, v.ptr, v.len);
@@ -177,27 +180,37 @@ static void append_value(struct buf *out, PGconn *conn, const struct row *r, siz
     PQfreemem(literal);
 }
 
+/* What goes before the columns that every table shares, and its value. */
+static enum status append_key(struct buf *out, const struct row *r, bool values)
+{
+    if (!values)
+        return buf_append_str(out, r->table->by_window ? STR("time_window_hours") : STR("user_id"));
+    return r->table->by_window ? buf_printf(out, "%d", r->window_hours)
+                               : buf_printf(out, "'" STR_FMT "'", STR_ARGS(row_user(r)));
+}
+
 static void insert_row(struct fixture *f, const struct row *r)
 {
     struct buf text;
     buf_init(&text, 1 << 20);
     struct str details = row_details(r);
     char *literal = PQescapeLiteral(f->conn, details.ptr, details.len);
-    enum status st = buf_printf(&text,
-                                "INSERT INTO %s (user_id, bot_name, expires_at, as_of, "
-                                "event_count, confidence, state_flags, engine_version, "
-                                "details",
-                                r->table->name);
-    for (size_t i = 0; i < r->table->n_columns && st == STATUS_OK; i++)
-        st = buf_printf(&text, ", %s", r->table->columns[i].name);
-    assert_int_equal(st, STATUS_OK);
-    assert_int_equal(
-        buf_printf(&text,
-                   ") VALUES ('" STR_FMT "', '" STR_FMT "', now(), 'epoch'::timestamptz "
-                   "+ %" PRId64 " * interval '1 us', %" PRId64 ", %.17g, %u, %d, %s",
-                   STR_ARGS(row_user(r)), STR_ARGS(row_bot(r)), r->as_of_us, r->event_count,
-                   row_confidence(r), r->state_flags, r->engine_version, literal),
-        STATUS_OK);
+    assert_int_equal(buf_printf(&text, "INSERT INTO %s (", r->table->name), STATUS_OK);
+    assert_int_equal(append_key(&text, r, false), STATUS_OK);
+    assert_int_equal(buf_append_str(&text, STR(", bot_name, expires_at, as_of, event_count, "
+                                               "confidence, state_flags, engine_version, details")),
+                     STATUS_OK);
+    for (size_t i = 0; i < r->table->n_columns; i++)
+        assert_int_equal(buf_printf(&text, ", %s", r->table->columns[i].name), STATUS_OK);
+    assert_int_equal(buf_append_str(&text, STR(") VALUES (")), STATUS_OK);
+    assert_int_equal(append_key(&text, r, true), STATUS_OK);
+    assert_int_equal(buf_printf(&text,
+                                ", '" STR_FMT "', now(), 'epoch'::timestamptz + %" PRId64
+                                " * interval '1 us', "
+                                "%" PRId64 ", %.17g, %u, %d, %s",
+                                STR_ARGS(row_bot(r)), r->as_of_us, r->event_count,
+                                row_confidence(r), r->state_flags, r->engine_version, literal),
+                     STATUS_OK);
     for (size_t i = 0; i < r->table->n_columns; i++)
         append_value(&text, f->conn, r, i);
     assert_int_equal(buf_append(&text, ")", 2), STATUS_OK);
@@ -206,15 +219,33 @@ static void insert_row(struct fixture *f, const struct row *r)
     buf_deinit(&text);
 }
 
-static struct key *key_of(struct made_key *keys, size_t *n, const struct event *e)
+static struct key *key_of(struct made_key *keys, size_t *n, struct str user, struct str bot)
 {
     for (size_t i = 0; i < *n; i++)
-        if (str_equal(str_from(keys[i].user), e->user_id))
+        if (str_equal(str_from(keys[i].user), user))
             return keys[i].key;
     assert_true(*n < 8);
-    snprintf(keys[*n].user, sizeof(keys[*n].user), STR_FMT, STR_ARGS(e->user_id));
-    assert_int_equal(key_new(e->user_id, e->bot_name, &keys[*n].key, NULL), STATUS_OK);
+    snprintf(keys[*n].user, sizeof(keys[*n].user), STR_FMT, STR_ARGS(user));
+    assert_int_equal(key_new(user, bot, &keys[*n].key, NULL), STATUS_OK);
     return keys[(*n)++].key;
+}
+
+/* To the user's key, the bot's own, or both, as the pipeline does. */
+static void apply(struct made_key *keys, size_t *n, const struct event *e)
+{
+    uint32_t scopes = engine_scopes(e);
+    for (int scope = ENGINE_USER; scope <= ENGINE_BOT; scope++) {
+        if (!(scopes & 1u << scope))
+            continue;
+        struct str user = scope == ENGINE_BOT ? STR("") : e->user_id;
+        struct feature feature;
+        struct key_change change;
+        struct error err;
+        feature_extract(e, SOURCE_POSTGRES, 1, NULL, &feature);
+        assert_int_equal(
+            key_apply(key_of(keys, n, user, e->bot_name), &feature, e->at_us, &change, &err),
+            STATUS_OK);
+    }
 }
 
 /* A state in which no day has ended yet. */
@@ -238,13 +269,8 @@ static void write_rows(struct fixture *f, const struct config *c, int64_t as_of_
     struct event e;
     struct error err;
     assert_int_equal(source_rows_open(f->conninfo, &c->mappings, &rows, &err), STATUS_OK);
-    while (source_rows_next(rows, &e, &err) == STATUS_OK) {
-        struct feature feature;
-        struct key_change change;
-        feature_extract(&e, SOURCE_POSTGRES, 1, NULL, &feature);
-        assert_int_equal(key_apply(key_of(keys, &n, &e), &feature, e.at_us, &change, &err),
-                         STATUS_OK);
-    }
+    while (source_rows_next(rows, &e, &err) == STATUS_OK)
+        apply(keys, &n, &e);
     source_rows_close(rows);
     for (size_t i = 0; i < n; i++) {
         for (int t = 0; t < TABLE_COUNT; t++) {
@@ -422,11 +448,13 @@ static void test_verify_finds_rows_of_the_engines_equal(void **state)
     fill_source(&f);
     int64_t now_us = clock_wall_us(&clock_real);
     write_rows(&f, c, now_us);
-    assert_run(&f, "verify", CLI_OK, "5 rows equal, 0 differ, 0 missing (from 500 events)", "");
+    assert_run(&f, "verify", CLI_OK, "13 rows equal, 0 differ, 0 missing (from 500 events)", "");
     assert_run(&f, "verify", CLI_OK, "1 source rows cannot be used, the first because", "");
-    sql(&f, "TRUNCATE strategic_memory_health, strategic_conversation_patterns");
+    sql(&f, "TRUNCATE strategic_memory_health, strategic_conversation_patterns, "
+            "strategic_character_performance, strategic_personality_profiles, "
+            "strategic_memory_behavior, strategic_engagement_opportunities");
     write_rows(&f, c, now_us + 9 * US_PER_DAY);
-    assert_run(&f, "verify --all", CLI_OK, "5 rows equal, 0 differ, 0 missing", "");
+    assert_run(&f, "verify --all", CLI_OK, "13 rows equal, 0 differ, 0 missing", "");
     assert_run(&f, "verify --sample 1", CLI_OK, "0 differ", "");
     config_free(c);
     fixture_close(&f);
@@ -456,7 +484,7 @@ static void test_verify_judges_a_row_at_its_own_time(void **state)
     write_rows(&f, c, clock_wall_us(&clock_real));
     sql(&f, "INSERT INTO message VALUES ('later', 'u1', 'user', 'one more', now() + interval '1 "
             "hour')");
-    assert_run(&f, "verify", CLI_OK, "5 rows equal, 0 differ, 0 missing", "");
+    assert_run(&f, "verify", CLI_OK, "13 rows equal, 0 differ, 0 missing", "");
     sql(&f, "INSERT INTO message VALUES ('before', 'u1', 'user', 'one more', now() - interval '1 "
             "hour')");
     assert_run(&f, "verify", CLI_FAILED, "user=\"u1\" bot=\"elena\" event_count: expected", "");
@@ -512,13 +540,14 @@ static void test_verify_finds_every_kind_of_difference(void **state)
     }
     json_t *root = run_json(&f, "verify --json", CLI_OK);
     assert_true(json_is_true(json_object_get(root, "ok")));
-    assert_int_equal(json_integer_value(json_object_get(root, "equal")), 5);
+    assert_int_equal(json_integer_value(json_object_get(root, "equal")), 13);
     json_decref(root);
     config_free(c);
     fixture_close(&f);
 }
 
-/* Wrong options of verify and dlq are wrong use; without a state there are no dead letters. */
+/* Wrong options of verify and dlq are wrong use; without a state there are no dead letters, without
+ * the cache tables there is nothing to verify. */
 static void test_odd_options_and_missing_state(void **state)
 {
     (void)state;
@@ -526,12 +555,15 @@ static void test_odd_options_and_missing_state(void **state)
     assert_run(&f, "verify --sample 0", CLI_USAGE, "", "is not a number above 0");
     assert_run(&f, "verify --sample 3 --all", CLI_USAGE, "", "exclude each other");
     assert_run(&f, "verify --wait 3", CLI_USAGE, "", "needs a unit");
-    assert_run(&f, "verify", CLI_FAILED, "", "strategic_memory_health");
     assert_run(&f, "dlq list", CLI_OK, "no dead letters", "");
     assert_run(&f, "dlq list --json", CLI_OK, "[]", "");
     assert_run(&f, "dlq show x", CLI_FAILED, "", "no dead letter \"x\"");
     assert_run(&f, "dlq show", CLI_USAGE, "", "show needs an ID");
     assert_run(&f, "dlq drop", CLI_USAGE, "", "\"drop\" is neither list nor show");
+    struct config *c = load(&f);
+    make_state(c);
+    assert_run(&f, "verify", CLI_FAILED, "", "strategic_memory_health");
+    config_free(c);
     fixture_close(&f);
 }
 
