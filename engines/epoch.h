@@ -38,8 +38,8 @@
 #define EPOCH_KEPT_DAYS 32
 /* Those of 30 days more stay on disk, so that a row that old can be computed again (`verify`). */
 #define EPOCH_STORED_DAYS (EPOCH_KEPT_DAYS + 30)
-#define EPOCH_SCALE     16 /* one event of yesterday counts this much */
-#define EPOCH_DAYS      30 /* mean life of what was learned */
+#define EPOCH_SCALE       16 /* one event of yesterday counts this much */
+#define EPOCH_DAYS        30 /* mean life of what was learned */
 
 #define EPOCH_DF_BUCKETS        4096 /* token hash mod this */
 #define EPOCH_FREQUENT          32

@@ -26,7 +26,7 @@ struct feature {
     struct str labels[RECORD_LABELS]; /* borrowed: from the event's text or the decoded bytes */
     uint8_t n_traits;
     struct str traits[LIMIT_TRAITS]; /* distinct names, borrowed likewise */
-    struct embedding embedding; /* of a message; model 0: none */
+    struct embedding embedding;      /* of a message; model 0: none */
     union {
         /* labels[] and traits.name[] unset: the key interns them; traits.weight[] is set. */
         struct msg_rec message;

@@ -1,6 +1,6 @@
-/* script_dump SEED STEPS USERS DAYS [FEATURES] - a random event script (script.h) as JSON Lines, for
- * tests that feed the program itself. FEATURES: a mask of enum script_feature, default all that a
- * file can hold (one source, so nothing from the inbox). */
+/* script_dump SEED STEPS USERS DAYS [FEATURES] - a random event script (script.h) as JSON Lines,
+ * for tests that feed the program itself. FEATURES: a mask of enum script_feature, default all that
+ * a file can hold (one source, so nothing from the inbox). */
 #include "core/clock.h"
 #include "tests/support/script.h"
 
