@@ -2,7 +2,8 @@
  * warmpath replay FILE - runs the engines on a file of events (JSON Lines, DESIGN.md section 2) on
  * a virtual clock: T is the newest event time so far. Needs no PostgreSQL. The output depends on
  * the events alone: not on duplicates, on the number of partitions, or on being stopped and
- * resumed; and on their order of arrival only in which UTC day a late one teaches the bot
+ * resumed; nor on their order of arrival within one UTC day of T. What a bot's users taught before
+ * midnight is closed then, and an event that comes later teaches the day it comes
  * (engines/epoch.h).
  */
 #include <assert.h>

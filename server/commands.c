@@ -123,8 +123,9 @@ const struct command commands[] = {
         .details =
             "Needs no PostgreSQL. FILE holds one JSON event per line, - is standard input. Time\n"
             "is the newest event time so far. The output depends on the events alone: not on\n"
-            "their order of arrival, on duplicates, on --partitions, or on being stopped and\n"
-            "resumed.",
+            "duplicates, on --partitions, or on being stopped and resumed; nor on their order of\n"
+            "arrival within one UTC day. An event that comes after midnight teaches its bot on\n"
+            "the day it comes.",
         .options = replay_options,
         .min_args = 1,
         .max_args = 1,
