@@ -111,7 +111,7 @@ static void walk_on(struct segmenter *walk, const struct key_log *log, size_t fi
 static void walk_begin(struct segmenter *walk, const struct key_log *log, size_t first)
 {
     int32_t day = kernel_day(log->messages[first].t_us);
-    segmenter_start(walk, switch_threshold(epoch_at(log->epochs, day)));
+    segmenter_start(walk, switch_threshold(epoch_switch_scores(log->epochs, day)));
 }
 
 /* The walk over the newest session, up to date; NULL when there is no memory. */

@@ -101,17 +101,40 @@ struct epoch_delta {
 };
 void epoch_learn(struct epoch_delta *d, unsigned cell, uint16_t count);
 
-/* The closed epochs of one bot, oldest first; owned by the partition worker, shared by its keys. */
+/*
+ * The closed epochs of one bot, oldest first; owned by the partition worker, shared by its keys.
+ *
+ * The newest EPOCH_DENSE are kept as they are read, 27 KB each. Rows are computed with the newest
+ * one; older ones are asked for their scores (epoch_switch_scores) and by records that come late.
+ * So older ones are kept packed, typically in 6 KB (a bot with 40 messages a day) to 14 KB (1,200),
+ * and unpacked on demand into one of EPOCH_DENSE slots that the list has from its first packed
+ * epoch on. Not for several threads: even reading uses the slots.
+ */
+#define EPOCH_DENSE 2
+struct epoch_packed;
+struct epoch_slots;
 struct epoch_list {
     uint64_t generation; /* changes whenever an epoch is added */
+    bool keeps_all;      /* drops no old ones; set before the first is added */
     size_t n;
-    struct epoch **at; /* by day, strictly rising */
+    struct epoch_entry {
+        int32_t day;                 /* strictly rising */
+        struct epoch *dense;         /* NULL: packed */
+        struct epoch_packed *packed; /* NULL: dense */
+    } * at;
+    struct epoch_slots *slots; /* NULL: none is packed; written by epoch_at() */
 };
-/* The newest one whose day is at most `day`; NULL when there is none. */
+/* The newest one whose day is at most `day`; NULL when there is none. The pointer holds until an
+ * epoch is added to the list, or epoch_at() is asked for EPOCH_DENSE other old ones. */
 const struct epoch *epoch_at(const struct epoch_list *l, int32_t day);
-/* Takes ownership of e, also on failure (NOMEM). A day that is there already is left as it is and e
- * freed: epochs are never rewritten. Days older than the window's first are dropped. */
+/* The cells EPOCH_SWITCH_TEXT ... EPOCH_SWITCH_EMBEDDING_END of the same epoch, without unpacking
+ * it; NULL when there is none. The pointer holds until an epoch is added. */
+const uint32_t *epoch_switch_scores(const struct epoch_list *l, int32_t day);
+/* Takes ownership of e, also on failure (NOMEM, and the list is as it was). A day that is there
+ * already is left as it is and e freed: epochs are never rewritten. Days older than the window's
+ * first are dropped. */
 MUST_CHECK enum status epoch_list_add(struct epoch_list *l, struct epoch *e);
+size_t epoch_list_bytes(const struct epoch_list *l); /* of heap */
 void epoch_list_deinit(struct epoch_list *l);
 
 /* round(1000 ln((N + 1) / (df + 1))), 0 at least; without an epoch 1000 (ENGINES.md section 2).

@@ -87,12 +87,12 @@ static uint32_t best_threshold(const uint32_t scores[EPOCH_SCORES], uint32_t shi
     return (uint32_t)(best * step);
 }
 
-struct switch_threshold switch_threshold(const struct epoch *e)
+struct switch_threshold switch_threshold(const uint32_t *scores)
 {
     struct switch_threshold t = {THRESHOLD_TEXT, THRESHOLD_EMB};
-    if (e) {
-        t.text = best_threshold(&e->v[EPOCH_SWITCH_TEXT], t.text);
-        t.embedding = best_threshold(&e->v[EPOCH_SWITCH_EMBEDDING], t.embedding);
+    if (scores) {
+        t.text = best_threshold(scores, t.text);
+        t.embedding = best_threshold(scores + EPOCH_SCORES, t.embedding);
     }
     return t;
 }

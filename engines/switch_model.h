@@ -95,14 +95,13 @@ uint32_t switch_probability(const struct switch_input *in);
 /*
  * The probability from which on a message opens a topic: the one with the best expected F1 on the
  * scores that the bot's messages had, as counted by the epoch, or the shipped one without an epoch
- * or with few scores.
+ * (NULL) or with few scores. scores: epoch_switch_scores().
  */
-struct epoch;
 struct switch_threshold {
     uint32_t text;
     uint32_t embedding;
 };
-struct switch_threshold switch_threshold(const struct epoch *e);
+struct switch_threshold switch_threshold(const uint32_t *scores);
 /* The epoch cell that a score is counted in. */
 unsigned switch_cell(uint32_t p, bool embedding);
 

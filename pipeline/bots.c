@@ -97,7 +97,7 @@ void botmap_remove(struct botmap *m, struct held_bot *bot)
 
 void botmap_measure(struct botmap *m, struct held_bot *bot)
 {
-    size_t now = sizeof(*bot) + bot->name.len + bot->epochs.n * sizeof(struct epoch) +
+    size_t now = sizeof(*bot) + bot->name.len + epoch_list_bytes(&bot->epochs) +
                  (bot->sums ? sizeof(*bot->sums) : 0);
     m->bytes = m->bytes - bot->bytes + now;
     bot->bytes = now;

@@ -158,11 +158,11 @@ static enum status add_bot(struct verify *v, struct str name, struct error *err)
         free(copy);
         return error_set(err, STATUS_NOMEM, "could not allocate %zu bots", v->n_bots + 1);
     }
-    v->bots[v->n_bots++] = (struct bot_epochs){.name = copy};
+    v->bots[v->n_bots++] = (struct bot_epochs){.name = copy, .list = {.keeps_all = true}};
     return STATUS_OK;
 }
 
-/* Rows come by bot and day. Unlike epoch_list_add() this drops none: rows may be old. */
+/* Rows come by bot and day. */
 static enum status add_epoch(void *ctx, const struct store_epoch *row, struct error *err)
 {
     struct verify *v = ctx;
@@ -172,19 +172,18 @@ static enum status add_epoch(void *ctx, const struct store_epoch *row, struct er
             return st;
     }
     struct epoch_list *l = &v->bots[v->n_bots - 1].list;
-    struct epoch **at = reallocarray(l->at, l->n + 1, sizeof(struct epoch *));
-    if (at)
-        l->at = at;
     struct epoch *e = malloc(sizeof(*e));
-    if (!at || !e) {
-        free(e);
+    if (!e)
         return error_set(err, STATUS_NOMEM, "could not allocate an epoch");
-    }
-    l->at[l->n++] = e;
-    l->generation++;
     e->day = row->day;
     struct reader r = reader_of(row->bytes.ptr, row->bytes.len);
-    return epoch_cells_decode(&r, e->v, err);
+    enum status st = epoch_cells_decode(&r, e->v, err);
+    if (st) {
+        free(e);
+        return st;
+    }
+    return epoch_list_add(l, e) ? error_set(err, STATUS_NOMEM, "could not keep an epoch")
+                                : STATUS_OK;
 }
 
 /* After the snapshot of the rows was taken, so that every epoch they were computed with is there.

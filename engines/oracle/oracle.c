@@ -154,7 +154,7 @@ static struct epoch_list epochs_at(const struct oracle *o, struct str bot_name, 
     struct epoch_list known = {0};
     if (b && b->epochs)
         known = *b->epochs;
-    while (known.n > 0 && known.at[known.n - 1]->day > kernel_day(as_of_us))
+    while (known.n > 0 && known.at[known.n - 1].day > kernel_day(as_of_us))
         known.n--;
     return known;
 }

@@ -306,7 +306,7 @@ static size_t walk(const struct oracle_view *view, size_t first, size_t n, size_
     struct scene s = {.messages = view->messages + first, .places = places, .segment = segment};
     struct told told = {.model = 0};
     struct switch_threshold t =
-        switch_threshold(epoch_at(view->epochs, kernel_day(s.messages[0]->t_us)));
+        switch_threshold(epoch_switch_scores(view->epochs, kernel_day(s.messages[0]->t_us)));
     bool opened = false;
     for (; s.n < n; s.n++) {
         if (opened && fits_the_old(&s, &told))

@@ -165,7 +165,7 @@ static void test_the_list_is_sorted_and_never_rewritten(void **state)
     assert_int_equal(l.n, 4);
     assert_int_equal(l.generation, 4); /* the two repetitions changed nothing */
     for (size_t i = 1; i < l.n; i++)
-        assert_true(l.at[i - 1]->day < l.at[i]->day);
+        assert_true(l.at[i - 1].day < l.at[i].day);
     assert_null(epoch_at(&l, 9));
     assert_int_equal(epoch_at(&l, 10)->v[EPOCH_MESSAGES], 2);
     assert_int_equal(epoch_at(&l, 14)->day, 10);
@@ -192,6 +192,66 @@ static void test_the_list_drops_what_no_record_can_ask_for(void **state)
     assert_int_equal(epoch_list_add(&l, epoch_new(90)), STATUS_OK);
     assert_int_equal(l.n, 2);
     assert_int_equal(epoch_at(&l, 89)->day, 5);
+    epoch_list_deinit(&l);
+}
+
+static void assert_same(const struct epoch *a, const struct epoch *b)
+{
+    assert_int_equal(a->day, b->day);
+    assert_memory_equal(a->v, b->v, sizeof(a->v));
+    assert_int_equal(a->n_frequent, EPOCH_FREQUENT);
+    assert_int_equal(b->n_frequent, EPOCH_FREQUENT);
+    assert_memory_equal(a->frequent, b->frequent, sizeof(a->frequent));
+}
+
+/* Days in an order that packs the oldest dense one, and others as they come. */
+static void test_old_epochs_are_packed_and_read_as_they_were(void **state)
+{
+    (void)state;
+    enum { DAYS = 30 };
+    static struct epoch_list copies[DAYS]; /* each dense: the only one of its list */
+    struct epoch_list l = {0};
+    uint64_t random = script_seed(12);
+    for (int32_t i = 0; i < DAYS; i++) {
+        int32_t day = (7 * i) % DAYS;
+        struct epoch *e = epoch_new(day);
+        struct epoch *copy = epoch_new(day);
+        for (uint32_t n = 0; n < 600; n++)
+            e->v[script_below(&random, EPOCH_CELLS)] = script_below(&random, UINT32_MAX);
+        e->v[EPOCH_MESSAGES] = EPOCH_FREQUENT_MESSAGES * EPOCH_SCALE;
+        memcpy(copy->v, e->v, sizeof(e->v));
+        assert_int_equal(epoch_list_add(&l, e), STATUS_OK);
+        assert_int_equal(epoch_list_add(&copies[day], copy), STATUS_OK);
+        for (size_t at = 0; at < l.n; at++)
+            assert_true(at + EPOCH_DENSE < l.n ? !l.at[at].dense : !l.at[at].packed);
+    }
+    /* 2 dense ones, 2 slots, and 28 packed ones of about 600 cells, 6.1 bytes each. */
+    assert_in_range(epoch_list_bytes(&l), 4 * sizeof(struct epoch) + 28 * (600 + 3000),
+                    4 * sizeof(struct epoch) + 28 * (600 + 4200));
+    for (int round = 0; round < 200; round++) {
+        int32_t a = (int32_t)script_below(&random, DAYS);
+        int32_t b = (int32_t)script_below(&random, DAYS);
+        const struct epoch *first = epoch_at(&l, a);
+        const struct epoch *second = epoch_at(&l, b);
+        assert_same(first, epoch_at(&copies[a], a));
+        assert_same(second, epoch_at(&copies[b], b));
+        assert_memory_equal(epoch_switch_scores(&l, a), first->v + EPOCH_SWITCH_TEXT,
+                            2 * EPOCH_SCORES * sizeof(uint32_t));
+    }
+    assert_null(epoch_switch_scores(&l, -1));
+    epoch_list_deinit(&l);
+    for (size_t i = 0; i < DAYS; i++)
+        epoch_list_deinit(&copies[i]);
+}
+
+/* Rows of any age are computed again from all epochs there are. */
+static void test_a_list_may_keep_all(void **state)
+{
+    (void)state;
+    struct epoch_list l = {.keeps_all = true};
+    for (int32_t day = 1; day <= 62; day++)
+        assert_int_equal(epoch_list_add(&l, epoch_new(day)), STATUS_OK);
+    assert_int_equal(epoch_at(&l, 1)->day, 1);
     epoch_list_deinit(&l);
 }
 
@@ -232,8 +292,8 @@ static void test_the_most_frequent_words_are_ranked(void **state)
             e->v[EPOCH_DF + 100 * b] = b < 20 ? 50 + b : 10; /* twenty of one rank */
         assert_int_equal(epoch_list_add(&l, e), STATUS_OK);
     }
-    assert_int_equal(l.at[0]->n_frequent, 0); /* 99 messages are too few */
-    const struct epoch *e = l.at[1];
+    assert_int_equal(l.at[0].dense->n_frequent, 0); /* 99 messages are too few */
+    const struct epoch *e = l.at[1].dense;
     assert_int_equal(e->n_frequent, EPOCH_FREQUENT);
     size_t n = 0;
     for (uint32_t b = 0; b < EPOCH_DF_BUCKETS; b++)
@@ -328,6 +388,8 @@ int main(void)
         cmocka_unit_test(test_partitions_add_up_in_any_order),
         cmocka_unit_test(test_the_list_is_sorted_and_never_rewritten),
         cmocka_unit_test(test_the_list_drops_what_no_record_can_ask_for),
+        cmocka_unit_test(test_old_epochs_are_packed_and_read_as_they_were),
+        cmocka_unit_test(test_a_list_may_keep_all),
         cmocka_unit_test(test_idf_is_the_logarithm_in_thousandths),
         cmocka_unit_test(test_the_most_frequent_words_are_ranked),
         cmocka_unit_test(test_cells_survive_their_bytes),

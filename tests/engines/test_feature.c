@@ -104,7 +104,7 @@ static struct epoch_list epochs_of(const struct script *s)
     }
     assert_int_equal(epoch_close(NULL, &sums, INT32_MIN, &e), STATUS_OK);
     assert_int_equal(epoch_list_add(&l, e), STATUS_OK);
-    assert_true(l.at[0]->n_frequent > 0);
+    assert_true(l.at[0].dense->n_frequent > 0);
     return l;
 }
 

@@ -80,14 +80,14 @@ static void test_the_threshold_is_the_one_with_the_best_expected_f1(void **state
      */
     e->v[EPOCH_SWITCH_TEXT + 6] = 240 * EPOCH_SCALE;
     e->v[EPOCH_SWITCH_TEXT + 48] = 60 * EPOCH_SCALE;
-    assert_int_equal(switch_threshold(e).text, 48 * 1024);
-    assert_int_equal(switch_threshold(e).embedding, shipped.embedding);
+    assert_int_equal(switch_threshold(e->v + EPOCH_SWITCH_TEXT).text, 48 * 1024);
+    assert_int_equal(switch_threshold(e->v + EPOCH_SWITCH_TEXT).embedding, shipped.embedding);
     e->v[EPOCH_SWITCH_TEXT + 6] = 0;
     e->v[EPOCH_SWITCH_TEXT + 30] = 240 * EPOCH_SCALE;
     /* 2 x 159.8 / (300 + 159.8) = .70 > 2 x 45.47 / (60 + 159.8) = .41 */
-    assert_int_equal(switch_threshold(e).text, 30 * 1024);
+    assert_int_equal(switch_threshold(e->v + EPOCH_SWITCH_TEXT).text, 30 * 1024);
     e->v[EPOCH_SWITCH_TEXT + 30] = 0; /* 60 messages are too few to say */
-    assert_int_equal(switch_threshold(e).text, shipped.text);
+    assert_int_equal(switch_threshold(e->v + EPOCH_SWITCH_TEXT).text, shipped.text);
     free(e);
 }
 

@@ -298,15 +298,15 @@ static void test_frequent_words_are_counted_by_class(void **state)
     e->v[EPOCH_MESSAGES] = EPOCH_FREQUENT_MESSAGES * EPOCH_SCALE;
     assert_int_equal(epoch_list_add(&l, e), STATUS_OK);
     struct text_features f;
-    text_extract(STR("the the dog cat the"), l.at[0], &f);
+    text_extract(STR("the the dog cat the"), l.at[0].dense, &f);
     uint64_t the = hash64(STR("the")) % RECORD_COMMON, dog = hash64(STR("dog")) % RECORD_COMMON;
     assert_true(the != dog);
     assert_true(f.flags & MSG_COMMON);
     assert_true(f.common == (UINT64_C(3) << 4 * the | UINT64_C(1) << 4 * dog));
     text_extract(STR("the the the the the the the the the the the the the the the the the"),
-                 l.at[0], &f);
+                 l.at[0].dense, &f);
     assert_true(f.common == UINT64_C(15) << 4 * the);
-    text_extract(STR("nothing of them"), l.at[0], &f);
+    text_extract(STR("nothing of them"), l.at[0].dense, &f);
     assert_true(f.flags & MSG_COMMON && f.common == 0);
     epoch_list_deinit(&l);
 }

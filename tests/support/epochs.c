@@ -10,7 +10,7 @@ void test_epochs_reach(struct test_epochs *e, int64_t as_of_us)
         return;
     if (e->day && !epoch_sums_empty(&e->sums)) {
         struct epoch *closed = NULL;
-        const struct epoch *before = e->list.n ? e->list.at[e->list.n - 1] : NULL;
+        const struct epoch *before = epoch_at(&e->list, INT32_MAX);
         if (epoch_close(before, &e->sums, day, &closed) || epoch_list_add(&e->list, closed))
             abort();
         memset(&e->sums, 0, sizeof(e->sums));
