@@ -156,9 +156,9 @@ COLUMNS = {
     "strategic_character_performance": {
         "engagement_score_avg": Num(0, 1, null=True), "satisfaction_score_avg": Num(0, 1, null=True), "coherence_score_avg": Num(0, 1, null=True),
         "personality_consistency_index": Num(0, 1, null=True), "quality_trend": Str(of=("improving", "stable", "declining"), null=True),
-        "recent_anomalies": List(Obj(type=Str(of=("quality_drop", "quality_shift", "latency_spike", "metric_silence", "stream_anomaly")), metric=Str(32), start=Any(),
-                                     end=Any(null=True), value=Num(), median=Num(), z_=Num(), cusum_=Num(), n=COUNT,
-                                     method=Str(of=("mad", "cusum", "silence", "stream"))), 16, null=True),
+        "recent_anomalies": List(Obj(type=Str(of=("quality_drop", "quality_shift", "latency_spike", "metric_silence")), metric=Str(32), start=Any(),
+                                     end=Any(null=True), value=Num(), median=Num(), z_=Num(), cusum_=Num(), score_=P, n=COUNT,
+                                     method=Str(of=("mad", "cusum", "silence", "streaming"))), 16, null=True),
         "time_window_hours": Int(24, 720),
     },
     "strategic_personality_profiles": {

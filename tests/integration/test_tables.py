@@ -123,8 +123,13 @@ class TablesTest(PipelineTest):
     def metrics(self):
         self.db.run("INSERT INTO character_definition VALUES ('elena', 3, '{\"warm\": 0.5, \"curious\": 0.3, \"brief\": 0.2}', now() - interval '20 days')")
         self.db.run("INSERT INTO metric_point(bot_name, user_id, measurement, field, value, at) SELECT 'elena', 'user-' || g %% 3, 'conversation_quality', "
-                    "(ARRAY['engagement_score', 'satisfaction_score', 'natural_flow_score', 'topic_relevance'])[1 + g %% 4], 0.5 + (g %% 37) / 100.0, "
+                    "(ARRAY['engagement_score', 'emotional_resonance', 'natural_flow_score', 'topic_relevance'])[1 + g %% 4], 0.5 + (g %% 37) / 100.0, "
                     "now() - (20 * 86400 - g * 400) * interval '1 s' FROM generate_series(1, 4000) g", None)
+
+        # Every five minutes for three days, and two bad hours half a day ago.
+        self.db.run("INSERT INTO metric_point(bot_name, measurement, field, value, at) SELECT 'elena', 'user_feedback', 'satisfaction_score', "
+                    "CASE WHEN g BETWEEN 700 AND 730 THEN 0.2 ELSE 0.78 + (g %% 5) / 100.0 END, now() - (864 - g) * interval '300 s' "
+                    "FROM generate_series(0, 863) g", None)
 
     def rows(self, table):
         return [r for (r,) in self.sink.run(f"SELECT to_jsonb(t) - 'id' - 'computed_at' - 'expires_at' - 'row_version' - 'source_lsn' - 'invalidated_at' FROM {table} t")]
@@ -146,6 +151,7 @@ class TablesTest(PipelineTest):
         self.assertEqual({24, 168, 720}, set(performance))
         self.assertIsNotNone(performance[168]["engagement_score_avg"])
         self.assertIsNotNone(performance[168]["personality_consistency_index"])
+        self.assertIn("quality_drop", {a["type"] for a in performance[168]["recent_anomalies"]})
         for row in self.rows("strategic_personality_profiles"):
             self.assertEqual({"metadata"}, {t["source"] for t in row["dominant_traits"]})
         self.db.run("INSERT INTO user_privacy(user_id, bot_name, proactive, at) VALUES ('user-1', 'elena', false, now())")
