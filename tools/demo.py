@@ -9,7 +9,7 @@ usage: ./dev demo [--once] [--pace N] [--seconds N]
 
 The conversations are an excerpt of public IRC logs (tests/data/NOTICE.md). Each nick is a user and each channel a bot; what a
 channel bot says goes to the nick it names, or else to whoever spoke last. The times are moved so that each channel ends now.
-IRC has no memories, so strategic_memory_health stays empty here.
+IRC has no memories and no metrics, so the tables about them stay empty here.
 
 Every run begins with a database and a state of its own; the server's files and the build are used again. DATABASE_URL names
 another server to use (wal_level=logical, a role that may create databases and replicate).
@@ -308,6 +308,16 @@ class Feed:
 
 # ---- what is shown
 
+TABLES = ("strategic_memory_health", "strategic_character_performance", "strategic_personality_profiles", "strategic_conversation_patterns",
+          "strategic_memory_behavior", "strategic_engagement_opportunities")
+
+
+def show_tables(demo):
+    say("\nRows (IRC has no memories and no metrics, so their tables stay empty here):")
+    for table in TABLES:
+        say(f"  {table:36} {demo.one(f'SELECT count(*) FROM {table}'):>6}")
+
+
 def show_row(demo):
     demo.cur.execute("SELECT to_jsonb(c) - 'id' - 'details' FROM strategic_conversation_patterns c "
                      "ORDER BY num_nonnulls(recent_topics, avg_topic_duration_minutes, topic_transition_graph, preferred_depth) DESC, "
@@ -351,6 +361,7 @@ def play(demo, args):
         say("")
     feed.run(0 if args.once else args.pace, args.seconds)
     feed.finish()
+    show_tables(demo)
     show_row(demo)
     say("")
     verify(demo)
