@@ -119,12 +119,21 @@ static void note(const struct key *k, enum record_kind kind, size_t index, bool 
         change->weight[t] += weights[t];
 }
 
-/* After a record entered the log for the first time. */
+static bool has_record(const struct key *k, uint32_t kinds)
+{
+    return (kinds & 1u << RECORD_MESSAGE && k->log.n_messages) ||
+           (kinds & 1u << RECORD_MEMORY && k->log.n_memories) ||
+           (kinds & 1u << RECORD_ACCESS && k->log.n_accesses) ||
+           (kinds & 1u << RECORD_METRIC && k->metrics && k->metrics->n_points);
+}
+
+/* After a record entered the log for the first time. Whether an engine has a state does not count:
+ * emission makes one for keys without a record that justifies a row. */
 static void learn(struct key *k, enum record_kind kind, size_t index, struct key_change *change)
 {
     for (size_t i = 0; i < k->n_states; i++) {
         const struct engine_ops *ops = engine_at(i);
-        if (k->states[i] && ops->learn && ops->kinds & 1u << kind)
+        if (k->states[i] && ops->learn && ops->kinds & 1u << kind && has_record(k, ops->row_kinds))
             ops->learn(k->states[i], &k->log, kind, index, &change->delta);
     }
 }
@@ -767,11 +776,7 @@ bool key_has_row(const struct key *k, enum table_id table)
 {
     if (tables[table].by_window != (k->scope == ENGINE_BOT))
         return false;
-    uint32_t kinds = table_kinds(table, true);
-    return (kinds & 1u << RECORD_MESSAGE && k->log.n_messages) ||
-           (kinds & 1u << RECORD_MEMORY && k->log.n_memories) ||
-           (kinds & 1u << RECORD_ACCESS && k->log.n_accesses) ||
-           (kinds & 1u << RECORD_METRIC && k->metrics && k->metrics->n_points);
+    return has_record(k, table_kinds(table, true));
 }
 
 /* Accesses of unknown memories are in nobody's row. */
