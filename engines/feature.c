@@ -326,7 +326,9 @@ enum status feature_decode(struct reader *r, struct feature *ret, struct error *
     ret->ver = reader_varint(r);
     ret->id = reader_u64(r);
     ret->t_us = reader_svarint(r);
-    if (ret->source >= SOURCE_COUNT || !feature_wanted(ret->type))
+    bool odd_op =
+        ret->type == EVENT_OUTREACH && (ret->op < OUTREACH_SENT || ret->op > OUTREACH_OPTED_OUT);
+    if (ret->source >= SOURCE_COUNT || !feature_wanted(ret->type) || odd_op)
         r->bad = true;
     else if (ret->type == EVENT_MESSAGE)
         decode_message(r, ret);
@@ -334,9 +336,6 @@ enum status feature_decode(struct reader *r, struct feature *ret, struct error *
         decode_memory(r, ret);
     else if (ret->type == EVENT_PRIVACY)
         decode_privacy(r, ret);
-    else if (ret->type == EVENT_OUTREACH &&
-             (ret->op < OUTREACH_SENT || ret->op > OUTREACH_OPTED_OUT))
-        r->bad = true;
     else if (ret->type == EVENT_METRIC)
         metric_feature_get(r, &ret->u.metric);
     else if (ret->type == EVENT_CHARACTER)

@@ -158,7 +158,7 @@ static uint32_t get_count(struct reader *r, uint64_t max)
     return r->bad ? 0 : (uint32_t)n;
 }
 
-static enum status get_buckets(struct reader *r, struct metric_stream *s)
+static enum status get_buckets(struct reader *r, struct metric_stream *s, struct metrics *m)
 {
     uint32_t n = get_count(r, UINT32_MAX);
     s->buckets = n ? calloc(n, sizeof(*s->buckets)) : NULL;
@@ -175,11 +175,13 @@ static enum status get_buckets(struct reader *r, struct metric_stream *s)
         const int128 bound = (int128)METRIC_BUCKET_N_MAX * METRIC_SCALE * (int64_t)METRIC_VALUE_MAX;
         r->bad |= b->hour <= hour || b->sum > bound || b->sum < -bound;
         hour = b->hour;
+        m->n_points += b->n;
     }
     return STATUS_OK;
 }
 
-static enum status get_stream(struct reader *r, struct metric_stream *s, struct error *err)
+static enum status get_stream(struct reader *r, struct metric_stream *s, struct metrics *m,
+                              struct error *err)
 {
     s->id = reader_u64(r);
     s->metric = reader_u8(r);
@@ -194,7 +196,7 @@ static enum status get_stream(struct reader *r, struct metric_stream *s, struct 
     s->name_len = (uint8_t)name.len;
     if (name.len)
         memcpy(s->name, name.ptr, name.len);
-    enum status st = get_buckets(r, s);
+    enum status st = get_buckets(r, s, m);
     s->detector = st ? NULL : malloc(sizeof(*s->detector));
     if (!s->detector)
         return STATUS_NOMEM;
@@ -212,10 +214,8 @@ static enum status get_streams(struct reader *r, struct metrics *m, struct error
     enum status st = STATUS_OK;
     while (!st && !r->bad && m->n_streams < n) {
         struct metric_stream *s = &m->streams[m->n_streams++];
-        st = get_stream(r, s, err);
+        st = get_stream(r, s, m, err);
         r->bad |= m->n_streams > 1 && s->id <= s[-1].id;
-        for (uint32_t i = 0; !st && i < s->n_buckets; i++)
-            m->n_points += s->buckets[i].n;
     }
     return st;
 }

@@ -30,7 +30,7 @@ static int64_t near_dot(const int16_t *sum, const int8_t *v)
 {
     int64_t dot = 0;
     for (size_t i = 0; i < RECORD_EMBEDDING; i++)
-        dot += sum[i] * v[i];
+        dot += (int64_t)sum[i] * v[i];
     return dot;
 }
 
@@ -38,7 +38,7 @@ static uint64_t near_norm2(const int16_t *sum)
 {
     int64_t norm2 = 0;
     for (size_t i = 0; i < RECORD_EMBEDDING; i++)
-        norm2 += sum[i] * sum[i];
+        norm2 += (int64_t)sum[i] * sum[i];
     return (uint64_t)norm2;
 }
 
@@ -131,7 +131,7 @@ static int64_t part_dot(const struct segment_part *part, const struct msg_rec *m
 {
     int64_t dot = 0;
     for (size_t i = 0; i < m->n_vector; i++)
-        dot += part->w[m->vector[i].bucket] * m->vector[i].weight;
+        dot += (int64_t)part->w[m->vector[i].bucket] * m->vector[i].weight;
     return dot;
 }
 
