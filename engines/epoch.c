@@ -123,7 +123,7 @@ static void entry_free(struct epoch_entry *entry)
 /* Epochs that no record of the window can ask for any more. */
 static void drop_old(struct epoch_list *l)
 {
-    int32_t first = l->at[l->n - 1].day - EPOCH_KEPT_DAYS;
+    int64_t first = (int64_t)l->at[l->n - 1].day - EPOCH_KEPT_DAYS;
     size_t n = 0;
     while (n + 1 < l->n && l->at[n + 1].day <= first)
         entry_free(&l->at[n++]);

@@ -870,7 +870,7 @@ static void test_scripts_with_every_kind_of_trouble_agree_with_the_oracle(void *
 {
     (void)state;
     uint64_t first = script_seed(1);
-    for (uint64_t seed = first; seed < first + 200; seed++) {
+    for (uint64_t seed = first; seed < first + script_rounds(200); seed++) {
         struct script *s = script_new(&(struct script_options){.seed = seed,
                                                                .features = SCRIPT_ALL,
                                                                .n_steps = 120,
@@ -890,7 +890,7 @@ static void test_the_order_of_arrival_does_not_matter(void **state)
 {
     (void)state;
     uint64_t first = script_seed(1);
-    for (uint64_t seed = first; seed < first + 100; seed++) {
+    for (uint64_t seed = first; seed < first + script_rounds(100); seed++) {
         struct script *s =
             script_new(&(struct script_options){.seed = seed,
                                                 .features = SCRIPT_EDITS | SCRIPT_DELETES,

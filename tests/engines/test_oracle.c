@@ -377,7 +377,7 @@ static void test_hostile_scripts_give_the_same_rows(void **state)
 
     (void)state;
     print_message("seeds from %llu\n", (unsigned long long)seed);
-    for (uint64_t i = 0; i < HOSTILE_SCRIPTS; i++) {
+    for (uint64_t i = 0; i < script_rounds(HOSTILE_SCRIPTS); i++) {
         struct hostile s;
         hostile_start(&s, seed + i);
         uint64_t steps = 1 + roll(&s.dice, HOSTILE_STEPS);
@@ -460,7 +460,7 @@ static void test_chats_give_the_same_rows_in_any_order_of_arrival(void **state)
 
     (void)state;
     print_message("seeds from %llu\n", (unsigned long long)seed);
-    for (uint64_t i = 0; i < CHAT_SCRIPTS; i++, seed++) {
+    for (uint64_t i = 0; i < script_rounds(CHAT_SCRIPTS); i++, seed++) {
         struct chat first = {0};
         struct chat second = {0};
         CLEANUP(oracle_freep) struct oracle *o = NULL;

@@ -700,7 +700,7 @@ static void test_random_scripts_equal_the_oracle(void **state)
     (void)state;
     const unsigned messages = SCRIPT_TRAITS | SCRIPT_EDITS | SCRIPT_DELETES | SCRIPT_DUPLICATES |
                               SCRIPT_DISORDER | SCRIPT_FUTURE;
-    for (uint64_t round = 0; round < 12; round++) {
+    for (uint64_t round = 0; round < script_rounds(12); round++) {
         struct script_options o = {script_seed(8000 + round),         messages, 900, 1, START_US,
                                    (round % 3 ? 20 : 50) * US_PER_DAY};
         if (round % 4 == 3)

@@ -63,6 +63,9 @@ void script_shuffle(struct script *s, uint64_t seed);
 /* SCRIPT_SEED from the environment, else `otherwise`. */
 uint64_t script_seed(uint64_t otherwise);
 
+/* How many rounds of n to run: all of them, or an eighth where a sanitizer makes each dear. */
+uint64_t script_rounds(uint64_t n);
+
 /* splitmix64: the generator behind the scripts, for choices of the tests themselves. */
 uint64_t script_random(uint64_t *state);
 uint32_t script_below(uint64_t *state, uint32_t n);
