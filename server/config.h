@@ -33,7 +33,7 @@
 #define CONFIG_TRIGGERS_MAX   1024 /* entries of triggers and triggers_by_bot together */
 #define CONFIG_PROBLEM_BYTES  (64u << 10)
 
-enum config_on_gap { ON_GAP_STOP, ON_GAP_REBUILD };
+enum config_on_slot_lost { ON_SLOT_LOST_STOP, ON_SLOT_LOST_REBUILD };
 
 /* What the file changes of one engine's trigger_policy, for all bots or for one. */
 struct config_trigger {
@@ -52,7 +52,7 @@ struct config {
     char slot[64];
     char publication[64];
     bool create; /* create publication and slot when missing */
-    enum config_on_gap on_gap;
+    enum config_on_slot_lost on_slot_lost;
     struct mapping_set mappings;
 
     char sink_conninfo[CONFIG_CONNINFO_BYTES]; /* secret; filled from source_conninfo when not given

@@ -14,8 +14,8 @@
 
 #define YEAR_US (365 * US_PER_DAY)
 
-static const struct config_choice on_gap_choices[] = {
-    {"stop", ON_GAP_STOP}, {"rebuild", ON_GAP_REBUILD}, {NULL, 0}};
+static const struct config_choice on_slot_lost_choices[] = {
+    {"stop", ON_SLOT_LOST_STOP}, {"rebuild", ON_SLOT_LOST_REBUILD}, {NULL, 0}};
 static const struct config_choice level_choices[] = {
     {"error", LOG_ERROR}, {"warn", LOG_WARN}, {"info", LOG_INFO}, {"debug", LOG_DEBUG}, {NULL, 0}};
 static const struct config_choice event_choices[] = {{"message", EVENT_MESSAGE},
@@ -71,8 +71,9 @@ const struct config_row config_rows[] = {
      .help = "publication of the mapped tables"},
     {"source.create", CONFIG_BOOL, ROOT(create), "true",
      .help = "create the publication and the slot when they are missing"},
-    {"source.on_gap", CONFIG_ENUM, ROOT(on_gap), "stop", .choices = on_gap_choices,
-     .help = "what to do when the slot and the state no longer fit together"},
+    {"source.on_slot_lost", CONFIG_ENUM, ROOT(on_slot_lost), "stop",
+     .choices = on_slot_lost_choices,
+     .help = "what to do when the slot is lost, or no longer fits the state"},
 
     {"source.tables[].relation", CONFIG_RELATION, TABLE(table),
      .help = "table to read, schema.table"},

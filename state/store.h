@@ -36,6 +36,8 @@ struct store_identity {
     char system_identifier[24]; /* of the PostgreSQL cluster, decimal; "" for replay */
     char slot[64];
     lsn_t slot_birth;    /* consistent point at which the slot was created or adopted */
+    uint32_t timeline;   /* of the cluster when last read from; 0 = not known */
+    bool loading;        /* the initial snapshot is not complete: of no use after a crash */
     uint32_t partitions; /* P */
 };
 

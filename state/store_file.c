@@ -104,7 +104,8 @@ static bool copy_text(char *out, size_t size, sqlite3_stmt *st, int i)
 
 static const char meta_sql[] =
     "SELECT worker, workers, partitions, pipeline, system_identifier, slot, slot_birth, epoch,"
-    " clean, covered, as_of_us, jseq, folded, next_key_id FROM meta WHERE id = 1";
+    " clean, covered, as_of_us, jseq, folded, next_key_id, timeline, loading FROM meta WHERE id = "
+    "1";
 
 static bool meta_decode(sqlite3_stmt *st, struct store_meta *m)
 {
@@ -112,7 +113,9 @@ static bool meta_decode(sqlite3_stmt *st, struct store_meta *m)
         .worker = (uint32_t)sqlite3_column_int64(st, 0),
         .workers = (uint32_t)sqlite3_column_int64(st, 1),
         .identity = {.partitions = (uint32_t)sqlite3_column_int64(st, 2),
-                     .slot_birth = store_column_u64(st, 6)},
+                     .slot_birth = store_column_u64(st, 6),
+                     .timeline = (uint32_t)sqlite3_column_int64(st, 14),
+                     .loading = sqlite3_column_int64(st, 15) != 0},
         .epoch = store_column_u64(st, 7),
         .clean = sqlite3_column_int(st, 8) == 1,
         .covered = store_column_u64(st, 9),
@@ -152,8 +155,8 @@ static enum status insert_meta(struct store *s, const struct store_meta *m, stru
 {
     sqlite3_stmt *st = NULL;
     int rc = sqlite3_prepare_v2(
-        s->db, "INSERT INTO meta VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?)", -1, &st,
-        NULL);
+        s->db, "INSERT INTO meta VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?)", -1,
+        &st, NULL);
     if (rc == SQLITE_OK) {
         sqlite3_bind_int64(st, 1, m->worker);
         sqlite3_bind_int64(st, 2, m->workers);
@@ -168,6 +171,8 @@ static enum status insert_meta(struct store *s, const struct store_meta *m, stru
         store_bind_u64(st, 11, m->jseq);
         store_bind_u64(st, 12, m->folded);
         store_bind_u64(st, 13, m->next_key_id);
+        sqlite3_bind_int64(st, 14, m->identity.timeline);
+        sqlite3_bind_int64(st, 15, m->identity.loading);
         rc = sqlite3_step(st);
     }
     enum status result = rc == SQLITE_DONE ? STATUS_OK : store_error(s, "create", err);

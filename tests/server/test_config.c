@@ -37,7 +37,7 @@ static const char whole[] = "pipeline: chat\n"
                             "  slot: s1\n"
                             "  publication: p1\n"
                             "  create: no\n"
-                            "  on_gap: rebuild\n" TABLES "sink:\n"
+                            "  on_slot_lost: rebuild\n" TABLES "sink:\n"
                             "  conninfo: dbname=cache\n"
                             "  ttl: 1m30s\n"
                             "state: {dir: /tmp/x, memory: 64MiB, workers: 3}\n"
@@ -108,7 +108,7 @@ static void test_a_whole_file_fills_every_member(void **state)
     assert_string_equal(c->slot, "s1");
     assert_string_equal(c->publication, "p1");
     assert_false(c->create);
-    assert_int_equal(c->on_gap, ON_GAP_REBUILD);
+    assert_int_equal(c->on_slot_lost, ON_SLOT_LOST_REBUILD);
     assert_string_equal(c->sink_conninfo, "dbname=cache");
     assert_int_equal(c->ttl_us, 90 * US_PER_SECOND);
     assert_string_equal(c->state_dir, "/tmp/x");
@@ -156,7 +156,7 @@ static void test_what_is_not_given_is_the_default(void **state)
     assert_string_equal(c->pipeline, "default");
     assert_string_equal(c->slot, "warmpath");
     assert_true(c->create);
-    assert_int_equal(c->on_gap, ON_GAP_STOP);
+    assert_int_equal(c->on_slot_lost, ON_SLOT_LOST_STOP);
     assert_string_equal(c->sink_conninfo, "dbname=x");
     assert_int_equal(c->ttl_us, 5 * US_PER_MINUTE);
     assert_int_equal(c->memory_bytes, 160 << 20);
@@ -195,7 +195,7 @@ static void test_every_problem_is_reported_with_its_position(void **state)
                     "source:\n"
                     "  slot: Bad-Slot\n"
                     "  create: maybe\n"
-                    "  on_gap: halt\n"
+                    "  on_slot_lost: halt\n"
                     "sink: {ttl: 5}\n"
                     "state: {memory: 3KB, workers: 65}\n"
                     "catch_up_lag: -1s\n"
@@ -204,7 +204,7 @@ static void test_every_problem_is_reported_with_its_position(void **state)
                     "f.yaml:3:9: source.slot: \"Bad-Slot\" may only hold lower case letters, "
                     "digits and _\n"
                     "f.yaml:4:11: source.create: \"maybe\" is neither true nor false\n"
-                    "f.yaml:5:11: source.on_gap: \"halt\" is not one of stop, rebuild\n"
+                    "f.yaml:5:17: source.on_slot_lost: \"halt\" is not one of stop, rebuild\n"
                     "f.yaml:6:13: sink.ttl: \"5\" needs a unit, as in 200ms, 5s, 10m, 1h30m, 7d\n"
                     "f.yaml:7:17: state.memory: \"3KB\" has an unknown unit, as in 64KiB, 128MiB, "
                     "2GiB\n"

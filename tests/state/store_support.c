@@ -22,6 +22,8 @@ const struct store_identity test_identity = {
     .system_identifier = "7301234567890123456",
     .slot = "warmpath_test",
     .slot_birth = 0x100000028,
+    .timeline = 3,
+    .loading = true,
     .partitions = 64,
 };
 

@@ -143,6 +143,8 @@ static void test_a_fresh_directory_is_private_and_takes_the_identity_given(void 
     assert_string_equal(back.system_identifier, test_identity.system_identifier);
     assert_string_equal(back.slot, test_identity.slot);
     assert_int_equal(back.slot_birth, test_identity.slot_birth);
+    assert_int_equal(back.timeline, test_identity.timeline);
+    assert_true(back.loading);
     assert_int_equal(back.partitions, 64);
 }
 
