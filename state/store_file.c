@@ -102,10 +102,10 @@ static bool copy_text(char *out, size_t size, sqlite3_stmt *st, int i)
     return true;
 }
 
-static const char meta_sql[] =
-    "SELECT worker, workers, partitions, pipeline, system_identifier, slot, slot_birth, epoch,"
-    " clean, covered, as_of_us, jseq, folded, next_key_id, timeline, loading FROM meta WHERE id = "
-    "1";
+#define META_COLUMNS                                                                            \
+    "worker, workers, partitions, pipeline, system_identifier, slot, slot_birth, epoch, clean," \
+    " covered, as_of_us, jseq, folded, next_key_id"
+#define SOURCE_VERSION 3 /* the first format with timeline and loading */
 
 static bool meta_decode(sqlite3_stmt *st, struct store_meta *m)
 {
@@ -137,10 +137,18 @@ enum status store_meta_read(sqlite3 *db, const char *path, struct store_meta *re
 {
     sqlite3_stmt *st = NULL;
     struct store_meta m;
-    int rc = sqlite3_prepare_v2(db, meta_sql, -1, &st, NULL);
+    int version = 0;
+    enum status result = store_version_read(db, path, &version, err);
+    if (result)
+        return result;
+    int rc = sqlite3_prepare_v2(db,
+                                version < SOURCE_VERSION
+                                    ? "SELECT " META_COLUMNS ", 0, 0 FROM meta WHERE id = 1"
+                                    : "SELECT " META_COLUMNS
+                                      ", timeline, loading FROM meta WHERE id = 1",
+                                -1, &st, NULL);
     if (rc == SQLITE_OK)
         rc = sqlite3_step(st);
-    enum status result = STATUS_OK;
     if (rc == SQLITE_ROW && meta_decode(st, &m))
         *ret = m;
     else if (rc == SQLITE_ROW || rc == SQLITE_DONE)
