@@ -1,14 +1,11 @@
-#include "pipeline/router.h"
+#include "pipeline/router_internal.h"
 
 #include <assert.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "core/counters.h"
 #include "core/log.h"
 #include "engines/kernels.h"
-#include "pipeline/day_sums.h"
-#include "pipeline/frame.h"
 #include "pipeline/route.h"
 
 /* A worker that got no events still learns what is covered, this often. */
@@ -18,72 +15,6 @@
 #define LOOK_US 2000
 /* A frame that was announced is looked for again after this. */
 #define EXPECT_US 200
-
-/* Frames that may be unacknowledged on a link; the bytes in them are bounded by LIMIT_CREDIT_BYTES.
- */
-#define CREDIT_FRAMES 192
-/* A change of day for which nothing is heard this long is helped along. */
-#define KNOCK_US (5 * US_PER_SECOND)
-
-/*
- * The change of day (pipeline/partition.h), when T is about to leave its day. While it lasts T
- * stands still at the end of the old day and events wait with the reader, which goes on telling the
- * server what is durable.
- *   FLUSHING  everything sent is made durable: what a crash brings back cannot belong to a day that
- *             some worker has closed
- *   CLOSING   CLOSE went to every worker; their parts are added up
- *   OPENING   the sums of all bots and then DAY go to every worker
- */
-enum turn { TURN_NONE, TURN_FLUSHING, TURN_CLOSING, TURN_OPENING };
-
-struct outgoing {
-    struct link *link;
-    struct buf body; /* events of the frame being built */
-    uint32_t n;
-    int64_t first_us;                    /* mono time of its first event */
-    int64_t sent_us;                     /* mono time of the last frame sent */
-    uint64_t number;                     /* of the last frame sent */
-    uint64_t acked;                      /* newest frame known to be durable */
-    uint32_t frame_bytes[CREDIT_FRAMES]; /* of the unacknowledged frames, by number */
-    size_t unacked_bytes;
-    lsn_t covered_sent;
-    lsn_t covered_durable;
-    bool greeted;
-    int32_t opened, closed; /* the worker's days, as last heard of */
-    /* Of the change of day under way: */
-    uint64_t control_number; /* of the FLUSH or CLOSE that waits for its answer; 0: not sent yet */
-    uint32_t n_parts;        /* that came in answer to CLOSE */
-    bool answered;
-    size_t next_bot; /* of the sums that go to the worker */
-    bool day_sent;
-};
-
-struct partition_out {
-    struct position sent;
-    uint64_t pseq;
-};
-
-struct router {
-    struct router_config cfg;
-    struct outgoing out[LIMIT_WORKERS];
-    struct partition_out partitions[LIMIT_PARTITIONS];
-    lsn_t covered;         /* every event up to here was put into a frame */
-    int64_t floor_us;      /* T of the workers when they said hello */
-    int64_t as_of_us;      /* newest source time heard of since ... */
-    int64_t as_of_mono_us; /* ... and when */
-    int64_t day_end_us;    /* T may go so far; INT64_MAX: there is no T yet */
-    enum turn turn;
-    int32_t turn_day; /* that is to begin */
-    bool turn_again;  /* it was begun before: some worker may have learned on it, or after */
-    int64_t turn_us;  /* mono time of its last step */
-    struct day_sums sums;
-    bool rewind;                         /* a worker saw a gap: read again from what is durable */
-    atomic_bool expected[LIMIT_WORKERS]; /* the worker has sent something */
-    int64_t looked_us;                   /* mono time of the last look for frames */
-    struct frame_reader reader;
-    struct buf scratch; /* one encoded event */
-    struct buf head;
-};
 
 enum status router_new(const struct router_config *cfg, struct router **ret, struct error *err)
 {
@@ -124,7 +55,7 @@ static int64_t heard_time(const struct router *r, int64_t mono_us)
 }
 
 /* What the workers knew does not move on by itself: the source may first repeat what is older. */
-static int64_t source_time(const struct router *r, int64_t mono_us)
+int64_t router_source_time(const struct router *r, int64_t mono_us)
 {
     int64_t t_us = heard_time(r, mono_us);
     return t_us > r->floor_us ? t_us : r->floor_us;
@@ -133,13 +64,8 @@ static int64_t source_time(const struct router *r, int64_t mono_us)
 /* T: source time, but not beyond a midnight that is not prepared. */
 static int64_t as_of_at(const struct router *r, int64_t mono_us)
 {
-    int64_t t_us = source_time(r, mono_us);
+    int64_t t_us = router_source_time(r, mono_us);
     return t_us < r->day_end_us ? t_us : r->day_end_us;
-}
-
-static int64_t end_of_day(int32_t day)
-{
-    return (day + 1) * US_PER_DAY - 1;
 }
 
 int64_t router_as_of(const struct router *r)
@@ -154,7 +80,7 @@ static void learn_time(struct router *r, int64_t source_us, int64_t mono_us)
     r->as_of_us = source_us;
     r->as_of_mono_us = mono_us;
     if (r->day_end_us == INT64_MAX) /* no worker has been in any day: nothing was learned */
-        r->day_end_us = end_of_day(kernel_day(source_us));
+        r->day_end_us = router_day_end(kernel_day(source_us));
 }
 
 /* A worker has been at this T, and so has its day begun everywhere. */
@@ -164,7 +90,7 @@ static void learn_floor(struct router *r, int64_t as_of_us)
         return;
     r->floor_us = as_of_us;
     if (r->day_end_us == INT64_MAX || r->day_end_us < as_of_us)
-        r->day_end_us = end_of_day(kernel_day(as_of_us));
+        r->day_end_us = router_day_end(kernel_day(as_of_us));
 }
 
 void router_expect(struct router *r, uint32_t worker)
@@ -187,39 +113,6 @@ static enum status take_positions(struct router *r, const struct frame_header *h
     return STATUS_OK;
 }
 
-static void start_turn(struct router *r, int32_t day)
-{
-    r->turn = TURN_FLUSHING;
-    r->turn_day = day;
-    r->turn_us = clock_mono_us(r->cfg.clock);
-    day_sums_deinit(&r->sums);
-    for (uint32_t i = 0; i < r->cfg.workers; i++) {
-        struct outgoing *o = &r->out[i];
-        o->control_number = 0;
-        o->answered = false;
-        o->next_bot = 0;
-        o->day_sent = false;
-    }
-}
-
-/* After a worker began (again): what it says may be the middle of a change of day. */
-static void settle_turn(struct router *r)
-{
-    int32_t opened[LIMIT_WORKERS];
-    int32_t closed[LIMIT_WORKERS];
-    for (uint32_t i = 0; i < r->cfg.workers; i++) {
-        if (!r->out[i].greeted)
-            return; /* this is called again */
-        opened[i] = r->out[i].opened;
-        closed[i] = r->out[i].closed;
-    }
-    int32_t day = day_unfinished(opened, closed, r->cfg.workers);
-    if (!day && r->turn == TURN_NONE)
-        return;
-    r->turn_again = true;
-    start_turn(r, day ? day : r->turn_day);
-}
-
 /* A worker begins (again): nothing that was sent to it before counts. */
 static enum status take_start(struct router *r, struct outgoing *o, const struct frame_header *h,
                               struct error *err)
@@ -239,7 +132,7 @@ static enum status take_start(struct router *r, struct outgoing *o, const struct
     o->opened = h->opened;
     o->closed = h->closed;
     learn_floor(r, h->as_of_us);
-    settle_turn(r);
+    router_day_settle(r);
     return STATUS_OK;
 }
 
@@ -253,32 +146,6 @@ static void take_ack(struct outgoing *o, const struct frame_header *h)
     }
     if (h->covered > o->covered_durable)
         o->covered_durable = h->covered;
-}
-
-/* PARTS and CLOSED answer one CLOSE; what answers an earlier one, sent again since, does not count.
- */
-static enum status take_answer(struct router *r, struct outgoing *o, const struct frame_header *h,
-                               struct error *err)
-{
-    if (r->turn != TURN_CLOSING || h->number != o->control_number || o->answered)
-        return STATUS_OK;
-    r->turn_us = clock_mono_us(r->cfg.clock);
-    if (h->kind == FRAME_CLOSED) {
-        o->answered = h->n == o->n_parts;
-        if (!o->answered)
-            start_turn(r, r->turn_day);
-        return STATUS_OK;
-    }
-    for (uint32_t i = 0; i < h->n; i++) {
-        struct frame_sums s;
-        enum status st = frame_next_sums(&r->reader, &s, err);
-        if (!st)
-            st = day_sums_add(&r->sums, s.bot_name, s.bytes, err);
-        if (st)
-            return st;
-    }
-    o->n_parts += h->n;
-    return STATUS_OK;
 }
 
 /* One frame from one worker; AGAIN when there is none. */
@@ -302,7 +169,7 @@ static enum status receive_one(struct router *r, struct outgoing *o, int timeout
         return STATUS_OK;
     case FRAME_PARTS:
     case FRAME_CLOSED:
-        return take_answer(r, o, &h, err);
+        return router_day_answer(r, o, &h, err);
     case FRAME_EVENTS:
     case FRAME_FLUSH:
     case FRAME_CLOSE:
@@ -313,8 +180,7 @@ static enum status receive_one(struct router *r, struct outgoing *o, int timeout
     return error_set(err, STATUS_PROTOCOL, "a worker sent a frame of kind %d upstream", h.kind);
 }
 
-/* Frames of every worker that gave a hint, or now and then of all. */
-static enum status receive_all(struct router *r, int64_t now_us, struct error *err)
+enum status router_receive(struct router *r, int64_t now_us, struct error *err)
 {
     bool all = now_us - r->looked_us >= LOOK_US;
     if (all)
@@ -365,15 +231,13 @@ static lsn_t least_durable(const struct router *r)
     return durable;
 }
 
-/* True while the worker may be sent another frame. */
-static bool has_credit(const struct outgoing *o)
+bool router_has_credit(const struct outgoing *o)
 {
     return o->number - o->acked < CREDIT_FRAMES && o->unacked_bytes < LIMIT_CREDIT_BYTES;
 }
 
-/* Sends what is buffered under a header of the kind. AGAIN: the link is full. */
-static enum status send_kind(struct router *r, struct outgoing *o, enum frame_kind kind,
-                             int64_t now_us, struct error *err)
+enum status router_send(struct router *r, struct outgoing *o, enum frame_kind kind, int64_t now_us,
+                        struct error *err)
 {
     struct frame_header h = {
         .kind = kind,
@@ -402,11 +266,10 @@ static enum status send_kind(struct router *r, struct outgoing *o, enum frame_ki
     return STATUS_OK;
 }
 
-/* Sends the buffered events, if any, with the covered LSN. AGAIN: the link is full. */
-static enum status send_frame(struct router *r, struct outgoing *o, int64_t now_us,
-                              struct error *err)
+enum status router_send_events(struct router *r, struct outgoing *o, int64_t now_us,
+                               struct error *err)
 {
-    enum status st = send_kind(r, o, FRAME_EVENTS, now_us, err);
+    enum status st = router_send(r, o, FRAME_EVENTS, now_us, err);
     if (!st)
         o->covered_sent = r->covered;
     return st;
@@ -450,141 +313,6 @@ static enum status check_rewind(struct router *r, struct error *err)
                      LSN_ARGS(r->covered));
 }
 
-/* ---- the change of day ---- */
-
-/* Sends FLUSH or CLOSE, with all events before it. AGAIN: no credit. */
-static enum status send_control(struct router *r, struct outgoing *o, enum frame_kind kind,
-                                int64_t now_us, struct error *err)
-{
-    if (!has_credit(o))
-        return STATUS_AGAIN;
-    enum status st = o->n > 0 ? send_frame(r, o, now_us, err) : STATUS_OK;
-    if (!st)
-        st = send_kind(r, o, kind, now_us, err);
-    if (st)
-        return st;
-    o->control_number = o->number;
-    o->n_parts = 0;
-    r->turn_us = now_us;
-    return STATUS_OK;
-}
-
-/* Moves on when every worker has acknowledged its FLUSH, and then when it has answered CLOSE. */
-static enum status gather(struct router *r, enum frame_kind kind, int64_t now_us, struct error *err)
-{
-    bool all = true;
-    for (uint32_t i = 0; i < r->cfg.workers; i++) {
-        struct outgoing *o = &r->out[i];
-        enum status st = o->control_number ? STATUS_OK : send_control(r, o, kind, now_us, err);
-        if (st && st != STATUS_AGAIN)
-            return st;
-        bool done = kind == FRAME_FLUSH ? o->acked >= o->control_number : o->answered;
-        all &= !st && done;
-    }
-    if (!all)
-        return STATUS_AGAIN;
-    r->turn = kind == FRAME_FLUSH ? TURN_CLOSING : TURN_OPENING;
-    for (uint32_t i = 0; i < r->cfg.workers; i++)
-        r->out[i].control_number = 0;
-    return STATUS_OK;
-}
-
-/* All sums and DAY to one worker. AGAIN: no credit. */
-static enum status send_day(struct router *r, struct outgoing *o, int64_t now_us, struct error *err)
-{
-    while (!o->day_sent) {
-        if (!has_credit(o))
-            return STATUS_AGAIN;
-        assert(o->n == 0); /* every event went with FLUSH */
-        enum status st = STATUS_OK;
-        size_t at = o->next_bot;
-        for (; !st && at < r->sums.n && o->body.len < LIMIT_FRAME_BYTES; at++, o->n++) {
-            buf_reset(&r->scratch);
-            st = epoch_cells_encode(r->sums.bots[at].sums->v, &r->scratch);
-            struct frame_sums s = {r->sums.bots[at].name, {r->scratch.data, r->scratch.len}};
-            st = st ? st : frame_put_sums(&o->body, &s);
-        }
-        if (st)
-            return error_set(err, st, "could not build a frame");
-        bool last = o->n == 0;
-        st = send_kind(r, o, last ? FRAME_DAY : FRAME_SUMS, now_us, err);
-        if (st) {
-            o->n = 0;
-            buf_reset(&o->body);
-            return st;
-        }
-        o->next_bot = at;
-        o->day_sent = last;
-        r->turn_us = now_us;
-    }
-    return STATUS_OK;
-}
-
-static enum status open_day(struct router *r, int64_t now_us, struct error *err)
-{
-    bool all = true;
-    for (uint32_t i = 0; i < r->cfg.workers; i++) {
-        enum status st = send_day(r, &r->out[i], now_us, err);
-        if (st && st != STATUS_AGAIN)
-            return st;
-        all &= st == STATUS_OK;
-    }
-    if (!all)
-        return STATUS_AGAIN;
-    log_write(LOG_INFO, "epochs", "the day has changed day=%d bots=%zu", (int)r->turn_day,
-              r->sums.n);
-    /* Nothing has been learned since all closed, so that days without events need no turn. */
-    int64_t t_us = source_time(r, now_us);
-    int32_t day = r->turn_again || t_us < r->day_end_us ? r->turn_day : kernel_day(t_us);
-    if (r->day_end_us < end_of_day(day))
-        r->day_end_us = end_of_day(day);
-    r->turn = TURN_NONE;
-    day_sums_deinit(&r->sums);
-    return STATUS_OK;
-}
-
-/* Nothing was heard for long: a FLUSH shows a worker that it has missed a frame, and an answer that
- * was lost is asked for again. */
-static enum status knock(struct router *r, int64_t now_us, struct error *err)
-{
-    if (now_us - r->turn_us < KNOCK_US)
-        return STATUS_OK;
-    log_write(LOG_WARN, "epochs", "a change of day takes long day=%d step=%d", (int)r->turn_day,
-              (int)r->turn);
-    start_turn(r, r->turn_day);
-    for (uint32_t i = 0; i < r->cfg.workers; i++) {
-        enum status st = send_control(r, &r->out[i], FRAME_FLUSH, now_us, err);
-        if (st && st != STATUS_AGAIN)
-            return st;
-    }
-    return STATUS_OK;
-}
-
-/* AGAIN while the time until_us has to wait for its day to begin. An event that was committed
- * before midnight and comes after it still belongs to the old day, as long as that has not ended.
- */
-static enum status follow_day(struct router *r, int64_t until_us, int64_t now_us, struct error *err)
-{
-    if (r->turn == TURN_NONE && until_us <= r->day_end_us)
-        return STATUS_OK;
-    if (r->turn == TURN_NONE) {
-        r->turn_again = false;
-        start_turn(r, kernel_day(r->day_end_us) + 1);
-    }
-    enum status st = receive_all(r, now_us, err);
-    if (!st && r->rewind)
-        return STATUS_AGAIN; /* the next event will tell the reader */
-    if (!st)
-        st = knock(r, now_us, err);
-    if (!st && r->turn == TURN_FLUSHING)
-        st = gather(r, FRAME_FLUSH, now_us, err);
-    if (!st && r->turn == TURN_CLOSING)
-        st = gather(r, FRAME_CLOSE, now_us, err);
-    if (!st && r->turn == TURN_OPENING)
-        st = open_day(r, now_us, err);
-    return st;
-}
-
 /* Sends frames that are full or old enough; AGAIN when one that must go cannot. */
 static enum status make_room(struct router *r, uint32_t partition, int64_t now_us,
                              struct error *err)
@@ -593,16 +321,16 @@ static enum status make_room(struct router *r, uint32_t partition, int64_t now_u
     bool full = o->body.len >= LIMIT_FRAME_BYTES;
     if (o->n == 0 || (!full && now_us - o->first_us < LIMIT_FRAME_DELAY_US))
         return STATUS_OK;
-    if (!has_credit(o)) {
-        enum status st = receive_all(r, now_us, err);
+    if (!router_has_credit(o)) {
+        enum status st = router_receive(r, now_us, err);
         if (!st)
             st = check_rewind(r, err);
         if (st)
             return st;
-        if (!has_credit(o))
+        if (!router_has_credit(o))
             return STATUS_AGAIN;
     }
-    return send_frame(r, o, now_us, err);
+    return router_send_events(r, o, now_us, err);
 }
 
 enum status router_event(struct router *r, const struct event *e, struct position pos,
@@ -613,7 +341,7 @@ enum status router_event(struct router *r, const struct event *e, struct positio
         return st;
     int64_t now_us = clock_mono_us(r->cfg.clock);
     learn_time(r, commit_us, now_us);
-    st = follow_day(r, commit_us, now_us, err);
+    st = router_day_follow(r, commit_us, now_us, err);
     if (st)
         return st;
     struct route route = route_event(e);
@@ -686,15 +414,15 @@ int64_t router_drained(struct router *r)
     struct error err = {0};
     int64_t now = clock_mono_us(r->cfg.clock);
     int64_t again_us = INT64_MAX;
-    enum status st = receive_all(r, now, &err);
+    enum status st = router_receive(r, now, &err);
     if (!st && !r->rewind)
-        st = follow_day(r, source_time(r, now), now, &err);
+        st = router_day_follow(r, router_source_time(r, now), now, &err);
     if (st == STATUS_AGAIN)
         return LOOK_US;
     for (uint32_t i = 0; i < r->cfg.workers && !st && !r->rewind; i++) {
         struct outgoing *o = &r->out[i];
-        if (frame_must_go(r, o, now) && has_credit(o))
-            st = send_frame(r, o, now, &err);
+        if (frame_must_go(r, o, now) && router_has_credit(o))
+            st = router_send_events(r, o, now, &err);
         if (st == STATUS_AGAIN)
             st = STATUS_OK; /* stays buffered; the next call tries again */
         int64_t wait_us = wait_of(r, o, i, now);
