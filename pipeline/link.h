@@ -19,7 +19,10 @@ struct link;
 /* The router listens, the worker dials. url: inproc://, ipc:// or tcp://. */
 MUST_CHECK enum status link_listen(const char *url, struct link **ret, struct error *err);
 MUST_CHECK enum status link_dial(const char *url, struct link **ret, struct error *err);
-void link_close(struct link *l); /* NULL is a no-op; wakes a blocked call of another thread */
+/* From now on every call returns END, also one that another thread is blocked in. By the thread
+ * that closes the link. */
+void link_shut(struct link *l);
+void link_close(struct link *l); /* NULL is a no-op */
 CLEANUP_FREEP(struct link, link_close);
 
 /* Sends head and body as one frame. AGAIN: the queue was full for timeout_ms. Copies the bytes. */

@@ -337,7 +337,7 @@ static void *run(void *arg)
     while (!st && !atomic_load(&w->stop))
         st = loop_once(w, &flushed, &err);
     if (st == STATUS_END && atomic_load(&w->stop))
-        st = STATUS_OK; /* the link was closed to wake us */
+        st = STATUS_OK; /* the link was shut to wake us */
     if (!st)
         st = partition_fold_all(w->partition, clock_wall_us(w->cfg.clock), &err);
     pthread_mutex_lock(&w->lock);
@@ -401,6 +401,7 @@ enum status worker_stop(struct worker *w, struct error *err)
     if (!w)
         return STATUS_OK;
     atomic_store(&w->stop, true);
+    link_shut(w->link);
     pthread_join(w->thread, NULL);
     enum status st = worker_health(w, err);
     worker_free(w);
