@@ -9,6 +9,33 @@
 #include "pipeline/partition_internal.h"
 #include "pipeline/route.h"
 
+/* ---- the sink that is closed ---- */
+
+static size_t closed_room(void *ctx)
+{
+    (void)ctx;
+    return 0;
+}
+
+static enum status closed_submit(void *ctx, struct sink_item *items, size_t n)
+{
+    (void)ctx;
+    (void)items;
+    (void)n;
+    return STATUS_AGAIN;
+}
+
+static size_t closed_poll(void *ctx, uint32_t worker, struct sink_result *out, size_t max)
+{
+    (void)ctx;
+    (void)worker;
+    (void)out;
+    (void)max;
+    return 0;
+}
+
+const struct sink_port sink_port_closed = {closed_room, closed_submit, closed_poll, NULL};
+
 static void note_change(struct held_key *h, const struct key_change *change, int64_t now_us)
 {
     for (size_t t = 0; t < TABLE_COUNT; t++) {

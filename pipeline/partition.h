@@ -34,6 +34,8 @@ struct sink_port {
     size_t (*poll)(void *ctx, uint32_t worker, struct sink_result *out, size_t max);
     void *ctx;
 };
+/* One that never has room: rows stay due in the outbox. */
+extern const struct sink_port sink_port_closed;
 
 struct partition_config {
     uint32_t worker;

@@ -137,30 +137,6 @@ static enum status acquire_lease(const struct config *cfg, struct lease **ret, s
     return lease_acquire(cfg->sink_conninfo, cfg->pipeline, holder, holder_is_dead, ret, err);
 }
 
-/* A sink that nothing is ever sent to, while a state is only folded. */
-static size_t no_room(void *ctx)
-{
-    (void)ctx;
-    return 0;
-}
-
-static enum status no_submit(void *ctx, struct sink_item *items, size_t n)
-{
-    (void)ctx;
-    (void)items;
-    (void)n;
-    return STATUS_AGAIN;
-}
-
-static size_t no_results(void *ctx, uint32_t worker, struct sink_result *out, size_t max)
-{
-    (void)ctx;
-    (void)worker;
-    (void)out;
-    (void)max;
-    return 0;
-}
-
 static enum status fold_one(const struct config *cfg, struct store *store, uint32_t worker,
                             uint32_t workers, uint64_t epoch, struct error *err)
 {
@@ -168,7 +144,7 @@ static enum status fold_one(const struct config *cfg, struct store *store, uint3
         .worker = worker,
         .workers = workers,
         .store = store,
-        .sink = {no_room, no_submit, no_results, NULL},
+        .sink = sink_port_closed,
         .policy = startup_policy,
         .policy_ctx = (void *)(uintptr_t)cfg, /* only read */
         .memory_max = SIZE_MAX / 2,
