@@ -11,9 +11,11 @@
 
 #include <cmocka.h>
 
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "core/hash.h"
@@ -29,6 +31,8 @@
 #define EVENTS 400
 #define STEP   (15 * 60 * US_PER_SECOND) /* 400 events: 4 days and 4 hours */
 #define DAY0   kernel_day(T0)
+/* A worker's hint may be ahead of its frame; the router is asked again after this. */
+#define MAX_WAIT_US 2000
 /* The last event is at 11:45 of the fifth day; then the clock goes on to the sixth. */
 #define END (T0 + 5 * US_PER_DAY)
 
@@ -64,29 +68,6 @@ static void make_event(int i, struct said *s)
 
 /* ---- a whole pipeline ---- */
 
-static size_t no_room(void *ctx)
-{
-    (void)ctx;
-    return 0;
-}
-
-static enum status no_submit(void *ctx, struct sink_item *items, size_t n)
-{
-    (void)ctx;
-    (void)items;
-    (void)n;
-    return STATUS_AGAIN;
-}
-
-static size_t no_poll(void *ctx, uint32_t worker, struct sink_result *out, size_t max)
-{
-    (void)ctx;
-    (void)worker;
-    (void)out;
-    (void)max;
-    return 0;
-}
-
 static struct trigger_policy policy(void *ctx, enum table_id table, struct str bot)
 {
     (void)ctx;
@@ -102,7 +83,7 @@ static struct partition_config config(uint32_t worker, uint32_t workers, struct 
         .worker = worker,
         .workers = workers,
         .store = store,
-        .sink = {no_room, no_submit, no_poll, NULL},
+        .sink = sink_port_closed,
         .policy = policy,
         .memory_max = memory,
         .catch_up_lag_us = INT64_MAX / 4,
@@ -125,19 +106,33 @@ static int n_events = EVENTS; /* fed by a run */
         }                                                 \
     } while (0)
 
+/* The router and what wakes its thread, as the slot reader has it. */
+struct reader_thread {
+    struct router *router;
+    int wake_fd;
+};
+
 static void acked(void *ctx, uint32_t worker)
 {
-    router_expect(*(struct router **)ctx, worker);
+    struct reader_thread *t = ctx;
+    router_expect(t->router, worker);
+    if (eventfd_write(t->wake_fd, 1))
+        _exit(1);
 }
 
-static void wait_a_moment(struct router *r)
+/* Until a worker has said something, or for as long as the router can wait. */
+static void wait_for_worker(struct reader_thread *t)
 {
-    router_drained(r);
-    usleep(100);
+    int64_t us = router_drained(t->router);
+    struct timespec most = {0, 1000 * (us < MAX_WAIT_US ? us : MAX_WAIT_US)};
+    struct pollfd fd = {t->wake_fd, POLLIN, 0};
+    eventfd_t n;
+    if (ppoll(&fd, 1, &most, NULL) == 1)
+        (void)eventfd_read(t->wake_fd, &n);
 }
 
 /* Feeds the events as the slot would after a start: from the first one. */
-static void feed(struct router *r)
+static void feed(struct reader_thread *t)
 {
     for (int i = 0; i < n_events; i++) {
         struct said s;
@@ -146,12 +141,12 @@ static void feed(struct router *r)
         lsn_t lsn = 1000 + (lsn_t)i * 10;
         enum status st = STATUS_AGAIN;
         while (st == STATUS_AGAIN) {
-            st = router_event(r, &s.e, (struct position){lsn, 0}, s.e.at_us, &err);
+            st = router_event(t->router, &s.e, (struct position){lsn, 0}, s.e.at_us, &err);
             if (st == STATUS_AGAIN)
-                wait_a_moment(r);
+                wait_for_worker(t);
         }
         if (!st)
-            st = router_commit(r, lsn + 5, s.e.at_us, &err);
+            st = router_commit(t->router, lsn + 5, s.e.at_us, &err);
         if (st) {
             fprintf(stderr, "event %d: %s\n", i, err.text);
             _exit(1);
@@ -166,7 +161,7 @@ static void live(const char *dir)
     struct store *stores[LIMIT_WORKERS];
     struct link *links[LIMIT_WORKERS];
     struct worker *workers[LIMIT_WORKERS];
-    struct router *r = NULL;
+    struct reader_thread t = {.wake_fd = eventfd(0, 0)};
     must_open(dir, n_workers, 1, stores);
     char url[LIMIT_WORKERS][64];
     for (uint32_t i = 0; i < n_workers; i++) {
@@ -174,37 +169,38 @@ static void live(const char *dir)
         MUST(link_listen(url[i], &links[i], &err));
     }
     struct router_config rc = {n_workers, links, &clock_real, SOURCE_POSTGRES};
-    MUST(router_new(&rc, &r, &err));
+    MUST(router_new(&rc, &t.router, &err));
     for (uint32_t i = 0; i < n_workers; i++) {
         struct worker_config wc = {
             .partition = config(i, n_workers, stores[i], memory_max / n_workers),
             .url = url[i],
             .clock = &clock_real,
             .acked = acked,
-            .acked_ctx = &r,
+            .acked_ctx = &t,
         };
         MUST(worker_start(&wc, &workers[i], &err));
     }
-    MUST(router_handshake(r, 10 * US_PER_SECOND, &err));
-    feed(r);
+    MUST(router_handshake(t.router, 10 * US_PER_SECOND, &err));
+    feed(&t);
     lsn_t last = 1000 + (lsn_t)(n_events - 1) * 10 + 5;
-    while (router_durable(r) < last)
-        usleep(100);
+    while (router_durable(t.router) < last)
+        wait_for_worker(&t);
     if (n_events == EVENTS) {
-        router_idle(r, last, END);
-        while (router_as_of(r) < END)
-            wait_a_moment(r);
+        router_idle(t.router, last, END);
+        while (router_as_of(t.router) < END)
+            wait_for_worker(&t);
         /* The last frame of the change of day is on its way. */
         for (uint32_t i = 0; i < n_workers; i++)
             while (worker_view(workers[i]).day.opened < kernel_day(END))
-                wait_a_moment(r);
+                wait_for_worker(&t);
     }
     for (uint32_t i = 0; i < n_workers; i++)
         MUST(worker_stop(workers[i], &err));
-    router_free(r);
+    router_free(t.router);
     for (uint32_t i = 0; i < n_workers; i++)
         link_close(links[i]);
     close_stores(stores, n_workers);
+    close(t.wake_fd);
 }
 
 /* ---- what is there afterwards ---- */
