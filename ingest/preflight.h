@@ -44,7 +44,8 @@ struct preflight_config {
     const char *slot;
     const char *publication;
     const struct mapping_set *mappings;
-    bool create; /* publication and slot will be made when missing: then that is no failure */
+    bool create;   /* publication and slot will be made when missing: then that is no failure */
+    bool failover; /* the slot should be kept on the standbys */
     /* Where the cache rows go; NULL = the same database, then its tables are checked here too. */
     const char *sink_conninfo;
     const char *const *sink_tables; /* names without schema; NULL: the six cache tables */
@@ -84,19 +85,50 @@ struct slot_info {
     lsn_t restart_lsn;
     char wal_status[16];    /* reserved, extended, unreserved, lost */
     int64_t safe_wal_bytes; /* until it may be lost, -1 = no limit set */
-    char invalidation[64];  /* PostgreSQL 17+: why it is of no use any more; empty = fine */
-    int64_t retained_bytes; /* WAL kept for it */
+    int64_t keep_bytes_max; /* max_slot_wal_keep_size, -1 = no limit */
+    int64_t retained_bytes; /* WAL kept for it: from restart_lsn to the end */
+    int64_t pinned_bytes;   /* from restart_lsn to confirmed_flush_lsn */
+    int64_t lag_bytes;      /* from confirmed_flush_lsn to the end */
+    bool two_phase;
+    bool conflicting;       /* PostgreSQL 16+: a standby had to give it up */
+    char invalidation[64];  /* 17+: why it is of no use any more; empty = fine */
+    int64_t inactive_us;    /* 17+: since when nobody has read it; -1 = active or not known */
+    bool failover;          /* 17+: kept on the standbys too */
+    bool synced;            /* 17+: this is a standby's copy */
+    lsn_t two_phase_at;     /* 18+ */
+    int64_t idle_timeout_s; /* 18+: idle_replication_slot_timeout, 0 = none */
 };
 /* OK with exists false when there is none. */
 MUST_CHECK enum status preflight_slot_read(PGconn *conn, const char *slot, struct slot_info *ret,
                                            struct error *err);
+/* Whether the server has given the slot up for good; then why, and the setting that keeps it from
+ * doing so again. */
+#define SLOT_LOSS_BYTES 320
+bool preflight_slot_lost(const struct slot_info *s, char why[SLOT_LOSS_BYTES]);
+
+/* What keeps WAL: at most one finding of each kind. */
+struct slot_pin {
+    const char *kind; /* "transaction", "prepared_transaction", "standby", "reader" */
+    int64_t age_us;   /* -1 = not known */
+    char what[400];   /* one line, continues "WAL is kept for" */
+    char fix[320];
+};
+struct slot_pins {
+    size_t n;
+    struct slot_pin pins[4];
+};
+MUST_CHECK enum status preflight_slot_pins(PGconn *conn, const struct slot_info *slot,
+                                           struct slot_pins *ret, struct error *err);
+
 /*
  * Creates a permanent slot with pgoutput. *ret_consistent_point is its birth: changes committed
  * before it are not in the slot. REFUSED when it cannot be made, with the reason; waits for at most
- * timeout_us for older transactions to end and then names one.
+ * timeout_us for older transactions to end and then names one. failover: kept on the standbys as
+ * well, where the server can (a primary of PostgreSQL 17 or later).
  */
-MUST_CHECK enum status preflight_slot_create(PGconn *conn, const char *slot, int64_t timeout_us,
-                                             lsn_t *ret_consistent_point, struct error *err);
+MUST_CHECK enum status preflight_slot_create(PGconn *conn, const char *slot, bool failover,
+                                             int64_t timeout_us, lsn_t *ret_consistent_point,
+                                             struct error *err);
 
 /*
  * The publication must exist before the slot: history decides what a slot can see of it. Missing:

@@ -3,12 +3,18 @@
  */
 #pragma once
 
+#include "core/clock.h"
 #include "core/pg.h"
 #include "core/pg_array.h"
 #include "ingest/preflight.h"
 
 /* Of every connection that asks. */
 #define PREFLIGHT_STATEMENT_TIMEOUT "SET statement_timeout = '30s'"
+
+/* WAL kept for one reason that is worth a warning. */
+#define SLOT_MUCH_BYTES (INT64_C(1) << 30)
+/* A transaction open for so long is forgotten rather than busy. */
+#define SLOT_PIN_OLD_US (300 * US_PER_SECOND)
 
 struct preflight {
     const struct preflight_config *cfg;
@@ -25,6 +31,19 @@ preflight_fn preflight_check_tables;
 preflight_fn preflight_check_publication;
 preflight_fn preflight_check_slot;
 preflight_fn preflight_check_sink;
+
+/* Of the slot, by preflight_check_slot(). */
+MUST_CHECK enum status preflight_check_pins(struct preflight *p, const struct slot_info *s,
+                                            struct error *err);
+
+/* What reads one slot ($1) from a server of this version: columns that it lacks are given as what
+ * their absence means. */
+#define SLOT_SQL_BYTES 3072
+void preflight_slot_sql(int version, char out[SLOT_SQL_BYTES]);
+
+/* Whether a setting that is a list of names has this one; a name in double quotes is one name,
+ * commas and all. */
+bool preflight_list_has(const char *list, const char *name);
 
 /* Adds one result; beyond CHECKS_MAX it replaces the last one. The fix is set afterwards. */
 struct check *preflight_add(struct preflight *p, const char *name, enum check_result result,

@@ -1,4 +1,4 @@
-/* Checks of the server as a whole, of the slot, and of the cache tables. */
+/* Checks of the server as a whole, and of the cache tables. */
 #include "ingest/preflight_internal.h"
 
 #include <inttypes.h>
@@ -23,6 +23,16 @@ static const char settings_sql[] =
     " pg_catalog.current_setting('server_encoding') AS encoding,"
     " (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'output_plugin_libraries')"
     "   AS plugins,"
+    /* Who has it off besides us: roles and databases with a setting of their own. */
+    " (SELECT pg_catalog.string_agg(coalesce('role \"' || r.rolname || '\"', 'every role')"
+    "    || coalesce(' in database \"' || d.datname || '\"', ''), ', ' ORDER BY r.rolname)"
+    "   FROM pg_catalog.pg_db_role_setting o"
+    "   LEFT JOIN pg_catalog.pg_roles r ON r.oid = o.setrole"
+    "   LEFT JOIN pg_catalog.pg_database d ON d.oid = o.setdatabase"
+    "   WHERE 'synchronous_commit=off' = ANY (o.setconfig)"
+    "   AND (o.setdatabase = 0 OR d.datname = pg_catalog.current_database())) AS asynchronous,"
+    " (SELECT setting || ' ' || unit FROM pg_catalog.pg_settings WHERE name = 'wal_writer_delay')"
+    "   AS wal_writer_delay,"
     " current_user AS role,"
     " (SELECT rolreplication OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)"
     "   OR EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = 'rds_replication'"
@@ -79,23 +89,45 @@ static void check_role(struct preflight *p, const PGresult *res)
         preflight_fix(c, "ALTER ROLE %s REPLICATION;", preflight_quote(role).text);
 }
 
+bool preflight_list_has(const char *list, const char *name)
+{
+    size_t len = strlen(name);
+    bool quoted = false;
+    bool item_begins = true;
+    for (const char *c = list; *c; c++) {
+        if (item_begins && *c == ' ')
+            continue;
+        const char *word = *c == '"' ? c + 1 : c;
+        /* In the second string strchr() finds the end of the list as well. */
+        const char *ends = *c == '"' ? "\"" : ", ";
+        if (item_begins && strncmp(word, name, len) == 0 && strchr(ends, word[len]) &&
+            (word[len] || word == c))
+            return true;
+        quoted ^= *c == '"';
+        item_begins = *c == ',' && !quoted;
+    }
+    return false;
+}
+
 static void check_plugins(struct preflight *p, const PGresult *res)
 {
     const char *plugins = preflight_text(res, 0, "plugins");
     if (!*plugins)
         return; /* unknown to this server, or not shown to this role */
-    bool ok = strstr(plugins, "pgoutput") != NULL;
-    struct check *c = preflight_add(p, "output_plugin_libraries", ok ? CHECK_OK : CHECK_FAIL,
-                                    "output_plugin_libraries = %s", plugins);
+    bool ok = preflight_list_has(plugins, "pgoutput");
+    bool one_name = !ok && strstr(plugins, "pgoutput");
+    struct check *c = preflight_add(
+        p, "output_plugin_libraries", ok ? CHECK_OK : CHECK_FAIL, "output_plugin_libraries = %s%s",
+        plugins, one_name ? ": quoted as a whole, the list is one name, and allows nothing" : "");
     if (!ok)
-        preflight_fix(c, "ALTER SYSTEM SET output_plugin_libraries = 'pgoutput', ...; "
+        preflight_fix(c, "ALTER SYSTEM SET output_plugin_libraries = 'pgoutput', 'test_decoding'; "
                          "SELECT pg_reload_conf();");
 }
 
 static void check_commit(struct preflight *p, const PGresult *res)
 {
     const char *sync = preflight_text(res, 0, "synchronous_commit");
-    const char *names = preflight_text(res, 0, "synchronous_standby_names");
+    const char *others = preflight_text(res, 0, "asynchronous");
     bool off = strcmp(sync, "off") == 0;
     struct check *c = preflight_add(p, "synchronous_commit", off ? CHECK_WARN : CHECK_OK,
                                     "synchronous_commit = %s%s", sync,
@@ -105,10 +137,26 @@ static void check_commit(struct preflight *p, const PGresult *res)
     if (off)
         preflight_fix(c, "ALTER ROLE %s SET synchronous_commit = 'on';",
                       preflight_quote(preflight_text(res, 0, "role")).text);
+    if (!*others)
+        return;
+    c = preflight_add(
+        p, "asynchronous_commits", CHECK_WARN,
+        "synchronous_commit is off for %.300s: their changes reach the slot only when "
+        "the WAL writer has flushed them, up to 3 times %s later",
+        others, preflight_text(res, 0, "wal_writer_delay"));
+    preflight_fix(c, "nothing is lost by that; for fresher rows set synchronous_commit = 'on' for "
+                     "the application's role, or shorten wal_writer_delay");
+}
+
+/* Who waits for whom: commits of the application must not wait for us. */
+static void check_standbys(struct preflight *p, const PGresult *res)
+{
+    const char *names = preflight_text(res, 0, "synchronous_standby_names");
     bool waits = strchr(names, '*') || strstr(names, "warmpath");
     if (!*names)
         return;
-    c = preflight_add(p, "synchronous_standby_names", waits ? CHECK_WARN : CHECK_OK,
+    struct check *c =
+        preflight_add(p, "synchronous_standby_names", waits ? CHECK_WARN : CHECK_OK,
                       "synchronous_standby_names = %.300s%s", names,
                       waits ? ": commits of the application may wait for this program" : "");
     if (waits)
@@ -131,184 +179,10 @@ enum status preflight_check_server(struct preflight *p, struct error *err)
     check_role(p, res);
     check_plugins(p, res);
     check_commit(p, res);
+    check_standbys(p, res);
     if (strcmp(preflight_text(res, 0, "encoding"), "SQL_ASCII") == 0)
         preflight_add(p, "encoding", CHECK_WARN,
                       "the database is SQL_ASCII: rows that are not UTF-8 become dead letters");
-    return STATUS_OK;
-}
-
-enum status preflight_slot_read(PGconn *conn, const char *slot, struct slot_info *ret,
-                                struct error *err)
-{
-    /* Column names are built from literals below, never from input. */
-    const int version = PQserverVersion(conn);
-    const char *invalidation = "NULL::text";
-    if (version >= 170000)
-        invalidation = "s.invalidation_reason";
-    else if (version >= 160000)
-        invalidation = "CASE WHEN s.conflicting THEN 'conflict with recovery' END";
-    char sql[1400];
-    snprintf(sql, sizeof(sql),
-             "SELECT s.slot_type, s.plugin, s.database, s.active, s.active_pid,"
-             " s.confirmed_flush_lsn, s.restart_lsn, s.wal_status, s.safe_wal_size,"
-             " %s AS invalidation,"
-             " pg_catalog.pg_wal_lsn_diff(CASE WHEN pg_catalog.pg_is_in_recovery()"
-             "   THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END,"
-             "   s.restart_lsn)::bigint AS retained,"
-             " 'pid ' || s.active_pid || coalesce(', application \"' || a.application_name || '\"',"
-             "   '') || coalesce(', role \"' || a.usename || '\"', '')"
-             "   || coalesce(', from ' || a.client_addr, '')"
-             "   || coalesce(', since ' || to_char(a.backend_start AT TIME ZONE 'UTC',"
-             "      'YYYY-MM-DD HH24:MI:SS\"Z\"'), '') AS holder"
-             " FROM pg_catalog.pg_replication_slots s"
-             " LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid"
-             " WHERE s.slot_name = $1",
-             invalidation);
-    const char *params[] = {slot};
-    CLEANUP(PQclearp) PGresult *res = NULL;
-    enum status st = preflight_query(conn, sql, 1, params, &res, err);
-    if (st)
-        return st;
-
-    struct slot_info s = {.exists = PQntuples(res) > 0, .safe_wal_bytes = -1};
-    if (s.exists) {
-        s.logical = strcmp(preflight_text(res, 0, "slot_type"), "logical") == 0;
-        snprintf(s.plugin, sizeof(s.plugin), "%s", preflight_text(res, 0, "plugin"));
-        snprintf(s.database, sizeof(s.database), "%s", preflight_text(res, 0, "database"));
-        s.active = preflight_bool(res, 0, "active");
-        s.active_pid = (int)preflight_int(res, 0, "active_pid", 0);
-        snprintf(s.holder, sizeof(s.holder), "%s", preflight_text(res, 0, "holder"));
-        snprintf(s.wal_status, sizeof(s.wal_status), "%s", preflight_text(res, 0, "wal_status"));
-        snprintf(s.invalidation, sizeof(s.invalidation), "%s",
-                 preflight_text(res, 0, "invalidation"));
-        s.safe_wal_bytes = preflight_int(res, 0, "safe_wal_size", -1);
-        s.retained_bytes = preflight_int(res, 0, "retained", 0);
-        lsn_parse(preflight_text(res, 0, "confirmed_flush_lsn"), &s.confirmed_flush);
-        lsn_parse(preflight_text(res, 0, "restart_lsn"), &s.restart_lsn);
-    }
-    *ret = s;
-    return STATUS_OK;
-}
-
-/* What makes a slot useless to us, or NULL. */
-static const char *slot_defect(const struct preflight *p, const struct slot_info *s)
-{
-    if (!s->logical)
-        return "it is a physical slot";
-    if (strcmp(s->plugin, "pgoutput") != 0)
-        return "its plug-in is not pgoutput";
-    if (strcmp(s->database, PQdb(p->conn)) != 0)
-        return "it belongs to another database";
-    if (strcmp(s->wal_status, "lost") == 0)
-        return "it is lost: WAL it needs was removed (max_slot_wal_keep_size)";
-    if (*s->invalidation)
-        return "it was invalidated";
-    return NULL;
-}
-
-enum status preflight_check_slot(struct preflight *p, struct error *err)
-{
-    const char *slot = p->cfg->slot;
-    struct slot_info s;
-    enum status st = preflight_slot_read(p->conn, slot, &s, err);
-    if (st)
-        return st;
-    if (!s.exists) {
-        struct check *c = preflight_add(p, "slot", p->cfg->create ? CHECK_OK : CHECK_FAIL,
-                                        "slot \"%s\" does not exist%s", slot,
-                                        p->cfg->create ? " yet; `warmpath run` creates it" : "");
-        if (!p->cfg->create)
-            preflight_fix(c, "SELECT pg_create_logical_replication_slot('%s', 'pgoutput');", slot);
-        return STATUS_OK;
-    }
-    const char *defect = slot_defect(p, &s);
-    if (defect) {
-        struct check *c = preflight_add(p, "slot", CHECK_FAIL, "slot \"%s\" cannot be used: %s%s%s",
-                                        slot, defect, *s.invalidation ? ": " : "", s.invalidation);
-        preflight_fix(c,
-                      "SELECT pg_drop_replication_slot('%s'); -- then `warmpath rebuild`: what "
-                      "was committed meanwhile is no longer in the WAL",
-                      slot);
-        return STATUS_OK;
-    }
-    bool endangered = strcmp(s.wal_status, "unreserved") == 0;
-    struct check *c = preflight_add(p, "slot", endangered ? CHECK_WARN : CHECK_OK,
-                                    "slot \"%s\": confirmed " LSN_FMT ", restart " LSN_FMT
-                                    ", wal_status %s, %" PRId64 " MiB of WAL kept",
-                                    slot, LSN_ARGS(s.confirmed_flush), LSN_ARGS(s.restart_lsn),
-                                    s.wal_status, s.retained_bytes >> 20);
-    if (endangered)
-        preflight_fix(c, "start `warmpath run` now, or ALTER SYSTEM SET max_slot_wal_keep_size = "
-                         "'-1'; SELECT pg_reload_conf();");
-    if (s.active) {
-        c = preflight_add(p, "slot_holder", CHECK_WARN, "slot \"%s\" is being read by %s", slot,
-                          s.holder);
-        preflight_fix(c,
-                      "fine if that is the running instance; otherwise stop it, or: SELECT "
-                      "pg_terminate_backend(%d);",
-                      s.active_pid);
-    }
-    return STATUS_OK;
-}
-
-/* 57014 after statement_timeout: something older than the slot has not ended. */
-static enum status slot_blocked(PGconn *conn, const char *slot, struct error *err)
-{
-    CLEANUP(PQclearp) PGresult *res = NULL;
-    enum status st = preflight_query(
-        conn,
-        "SELECT who FROM (SELECT 'pid ' || pid || ' (' || coalesce(application_name, '') ||"
-        " '), open since ' || xact_start AS who, xact_start AS since"
-        " FROM pg_catalog.pg_stat_activity"
-        " WHERE backend_xid IS NOT NULL AND pid <> pg_catalog.pg_backend_pid()"
-        " UNION ALL SELECT 'prepared transaction \"' || gid || '\" since ' || prepared, prepared"
-        " FROM pg_catalog.pg_prepared_xacts) x ORDER BY since NULLS FIRST LIMIT 1",
-        0, NULL, &res, err);
-    if (st)
-        return st;
-    const char *who = preflight_text(res, 0, "who");
-    return error_set(err, STATUS_REFUSED,
-                     "could not create slot \"%s\": it waits for older transactions to end, the "
-                     "oldest is %s; end it and start again",
-                     slot, *who ? who : "not visible to this role");
-}
-
-enum status preflight_slot_create(PGconn *conn, const char *slot, int64_t timeout_us,
-                                  lsn_t *ret_consistent_point, struct error *err)
-{
-    /* From version 17 a slot can be kept on the standbys, for a failover. */
-    const char *sql =
-        PQserverVersion(conn) >= 170000
-            ? "SELECT lsn FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput', "
-              "false, false, NOT pg_catalog.pg_is_in_recovery())"
-            : "SELECT lsn FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')";
-    char limit[96];
-    snprintf(limit, sizeof(limit), "SET statement_timeout = %" PRId64, timeout_us / 1000);
-    CLEANUP(PQclearp) PGresult *res = NULL;
-    enum status st = preflight_query(conn, limit, 0, NULL, &res, err);
-    if (st)
-        return st;
-
-    const char *params[] = {slot};
-    CLEANUP(PQclearp) PGresult *created = pg_run(conn, sql, 1, params);
-    lsn_t lsn = LSN_INVALID;
-    if (pg_succeeded(created))
-        st = lsn_parse(preflight_text(created, 0, "lsn"), &lsn)
-                 ? STATUS_OK
-                 : error_set(err, STATUS_PROTOCOL, "malformed LSN of a new slot");
-    else if (strcmp(pg_sqlstate(created), "57014") == 0)
-        st = slot_blocked(conn, slot, err);
-    else
-        st = pg_source_error(err, conn, created, "could not create the replication slot");
-
-    CLEANUP(PQclearp) PGresult *back = NULL;
-    enum status restored =
-        preflight_query(conn, PREFLIGHT_STATEMENT_TIMEOUT, 0, NULL, &back, st ? NULL : err);
-    if (st)
-        return st;
-    if (restored)
-        return restored;
-    *ret_consistent_point = lsn;
     return STATUS_OK;
 }
 

@@ -124,35 +124,64 @@ static json_t *lsn_json(lsn_t lsn)
     return json_sprintf(LSN_FMT, LSN_ARGS(lsn));
 }
 
+static json_t *bytes_json(int64_t bytes)
+{
+    return bytes < 0 ? json_null() : json_integer(bytes);
+}
+
+static json_t *pins_json(const struct slot_pins *pins)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < pins->n; i++)
+        json_array_append_new(list, json_pack("{s:s, s:o, s:o, s:o}", "kind", pins->pins[i].kind,
+                                              "what", output_text(str_from(pins->pins[i].what)),
+                                              "age_us", bytes_json(pins->pins[i].age_us), "fix",
+                                              output_text(str_from(pins->pins[i].fix))));
+    return list;
+}
+
+/* The numbers of the slot that a limit or an alarm would look at. */
+static void slot_numbers(const struct slot_info *slot, json_t *o)
+{
+    json_object_set_new(o, "confirmed_flush_lsn", lsn_json(slot->confirmed_flush));
+    json_object_set_new(o, "restart_lsn", lsn_json(slot->restart_lsn));
+    json_object_set_new(o, "lag_bytes", bytes_json(slot->lag_bytes));
+    json_object_set_new(o, "pinned_bytes", bytes_json(slot->pinned_bytes));
+    json_object_set_new(o, "retained_bytes", bytes_json(slot->retained_bytes));
+    json_object_set_new(o, "safe_wal_bytes", bytes_json(slot->safe_wal_bytes));
+    json_object_set_new(o, "max_slot_wal_keep_bytes", bytes_json(slot->keep_bytes_max));
+    json_object_set_new(o, "wal_status", output_text(str_from(slot->wal_status)));
+    json_object_set_new(o, "invalidation", output_text(str_from(slot->invalidation)));
+    json_object_set_new(o, "conflicting", json_boolean(slot->conflicting));
+    json_object_set_new(o, "inactive_us", bytes_json(slot->inactive_us));
+    json_object_set_new(o, "idle_timeout_s",
+                        slot->idle_timeout_s ? json_integer(slot->idle_timeout_s) : json_null());
+    json_object_set_new(o, "failover", json_boolean(slot->failover));
+    json_object_set_new(o, "synced", json_boolean(slot->synced));
+    json_object_set_new(o, "two_phase_at", lsn_json(slot->two_phase_at));
+}
+
 static json_t *read_slot(const struct config *cfg)
 {
     struct error err;
     struct slot_info slot;
+    struct slot_pins pins = {0};
+    char why[SLOT_LOSS_BYTES] = "";
     CLEANUP(PQfinishp) PGconn *conn = NULL;
-    CLEANUP(PQclearp) PGresult *res = NULL;
     if (preflight_connect(cfg->source_conninfo, &conn, &err) != STATUS_OK ||
-        preflight_slot_read(conn, cfg->slot, &slot, &err) != STATUS_OK ||
-        pg_query(conn,
-                 "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() "
-                 "ELSE pg_current_wal_flush_lsn() END",
-                 0, NULL, "could not read the end of the write-ahead log", &res, &err) != STATUS_OK)
+        preflight_slot_read(conn, cfg->slot, &slot, &err) != STATUS_OK)
         return part_error(&err);
     if (!slot.exists)
         return json_pack("{s:s, s:b}", "name", cfg->slot, "exists", 0);
-    lsn_t end = LSN_INVALID;
-    bool known = !PQgetisnull(res, 0, 0) && lsn_parse(PQgetvalue(res, 0, 0), &end);
-    json_t *lag =
-        known && slot.confirmed_flush != LSN_INVALID
-            ? json_integer(
-                  (json_int_t)(end > slot.confirmed_flush ? end - slot.confirmed_flush : 0))
-            : json_null();
-    return json_pack("{s:s, s:b, s:b, s:i, s:o, s:o, s:o, s:I, s:o, s:o}", "name", cfg->slot,
-                     "exists", 1, "active", slot.active, "active_pid", slot.active_pid, "holder",
-                     output_text(str_from(slot.holder)), "confirmed_flush_lsn",
-                     lsn_json(slot.confirmed_flush), "lag_bytes", lag, "retained_bytes",
-                     (json_int_t)slot.retained_bytes, "wal_status",
-                     output_text(str_from(slot.wal_status)), "invalidation",
-                     output_text(str_from(slot.invalidation)));
+    if (preflight_slot_pins(conn, &slot, &pins, &err) != STATUS_OK)
+        return part_error(&err);
+    bool lost = preflight_slot_lost(&slot, why);
+    json_t *o = json_pack("{s:s, s:b, s:b, s:i, s:o, s:b, s:o, s:o}", "name", cfg->slot, "exists",
+                          1, "active", slot.active, "active_pid", slot.active_pid, "holder",
+                          output_text(str_from(slot.holder)), "lost", lost, "why",
+                          output_text(str_from(why)), "pins", pins_json(&pins));
+    slot_numbers(&slot, o);
+    return o;
 }
 
 static enum status count_letter(void *ctx, const struct store_dead_letter *d, struct error *err)
@@ -210,7 +239,7 @@ static bool begin_part(FILE *out, const char *title, const json_t *part)
 
 static void print_slot(FILE *out, const json_t *slot)
 {
-    char lag[32], retained[32];
+    char lag[32], retained[32], pinned[32], safe[32];
     if (!begin_part(out, "slot", slot))
         return;
     if (!json_is_true(json_object_get(slot, "exists"))) {
@@ -219,11 +248,21 @@ static void print_slot(FILE *out, const json_t *slot)
     }
     output_bytes(int_of(slot, "lag_bytes"), lag);
     output_bytes(int_of(slot, "retained_bytes"), retained);
-    fprintf(out, "%s %s, confirmed up to %s, %s behind, %s of WAL kept, %s%s%s\n",
-            text_of(slot, "name"),
+    output_bytes(int_of(slot, "pinned_bytes"), pinned);
+    output_bytes(int_of(slot, "safe_wal_bytes"), safe);
+    bool limited = json_is_integer(json_object_get(slot, "safe_wal_bytes"));
+    fprintf(out, "%s %s, confirmed up to %s, %s behind\n", text_of(slot, "name"),
             json_is_true(json_object_get(slot, "active")) ? "active" : "not active",
-            text_of(slot, "confirmed_flush_lsn"), lag, retained, text_of(slot, "wal_status"),
-            *text_of(slot, "invalidation") ? ": " : "", text_of(slot, "invalidation"));
+            text_of(slot, "confirmed_flush_lsn"), lag);
+    fprintf(out, "%-10s%s kept from %s on (%s before what is confirmed), %s, %s%s\n", "wal",
+            retained, text_of(slot, "restart_lsn"), pinned, text_of(slot, "wal_status"),
+            limited ? safe : "no limit", limited ? " more until the slot is lost" : "");
+    if (json_is_true(json_object_get(slot, "lost")))
+        fprintf(out, "%-10sthe slot is lost: %s\n", "", text_of(slot, "why"));
+    size_t i;
+    json_t *pin;
+    json_array_foreach(json_object_get(slot, "pins"), i, pin)
+        fprintf(out, "%-10skept for %s; %s\n", "", text_of(pin, "what"), text_of(pin, "fix"));
 }
 
 static void print_tables(FILE *out, const json_t *list)

@@ -53,6 +53,7 @@ struct config {
     char publication[64];
     bool create; /* create publication and slot when missing */
     enum config_on_slot_lost on_slot_lost;
+    bool failover; /* make the slot so that standbys keep it */
     struct mapping_set mappings;
 
     char sink_conninfo[CONFIG_CONNINFO_BYTES]; /* secret; filled from source_conninfo when not given

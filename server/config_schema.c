@@ -74,6 +74,8 @@ const struct config_row config_rows[] = {
     {"source.on_slot_lost", CONFIG_ENUM, ROOT(on_slot_lost), "stop",
      .choices = on_slot_lost_choices,
      .help = "what to do when the slot is lost, or no longer fits the state"},
+    {"source.failover", CONFIG_BOOL, ROOT(failover), "true",
+     .help = "make the slot so that standbys keep it, for a failover (PostgreSQL 17 or later)"},
 
     {"source.tables[].relation", CONFIG_RELATION, TABLE(table),
      .help = "table to read, schema.table"},

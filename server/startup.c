@@ -217,6 +217,7 @@ struct preflight_config startup_preflight(const struct config *cfg)
         .publication = cfg->publication,
         .mappings = &cfg->mappings,
         .create = cfg->create,
+        .failover = cfg->failover,
         .sink_conninfo = same ? NULL : cfg->sink_conninfo,
     };
 }
@@ -256,7 +257,8 @@ static enum status begin_state(const struct config *cfg, struct startup *s, PGco
     enum status st = STATUS_OK;
     s->identity.slot_birth = in->slot_confirmed;
     if (!in->slot_exists) {
-        st = preflight_slot_create(conn, cfg->slot, SLOT_TIMEOUT_US, &s->identity.slot_birth, err);
+        st = preflight_slot_create(conn, cfg->slot, cfg->failover, SLOT_TIMEOUT_US,
+                                   &s->identity.slot_birth, err);
         if (!st)
             log_write(LOG_INFO, "run", "created slot slot=\"%s\" lsn=" LSN_FMT, cfg->slot,
                       LSN_ARGS(s->identity.slot_birth));

@@ -47,7 +47,7 @@ static struct site *site_new(const char *name)
     pg_exec_ok(s->conn, "ALTER TABLE chat REPLICA IDENTITY FULL");
     pg_exec_ok(s->conn, "CREATE TABLE strategic_test (a int PRIMARY KEY)");
     if (preflight_publication_create(s->conn, &s->cfg, &created, &s->err) ||
-        preflight_slot_create(s->conn, name, 60 * US_PER_SECOND, &birth, &s->err))
+        preflight_slot_create(s->conn, name, true, 60 * US_PER_SECOND, &birth, &s->err))
         fail_msg("%s", s->err.text);
     assert_true(created);
     assert_true(birth != LSN_INVALID);
@@ -347,8 +347,9 @@ static void test_a_slot_is_read_as_it_was_made(void **state)
     struct slot_info info;
     lsn_t birth = LSN_INVALID;
     pg_exec_ok(s->conn, "SELECT pg_drop_replication_slot('birth')");
-    assert_int_equal(preflight_slot_create(s->conn, "birth", 60 * US_PER_SECOND, &birth, &s->err),
-                     STATUS_OK);
+    assert_int_equal(
+        preflight_slot_create(s->conn, "birth", true, 60 * US_PER_SECOND, &birth, &s->err),
+        STATUS_OK);
     assert_int_equal(preflight_slot_read(s->conn, "birth", &info, &s->err), STATUS_OK);
     assert_true(info.exists && info.logical && !info.active);
     assert_int_equal(info.confirmed_flush, birth);
@@ -359,8 +360,9 @@ static void test_a_slot_is_read_as_it_was_made(void **state)
     assert_string_equal(info.invalidation, "");
     assert_int_equal(info.safe_wal_bytes, -1);
     /* Twice is refused, and says so. */
-    assert_int_equal(preflight_slot_create(s->conn, "birth", 60 * US_PER_SECOND, &birth, &s->err),
-                     STATUS_REFUSED);
+    assert_int_equal(
+        preflight_slot_create(s->conn, "birth", true, 60 * US_PER_SECOND, &birth, &s->err),
+        STATUS_REFUSED);
     assert_non_null(strstr(s->err.text, "already exists"));
     site_free(s);
 }
@@ -374,12 +376,14 @@ static void test_a_slot_that_waits_for_a_transaction_names_it(void **state)
     snprintf(named, sizeof(named), "%s application_name=the_culprit", s->conninfo);
     PGconn *old = pg_connect_ok(named);
     pg_exec_ok(old, "BEGIN; INSERT INTO strategic_test VALUES (1)");
-    assert_int_equal(preflight_slot_create(s->conn, "late", US_PER_SECOND / 2, &birth, &s->err),
-                     STATUS_REFUSED);
+    assert_int_equal(
+        preflight_slot_create(s->conn, "late", true, US_PER_SECOND / 2, &birth, &s->err),
+        STATUS_REFUSED);
     assert_non_null(strstr(s->err.text, "the_culprit"));
     pg_exec_ok(old, "COMMIT");
-    assert_int_equal(preflight_slot_create(s->conn, "late", 60 * US_PER_SECOND, &birth, &s->err),
-                     STATUS_OK);
+    assert_int_equal(
+        preflight_slot_create(s->conn, "late", true, 60 * US_PER_SECOND, &birth, &s->err),
+        STATUS_OK);
     PQfinish(old);
     site_free(s);
 }

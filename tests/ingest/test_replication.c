@@ -236,7 +236,7 @@ static char *database(const char *name, PGconn **ret_conn)
     pg_exec_ok(conn, CHAT_DDL "; CREATE TABLE other (a int);"
                               "ALTER TABLE chat REPLICA IDENTITY FULL");
     if (preflight_publication_create(conn, &cfg, &created, &err) ||
-        preflight_slot_create(conn, "wp", 60 * US_PER_SECOND, &birth, &err))
+        preflight_slot_create(conn, "wp", true, 60 * US_PER_SECOND, &birth, &err))
         fail_msg("%s", err.text);
     *ret_conn = conn;
     return conninfo;
