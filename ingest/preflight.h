@@ -131,6 +131,24 @@ MUST_CHECK enum status preflight_slot_create(PGconn *conn, const char *slot, boo
                                              struct error *err);
 
 /*
+ * The same by CREATE_REPLICATION_SLOT, with a snapshot that shows the database as of the slot's
+ * birth, for others to SET TRANSACTION SNAPSHOT. It can be used as long as its connection is open
+ * and idle: preflight_export_end(). conn: another one, to ask with.
+ */
+struct slot_export {
+    PGconn *conn; /* owned; NULL = there is no snapshot */
+    char snapshot[64];
+    lsn_t birth;
+    int64_t at_us; /* the server's clock just before */
+};
+MUST_CHECK enum status preflight_slot_export(const char *conninfo, PGconn *conn, const char *slot,
+                                             bool failover, int64_t timeout_us,
+                                             struct slot_export *ret, struct error *err);
+void preflight_export_end(struct slot_export *e); /* of {0}, and again: a no-op */
+/* OK when there is none. */
+MUST_CHECK enum status preflight_slot_drop(PGconn *conn, const char *slot, struct error *err);
+
+/*
  * The publication must exist before the slot: history decides what a slot can see of it. Missing:
  * created for exactly the mapped tables; REFUSED with the SQL to choose from when a table lacks a
  * mapped column or a replica identity: publishing its updates and deletes would make the

@@ -60,6 +60,9 @@ const char *preflight_text(const PGresult *res, int row, const char *column);
 bool preflight_bool(const PGresult *res, int row, const char *column);
 int64_t preflight_int(const PGresult *res, int row, const char *column, int64_t if_null);
 
+/* REFUSED: who keeps the slot from being made. */
+MUST_CHECK enum status preflight_slot_blocked(PGconn *conn, const char *slot, struct error *err);
+
 /* A text[] of all items. */
 MUST_CHECK enum status preflight_array(const char *const *items, size_t n, struct pg_array *out);
 /* "schema"."table", quoted, NUL-terminated, in a buffer that cuts nothing we can be given. */

@@ -263,7 +263,7 @@ enum status preflight_check_slot(struct preflight *p, struct error *err)
 }
 
 /* 57014 after statement_timeout: something older than the slot has not ended. */
-static enum status slot_blocked(PGconn *conn, const char *slot, struct error *err)
+enum status preflight_slot_blocked(PGconn *conn, const char *slot, struct error *err)
 {
     CLEANUP(PQclearp) PGresult *res = NULL;
     enum status st = preflight_query(
@@ -307,7 +307,7 @@ enum status preflight_slot_create(PGconn *conn, const char *slot, bool failover,
                  ? STATUS_OK
                  : error_set(err, STATUS_PROTOCOL, "malformed LSN of a new slot");
     else if (strcmp(pg_sqlstate(created), "57014") == 0)
-        st = slot_blocked(conn, slot, err);
+        st = preflight_slot_blocked(conn, slot, err);
     else
         st = pg_source_error(err, conn, created, "could not create the replication slot");
 

@@ -33,6 +33,7 @@
 #define CONFIG_TRIGGERS_MAX   1024 /* entries of triggers and triggers_by_bot together */
 #define CONFIG_PROBLEM_BYTES  (64u << 10)
 
+enum config_snapshot { SNAPSHOT_INITIAL, SNAPSHOT_NEVER };
 enum config_on_slot_lost { ON_SLOT_LOST_STOP, ON_SLOT_LOST_REBUILD };
 
 /* What the file changes of one engine's trigger_policy, for all bots or for one. */
@@ -54,6 +55,9 @@ struct config {
     bool create; /* create publication and slot when missing */
     enum config_on_slot_lost on_slot_lost;
     bool failover; /* make the slot so that standbys keep it */
+    enum config_snapshot snapshot;
+    int64_t snapshot_window_us; /* older messages and metrics are left out of it */
+    int64_t snapshot_jobs;      /* parts of a large table that are read at once */
     struct mapping_set mappings;
 
     char sink_conninfo[CONFIG_CONNINFO_BYTES]; /* secret; filled from source_conninfo when not given

@@ -16,6 +16,8 @@
 
 static const struct config_choice on_slot_lost_choices[] = {
     {"stop", ON_SLOT_LOST_STOP}, {"rebuild", ON_SLOT_LOST_REBUILD}, {NULL, 0}};
+static const struct config_choice snapshot_choices[] = {
+    {"initial", SNAPSHOT_INITIAL}, {"never", SNAPSHOT_NEVER}, {NULL, 0}};
 static const struct config_choice level_choices[] = {
     {"error", LOG_ERROR}, {"warn", LOG_WARN}, {"info", LOG_INFO}, {"debug", LOG_DEBUG}, {NULL, 0}};
 static const struct config_choice event_choices[] = {{"message", EVENT_MESSAGE},
@@ -76,6 +78,14 @@ const struct config_row config_rows[] = {
      .help = "what to do when the slot is lost, or no longer fits the state"},
     {"source.failover", CONFIG_BOOL, ROOT(failover), "true",
      .help = "make the slot so that standbys keep it, for a failover (PostgreSQL 17 or later)"},
+    {"source.snapshot", CONFIG_ENUM, ROOT(snapshot), "initial", .choices = snapshot_choices,
+     .help = "whether the first start reads the rows that are there already"},
+    {"source.snapshot_window", CONFIG_DURATION, ROOT(snapshot_window_us), "30d",
+     .min = US_PER_MINUTE, .max = 100 * YEAR_US,
+     .help = "how old messages and metrics may be to be read by the snapshot; everything else is "
+             "read whole"},
+    {"source.snapshot_jobs", CONFIG_INT, ROOT(snapshot_jobs), "2", .min = 1, .max = 8,
+     .help = "connections that read one large table during the snapshot"},
 
     {"source.tables[].relation", CONFIG_RELATION, TABLE(table),
      .help = "table to read, schema.table"},

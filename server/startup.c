@@ -16,10 +16,10 @@
 #include "core/pg.h"
 #include "ingest/preflight.h"
 #include "pipeline/partition.h"
+#include "server/begin.h"
 
-#define HOLDER_BYTES    128
-#define SLOT_TIMEOUT_US (60 * US_PER_SECOND)
-#define END_READER_US   (5 * US_PER_SECOND)
+#define HOLDER_BYTES  128
+#define END_READER_US (5 * US_PER_SECOND)
 
 /* ---- do state and slot fit ---- */
 
@@ -28,8 +28,8 @@ static enum status check_fresh(const struct gap_input *in, struct error *err)
     if (!in->slot_exists && !in->create)
         return error_set(err, STATUS_REFUSED,
                          "replication slot \"%s\" does not exist and source.create is off: set "
-                         "it, or run SELECT pg_create_logical_replication_slot('%s', 'pgoutput')",
-                         in->slot, in->slot);
+                         "it, or%s run SELECT pg_create_logical_replication_slot('%s', 'pgoutput')",
+                         in->slot, in->snapshot ? " set source.snapshot: never and" : "", in->slot);
     if (in->slot_exists && in->sink_has_progress)
         return error_set(err, STATUS_REFUSED,
                          "\"%s\" holds no state, but pipeline \"%s\" has already worked with slot "
@@ -38,6 +38,28 @@ static enum status check_fresh(const struct gap_input *in, struct error *err)
                          "DELETE FROM strategic_progress WHERE pipeline = '%s'",
                          in->state_dir, in->pipeline, in->slot, LSN_ARGS(in->sink_covered),
                          in->slot, in->pipeline);
+    if (in->slot_exists && in->snapshot)
+        return error_set(err, STATUS_REFUSED,
+                         "\"%s\" holds no state, and slot \"%s\" exists already: rows from before "
+                         "it can only be read together with a slot that is made for it. If nobody "
+                         "needs that slot, run SELECT pg_drop_replication_slot('%s') and start "
+                         "again; or set source.snapshot: never to count only what the slot holds",
+                         in->state_dir, in->slot, in->slot);
+    return STATUS_OK;
+}
+
+/* A crash cut the initial snapshot short: state and slot are thrown away, if the slot is ours. */
+static enum status check_loading(const struct gap_input *in, struct error *err)
+{
+    if (in->slot_exists && in->state.slot_birth != LSN_INVALID &&
+        in->slot_confirmed > in->state.slot_birth)
+        return error_set(err, STATUS_REFUSED,
+                         "the initial snapshot in \"%s\" is not complete, but slot \"%s\" has been "
+                         "read from " LSN_FMT " up to " LSN_FMT
+                         " by somebody else. Use another source.slot, or if nobody needs that one, "
+                         "run SELECT pg_drop_replication_slot('%s') and start again",
+                         in->state_dir, in->slot, LSN_ARGS(in->state.slot_birth),
+                         LSN_ARGS(in->slot_confirmed), in->slot);
     return STATUS_OK;
 }
 
@@ -59,6 +81,8 @@ enum status startup_check_gap(const struct gap_input *in, struct error *err)
         return error_set(err, STATUS_REFUSED,
                          "\"%s\" was built from slot \"%s\", but source.slot is \"%s\"",
                          in->state_dir, in->state.slot, in->slot);
+    if (in->state.loading)
+        return check_loading(in, err);
     if (!in->slot_exists)
         return error_set(err, STATUS_REFUSED,
                          "slot \"%s\" is gone: changes after " LSN_FMT " may be lost. Create it "
@@ -250,27 +274,6 @@ static lsn_t least_covered(const struct startup *s)
     return covered > s->identity.slot_birth ? covered : s->identity.slot_birth;
 }
 
-/* Makes the slot if need be and writes down whose state this is. */
-static enum status begin_state(const struct config *cfg, struct startup *s, PGconn *conn,
-                               const struct gap_input *in, struct error *err)
-{
-    enum status st = STATUS_OK;
-    s->identity.slot_birth = in->slot_confirmed;
-    if (!in->slot_exists) {
-        st = preflight_slot_create(conn, cfg->slot, cfg->failover, SLOT_TIMEOUT_US,
-                                   &s->identity.slot_birth, err);
-        if (!st)
-            log_write(LOG_INFO, "run", "created slot slot=\"%s\" lsn=" LSN_FMT, cfg->slot,
-                      LSN_ARGS(s->identity.slot_birth));
-    }
-    snprintf(s->identity.system_identifier, sizeof(s->identity.system_identifier), "%s",
-             in->system_identifier);
-    snprintf(s->identity.slot, sizeof(s->identity.slot), "%s", cfg->slot);
-    for (uint32_t i = 0; i < s->workers && !st; i++)
-        st = store_identity_write(s->stores[i], &s->identity, err);
-    return st;
-}
-
 /*
  * Asks more than once: a sender whose peer has stopped reading takes the first request, and then
  * waits to tell its peer about it; only the next one makes it give that up. If it cannot be ended
@@ -322,6 +325,7 @@ static enum status settle_slot(const struct config *cfg, struct startup *s, bool
         .state_dir = cfg->state_dir,
         .pipeline = cfg->pipeline,
         .create = cfg->create,
+        .snapshot = false,
     };
     struct server_identity server = {0};
     enum status st = preflight_identify(cfg->source_conninfo, &server, err);
@@ -341,6 +345,12 @@ static enum status settle_slot(const struct config *cfg, struct startup *s, bool
     in.slot_confirmed = slot.confirmed_flush;
     in.state_covered = least_covered(s);
     st = startup_check_gap(&in, err);
+    if (!st && !in.state_fresh && in.state.loading) {
+        log_write(LOG_WARN, "run", "the initial snapshot was not completed: it is made again");
+        st = begin_anew(cfg, s, conn, err);
+        in.state_fresh = true;
+        in.slot_exists = false;
+    }
     if (!st && in.state_fresh)
         st = begin_state(cfg, s, conn, &in, err);
     if (st)
@@ -394,6 +404,7 @@ void startup_release(struct startup *s)
         store_close(s->stores[i]);
         s->stores[i] = NULL;
     }
+    preflight_export_end(&s->snapshot);
     lease_release(s->lease);
     s->lease = NULL;
 }

@@ -23,6 +23,8 @@ struct startup {
     struct store *stores[LIMIT_WORKERS];
     struct store_identity identity;
     lsn_t start; /* every event up to here is in the state */
+    struct slot_export
+        snapshot; /* of the rows to load first; conn NULL: there is nothing to load */
 };
 
 MUST_CHECK enum status startup_run(const struct config *cfg, struct startup *ret,
@@ -37,7 +39,8 @@ struct preflight_config startup_preflight(const struct config *cfg);
  */
 struct trigger_policy startup_policy(void *ctx, enum table_id table, struct str bot_name);
 
-/* Pure: may a state like this read a slot like that? OK or REFUSED. */
+/* Pure: may a state like this read a slot like that, or, while it is loading, throw that slot away?
+ * OK or REFUSED. */
 struct gap_input {
     bool state_fresh;
     struct store_identity state; /* undefined when fresh */
@@ -52,5 +55,6 @@ struct gap_input {
     const char *state_dir;
     const char *pipeline;
     bool create;
+    bool snapshot; /* what is there before the slot is to be read */
 };
 MUST_CHECK enum status startup_check_gap(const struct gap_input *in, struct error *err);

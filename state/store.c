@@ -25,7 +25,8 @@ const char *const store_sql[SQL_COUNT] = {
     [SQL_UPDATE_META] = "UPDATE meta SET covered = ?2, as_of_us = ?3, jseq = ?4, folded = ?5,"
                         " next_key_id = ?6 WHERE id = 1 AND epoch = ?1",
     [SQL_UPDATE_IDENTITY] = "UPDATE meta SET pipeline = ?2, system_identifier = ?3, slot = ?4,"
-                            " slot_birth = ?5, partitions = ?6, timeline = ?7, loading = ?8"
+                            " slot_birth = ?5, partitions = ?6, timeline = ?7, loading = ?8,"
+                            " since_us = ?9"
                             " WHERE id = 1 AND epoch = ?1",
     [SQL_MARK_CLEAN] = "UPDATE meta SET clean = 1 WHERE id = 1 AND epoch = ?1",
     [SQL_INSERT_JOURNAL] = "INSERT INTO journal (first_jseq, last_jseq, bytes, hash, entries)"
@@ -643,6 +644,7 @@ enum status store_identity_write(struct store *s, const struct store_identity *i
     sqlite3_bind_int64(q, 6, identity->partitions);
     sqlite3_bind_int64(q, 7, identity->timeline);
     sqlite3_bind_int64(q, 8, identity->loading);
+    sqlite3_bind_int64(q, 9, identity->since_us);
     st = store_run(s, SQL_UPDATE_IDENTITY, "write to", err);
     if (!st && sqlite3_changes(s->db) != 1)
         st = fenced(s, err);

@@ -38,6 +38,7 @@ struct store_identity {
     lsn_t slot_birth;    /* consistent point at which the slot was created or adopted */
     uint32_t timeline;   /* of the cluster when last read from; 0 = not known */
     bool loading;        /* the initial snapshot is not complete: of no use after a crash */
+    int64_t since_us;    /* the snapshot left out messages and metrics before; 0 = no snapshot */
     uint32_t partitions; /* P */
 };
 
@@ -70,6 +71,14 @@ MUST_CHECK enum status store_set_open(const char *dir, uint32_t workers, uint64_
  * leaves one whole set. Key ids are given anew (two files may have used the same). Nobody may have
  * the set open. REFUSED when a journal holds unfolded entries. */
 MUST_CHECK enum status store_set_respread(const char *dir, uint32_t workers, struct error *err);
+/* Makes a new, empty set with this identity the one that counts, in place of any other, and opens
+ * it. A crash leaves the old set whole or the new one. Nobody may have the set open. */
+MUST_CHECK enum status store_set_renew(const char *dir, uint32_t workers, uint64_t epoch,
+                                       const struct store_identity *identity, struct store **stores,
+                                       struct error *err);
+/* Writes that the initial snapshot is complete and durable, into every file of a set that others
+ * have open: it only waits for a commit in flight. FENCED: the epoch has moved on. */
+MUST_CHECK enum status store_set_loaded(const char *dir, uint64_t epoch, struct error *err);
 void store_close(struct store *s); /* NULL is a no-op; runs a last WAL checkpoint */
 CLEANUP_FREEP(struct store, store_close);
 /* Reads identity without opening for writing: for `status` and `doctor`. *ret_covered is the least

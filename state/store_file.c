@@ -105,7 +105,7 @@ static bool copy_text(char *out, size_t size, sqlite3_stmt *st, int i)
 #define META_COLUMNS                                                                            \
     "worker, workers, partitions, pipeline, system_identifier, slot, slot_birth, epoch, clean," \
     " covered, as_of_us, jseq, folded, next_key_id"
-#define SOURCE_VERSION 3 /* the first format with timeline and loading */
+#define SOURCE_VERSION 3 /* the first format with timeline, loading and since_us */
 
 static bool meta_decode(sqlite3_stmt *st, struct store_meta *m)
 {
@@ -115,7 +115,8 @@ static bool meta_decode(sqlite3_stmt *st, struct store_meta *m)
         .identity = {.partitions = (uint32_t)sqlite3_column_int64(st, 2),
                      .slot_birth = store_column_u64(st, 6),
                      .timeline = (uint32_t)sqlite3_column_int64(st, 14),
-                     .loading = sqlite3_column_int64(st, 15) != 0},
+                     .loading = sqlite3_column_int64(st, 15) != 0,
+                     .since_us = sqlite3_column_int64(st, 16)},
         .epoch = store_column_u64(st, 7),
         .clean = sqlite3_column_int(st, 8) == 1,
         .covered = store_column_u64(st, 9),
@@ -143,9 +144,9 @@ enum status store_meta_read(sqlite3 *db, const char *path, struct store_meta *re
         return result;
     int rc = sqlite3_prepare_v2(db,
                                 version < SOURCE_VERSION
-                                    ? "SELECT " META_COLUMNS ", 0, 0 FROM meta WHERE id = 1"
+                                    ? "SELECT " META_COLUMNS ", 0, 0, 0 FROM meta WHERE id = 1"
                                     : "SELECT " META_COLUMNS
-                                      ", timeline, loading FROM meta WHERE id = 1",
+                                      ", timeline, loading, since_us FROM meta WHERE id = 1",
                                 -1, &st, NULL);
     if (rc == SQLITE_OK)
         rc = sqlite3_step(st);
@@ -163,7 +164,7 @@ static enum status insert_meta(struct store *s, const struct store_meta *m, stru
 {
     sqlite3_stmt *st = NULL;
     int rc = sqlite3_prepare_v2(
-        s->db, "INSERT INTO meta VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?)", -1,
+        s->db, "INSERT INTO meta VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?)", -1,
         &st, NULL);
     if (rc == SQLITE_OK) {
         sqlite3_bind_int64(st, 1, m->worker);
@@ -181,6 +182,7 @@ static enum status insert_meta(struct store *s, const struct store_meta *m, stru
         store_bind_u64(st, 13, m->next_key_id);
         sqlite3_bind_int64(st, 14, m->identity.timeline);
         sqlite3_bind_int64(st, 15, m->identity.loading);
+        sqlite3_bind_int64(st, 16, m->identity.since_us);
         rc = sqlite3_step(st);
     }
     enum status result = rc == SQLITE_DONE ? STATUS_OK : store_error(s, "create", err);

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #define RESPREAD_PAGES_PER_COMMIT 1000
+#define LOADED_TIMEOUT_MS         10000
 
 static void close_fd(const int *fd)
 {
@@ -370,6 +371,81 @@ enum status store_set_open(const char *dir, uint32_t workers, uint64_t epoch,
                : open_existing(dir, set, workers, epoch, identity, stores, err);
     if (!st)
         *ret_fresh = fresh;
+    return st;
+}
+
+/* ---- beginning anew ---- */
+
+enum status store_set_renew(const char *dir, uint32_t workers, uint64_t epoch,
+                            const struct store_identity *identity, struct store **stores,
+                            struct error *err)
+{
+    assert(workers >= 1 && workers <= LIMIT_WORKERS);
+    struct store_meta meta = {.identity = *identity, .epoch = epoch, .next_key_id = 1};
+    unsigned highest = 0;
+    char set[SET_NAME_SIZE + 8];
+    enum status st = make_directories(dir, err);
+    if (!st)
+        st = each_set(dir, find_highest, &highest, err);
+    if (st)
+        return st;
+    snprintf(set, sizeof(set), "set-%06u", highest + 1);
+    if (!set_number(set))
+        return error_set(err, STATUS_LIMIT, "\"%s\" has too many sets", dir);
+    st = create_stores(dir, set, workers, &meta, stores, err);
+    if (st)
+        return st;
+    st = publish(dir, set, err);
+    if (!st)
+        st = each_set(dir, remove_leftover, set, err);
+    if (st)
+        close_all(stores, workers);
+    return st;
+}
+
+/* By a connection of its own: the handle belongs to the worker's thread. */
+static enum status mark_loaded(const char *path, uint64_t epoch, struct error *err)
+{
+    sqlite3 *db = NULL;
+    sqlite3_stmt *q = NULL;
+    enum status st = STATUS_OK;
+    int rc = sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_busy_timeout(db, LOADED_TIMEOUT_MS);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_exec(db, "PRAGMA synchronous = FULL", NULL, NULL, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_prepare_v2(db, "UPDATE meta SET loading = 0 WHERE id = 1 AND epoch = ?1", -1,
+                                &q, NULL);
+    if (rc == SQLITE_OK) {
+        store_bind_u64(q, 1, epoch);
+        rc = sqlite3_step(q);
+    }
+    if (rc != SQLITE_DONE)
+        st = store_db_error(db, path, "write to", err);
+    else if (sqlite3_changes(db) != 1)
+        st = error_set(err, STATUS_FENCED, "\"%s\" was taken over by another process", path);
+    sqlite3_finalize(q);
+    if (db)
+        sqlite3_db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    sqlite3_close(db);
+    return st;
+}
+
+enum status store_set_loaded(const char *dir, uint64_t epoch, struct error *err)
+{
+    char set[SET_NAME_SIZE];
+    enum status st = store_set_current(dir, set, err);
+    if (st)
+        return st == STATUS_END ? error_set(err, STATUS_IO, "\"%s\" has lost its state", dir) : st;
+    /* In order: the last file decides what the set is, see open_existing(). */
+    uint32_t n = count_workers(dir, set);
+    for (uint32_t i = 0; i < n && !st; i++) {
+        CLEANUP(freep) char *path = store_worker_path(dir, set, i);
+        st = path ? mark_loaded(path, epoch, err) : no_memory(err);
+        if (!st && FAULT_POINT("load_marking"))
+            st = error_set(err, STATUS_IO, "injected fault");
+    }
     return st;
 }
 

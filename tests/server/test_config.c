@@ -37,7 +37,10 @@ static const char whole[] = "pipeline: chat\n"
                             "  slot: s1\n"
                             "  publication: p1\n"
                             "  create: no\n"
-                            "  on_slot_lost: rebuild\n" TABLES "sink:\n"
+                            "  on_slot_lost: rebuild\n"
+                            "  snapshot: never\n"
+                            "  snapshot_window: 90d\n"
+                            "  snapshot_jobs: 3\n" TABLES "sink:\n"
                             "  conninfo: dbname=cache\n"
                             "  ttl: 1m30s\n"
                             "state: {dir: /tmp/x, memory: 64MiB, workers: 3}\n"
@@ -109,6 +112,9 @@ static void test_a_whole_file_fills_every_member(void **state)
     assert_string_equal(c->publication, "p1");
     assert_false(c->create);
     assert_int_equal(c->on_slot_lost, ON_SLOT_LOST_REBUILD);
+    assert_int_equal(c->snapshot, SNAPSHOT_NEVER);
+    assert_int_equal(c->snapshot_window_us, 90 * US_PER_DAY);
+    assert_int_equal(c->snapshot_jobs, 3);
     assert_string_equal(c->sink_conninfo, "dbname=cache");
     assert_int_equal(c->ttl_us, 90 * US_PER_SECOND);
     assert_string_equal(c->state_dir, "/tmp/x");
@@ -157,6 +163,9 @@ static void test_what_is_not_given_is_the_default(void **state)
     assert_string_equal(c->slot, "warmpath");
     assert_true(c->create);
     assert_int_equal(c->on_slot_lost, ON_SLOT_LOST_STOP);
+    assert_int_equal(c->snapshot, SNAPSHOT_INITIAL);
+    assert_int_equal(c->snapshot_window_us, 30 * US_PER_DAY);
+    assert_int_equal(c->snapshot_jobs, 2);
     assert_string_equal(c->sink_conninfo, "dbname=x");
     assert_int_equal(c->ttl_us, 5 * US_PER_MINUTE);
     assert_int_equal(c->memory_bytes, 160 << 20);

@@ -90,6 +90,38 @@ static void test_an_empty_state_takes_a_slot_nobody_has_worked_with(void **state
     assert_refused(&in, "does not exist");
 }
 
+static void test_a_slot_that_exists_cannot_be_begun_with_a_snapshot(void **state)
+{
+    (void)state;
+    struct gap_input in = fitting();
+    in.state_fresh = true;
+    in.snapshot = true;
+    assert_refused(&in, "exists already");
+    in.slot_exists = false;
+    assert_int_equal(startup_check_gap(&in, NULL), STATUS_OK);
+    in.create = false;
+    assert_refused(&in, "source.snapshot: never and run");
+}
+
+static void test_a_state_cut_short_gives_up_its_own_slot_and_no_other(void **state)
+{
+    (void)state;
+    struct gap_input in = fitting();
+    in.state.loading = true;
+    in.state.slot_birth = 150;
+    in.slot_confirmed = 150;
+    in.snapshot = true;
+    assert_int_equal(startup_check_gap(&in, NULL), STATUS_OK);
+    in.slot_confirmed = 151; /* nobody of ours has confirmed anything yet */
+    assert_refused(&in, "by somebody else");
+    in.state.slot_birth = LSN_INVALID; /* it was being made, or is to be made anew */
+    assert_int_equal(startup_check_gap(&in, NULL), STATUS_OK);
+    in.slot_exists = false;
+    assert_int_equal(startup_check_gap(&in, NULL), STATUS_OK);
+    in.slot = "other";
+    assert_refused(&in, "built from slot \"s\"");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -98,6 +130,8 @@ int main(void)
         cmocka_unit_test(test_another_cluster_slot_or_pipeline_is_refused),
         cmocka_unit_test(test_a_slot_that_is_gone_is_refused),
         cmocka_unit_test(test_an_empty_state_takes_a_slot_nobody_has_worked_with),
+        cmocka_unit_test(test_a_slot_that_exists_cannot_be_begun_with_a_snapshot),
+        cmocka_unit_test(test_a_state_cut_short_gives_up_its_own_slot_and_no_other),
     };
     return cmocka_run_group_tests_name("server/startup", tests, NULL, NULL);
 }

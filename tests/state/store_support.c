@@ -24,6 +24,7 @@ const struct store_identity test_identity = {
     .slot_birth = 0x100000028,
     .timeline = 3,
     .loading = true,
+    .since_us = INT64_C(1700000000000000),
     .partitions = 64,
 };
 

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -145,6 +146,7 @@ static void test_a_fresh_directory_is_private_and_takes_the_identity_given(void 
     assert_int_equal(back.slot_birth, test_identity.slot_birth);
     assert_int_equal(back.timeline, test_identity.timeline);
     assert_true(back.loading);
+    assert_int_equal(back.since_us, test_identity.since_us);
     assert_int_equal(back.partitions, 64);
 }
 
@@ -408,6 +410,105 @@ static void test_files_of_different_sets_do_not_mix(void **state)
     assert_non_null(strstr(err.text, "file 2 of a set of 3"));
 }
 
+/* A state of two workers that covers something, and is closed again. */
+static void make_worked_state(const char *dir)
+{
+    struct store_identity identity = test_identity;
+    struct store *s[2];
+    bool fresh = false;
+    assert_int_equal(store_set_open(dir, 2, 9, &identity, &fresh, s, NULL), STATUS_OK);
+    for (int i = 0; i < 2; i++) {
+        struct store_commit c = {.covered = 500, .as_of_us = 77};
+        assert_int_equal(store_commit(s[i], &c, NULL), STATUS_OK);
+        store_close(s[i]);
+    }
+}
+
+static void test_beginning_anew_leaves_nothing_of_the_old_state(void **state)
+{
+    const char *dir = dir_of(state);
+    make_worked_state(dir);
+    struct store_identity identity = {.pipeline = "main", .slot = "s", .loading = true};
+    struct store *s[3];
+    /* Another number of workers needs no spreading: there is nothing to spread. */
+    assert_int_equal(store_set_renew(dir, 3, 10, &identity, s, NULL), STATUS_OK);
+    assert_int_equal(store_covered(s[0]), 0);
+    for (int i = 0; i < 3; i++)
+        store_close(s[i]);
+    assert_false(has(dir, "set-000001"));
+    struct store_identity back;
+    lsn_t covered = 1;
+    assert_int_equal(store_identity_read(dir, &back, &covered, NULL), STATUS_OK);
+    assert_int_equal(covered, 0);
+    assert_true(back.loading);
+    assert_string_equal(back.slot, "s");
+}
+
+static void test_beginning_anew_killed_anywhere_leaves_one_whole_set(void **state)
+{
+    static const char *const points[] = {"set_before_rename:1:abort", "set_after_rename:1:abort"};
+    const char *dir = dir_of(state);
+    make_worked_state(dir);
+    for (size_t i = 0; i < 2; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            struct store_identity identity = {.pipeline = "main", .loading = true};
+            struct store *s[2];
+            if (fault_arm(points[i], NULL) == STATUS_OK)
+                (void)!store_set_renew(dir, 2, 10, &identity, s, NULL);
+            _exit(1);
+        }
+        int how = 0;
+        assert_int_equal(waitpid(child, &how, 0), child);
+        assert_true(WIFSIGNALED(how));
+        struct store_identity back = {0};
+        lsn_t covered = 0;
+        assert_int_equal(store_identity_read(dir, &back, &covered, NULL), STATUS_OK);
+        /* The old one is whole before the rename, the new one after it. */
+        assert_int_equal(covered, i == 0 ? 500 : 0);
+    }
+}
+
+static void test_a_loaded_set_is_marked_beside_its_workers(void **state)
+{
+    const char *dir = dir_of(state);
+    struct store_identity identity = test_identity;
+    struct store *s[2];
+    bool fresh = false;
+    assert_true(identity.loading);
+    assert_int_equal(store_set_open(dir, 2, 9, &identity, &fresh, s, NULL), STATUS_OK);
+    assert_int_equal(store_set_loaded(dir, 8, NULL), STATUS_FENCED);
+    struct store_identity back;
+    lsn_t covered = 0;
+    assert_int_equal(store_identity_read(dir, &back, &covered, NULL), STATUS_OK);
+    assert_true(back.loading);
+    assert_int_equal(store_set_loaded(dir, 9, NULL), STATUS_OK);
+    /* The workers go on with their handles, and do not undo it. */
+    for (int i = 0; i < 2; i++) {
+        struct store_commit c = {.covered = 500};
+        assert_int_equal(store_commit(s[i], &c, NULL), STATUS_OK);
+        store_close(s[i]);
+    }
+    assert_int_equal(store_identity_read(dir, &back, &covered, NULL), STATUS_OK);
+    assert_false(back.loading);
+    assert_int_equal(covered, 500);
+}
+
+static void test_a_marking_cut_short_is_still_loading(void **state)
+{
+    const char *dir = dir_of(state);
+    make_worked_state(dir);
+    assert_int_equal(fault_arm("load_marking:1:fail", NULL), STATUS_OK);
+    assert_int_equal(store_set_loaded(dir, 9, NULL), STATUS_IO);
+    struct store_identity back;
+    struct store *s[2];
+    bool fresh = true;
+    assert_int_equal(store_set_open(dir, 2, 9, &back, &fresh, s, NULL), STATUS_OK);
+    assert_true(back.loading);
+    store_close(s[0]);
+    store_close(s[1]);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int main(void)
@@ -427,6 +528,10 @@ int main(void)
         TEST(test_a_lost_current_is_refused_when_a_set_holds_work),
         TEST(test_a_current_that_names_nothing_usable_is_corrupt),
         TEST(test_files_of_different_sets_do_not_mix),
+        TEST(test_beginning_anew_leaves_nothing_of_the_old_state),
+        TEST(test_beginning_anew_killed_anywhere_leaves_one_whole_set),
+        TEST(test_a_loaded_set_is_marked_beside_its_workers),
+        TEST(test_a_marking_cut_short_is_still_loading),
     };
     return cmocka_run_group_tests_name("state/store_set", tests, NULL, NULL);
 }
