@@ -21,6 +21,8 @@ import sys
 import tempfile
 import time
 
+import psycopg2
+
 PR_SET_PDEATHSIG = 1
 SOCKET_PATH_MAX = 107
 START_SECONDS = 60
@@ -40,7 +42,8 @@ class ClusterError(Exception):
 
 
 def find_bindir():
-    """The programs of PostgreSQL 15, or else of the newest version there is; they are not in PATH on Debian."""
+    """PG_BINDIR (run.py --pg sets it), else PostgreSQL 15, or else the newest version there is; they are not in PATH on Debian.
+    Only initdb, postgres and pg_ctl can be counted on: tools/postgres.py brings no others."""
     named = os.environ.get("PG_BINDIR")
     found = [named] if named else ["/usr/lib/postgresql/15/bin"]
     if not named:
@@ -76,6 +79,8 @@ class Cluster:
         self.port = None
         self.socket_dir = None
         self.owner = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
+        version = subprocess.run([os.path.join(self.bindir, "postgres"), "--version"], stdout=subprocess.PIPE, text=True, check=True)
+        self.major = int(re.search(r"\d+", version.stdout)[0])
 
     # ---- as whom
 
@@ -181,8 +186,7 @@ class Cluster:
             self.server = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                                            preexec_fn=lambda: die_with_parent(signal.SIGQUIT), **self.as_owner())
         deadline = time.monotonic() + START_SECONDS
-        while subprocess.run([os.path.join(self.bindir, "pg_isready"), "-q", "-h", self.socket_dir, "-p", str(self.port)],
-                             **self.as_owner()).returncode != 0:
+        while not self.accepts():
             if self.server.poll() is not None or time.monotonic() > deadline:
                 with open(self.log, errors="replace") as f:
                     tail = "".join(f.readlines()[-20:])
@@ -190,6 +194,13 @@ class Cluster:
                 raise ClusterError(f"PostgreSQL did not start within {START_SECONDS} s:\n{tail}")
             time.sleep(0.02)
         return self
+
+    def accepts(self):
+        try:
+            psycopg2.connect(self.conninfo()).close()
+            return True
+        except psycopg2.OperationalError:
+            return False
 
     def stop(self, mode="fast"):
         """fast ends connections and writes a checkpoint; immediate is a crash, to be recovered from at the next start."""

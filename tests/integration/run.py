@@ -1,11 +1,12 @@
 #!/usr/bin/python3
 """Runs the integration tests beside one private PostgreSQL server and writes one line per test.
 
-usage: run.py [--results FILE] [--keep] [NAME...]
+usage: run.py [--pg MAJOR] [--results FILE] [--keep] [NAME...]
 
 NAME selects tests as unittest does: test_crash, test_crash.KillTest, test_crash.KillTest.test_kill. --results writes "OK name",
 "FAIL name" or "SKIP name" for each. --keep leaves logs, states and databases for a look (they stay anyway when a test fails).
-WARMPATH names the program, default build/warmpath.
+--pg names the server's major version (tools/postgres.py fetches it); else PG_BINDIR or Debian's. WARMPATH names the program,
+default build/warmpath.
 """
 import argparse
 import os
@@ -16,9 +17,11 @@ import tempfile
 import time
 import unittest
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(HERE, "..", "..", "tools")]
 import cluster
 import harness
+import postgres
 
 
 class Result(unittest.TextTestResult):
@@ -68,20 +71,25 @@ class Result(unittest.TextTestResult):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--pg", metavar="MAJOR", choices=postgres.MAJORS)
     p.add_argument("--results")
     p.add_argument("--keep", action="store_true")
     p.add_argument("names", nargs="*")
     a = p.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the finally below
-    here = os.path.dirname(os.path.abspath(__file__))
+    if a.pg:
+        try:
+            os.environ["PG_BINDIR"] = postgres.bindir(a.pg)
+        except postgres.FetchError as e:
+            sys.exit(f"run.py: {e}")
     loader = unittest.TestLoader()
-    suite = loader.loadTestsFromNames(a.names) if a.names else loader.discover(here, "test_*.py")
+    suite = loader.loadTestsFromNames(a.names) if a.names else loader.discover(HERE, "test_*.py")
     work = tempfile.mkdtemp(prefix="warmpath-it-")
     os.chmod(work, 0o755)  # for the server's user
     ok = False
     try:
-        print(f"integration tests in {work}", file=sys.stderr, flush=True)
         with cluster.Cluster(os.path.join(work, "pg"), fsync=False) as server:
+            print(f"integration tests on PostgreSQL {server.major} in {work}", file=sys.stderr, flush=True)
             harness.begin(server, work)
             result = unittest.TextTestRunner(stream=sys.stderr, resultclass=Result, verbosity=0).run(suite)
         if a.results:
