@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 /* ---- errors ---- */
@@ -210,6 +211,37 @@ bool pg_succeeded(const PGresult *res)
     return status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK || status == PGRES_EMPTY_QUERY;
 }
 
+/* A connection that did not answer in time must not be used again: its answer may still come. */
+static void break_connection(PGconn *conn)
+{
+    if (PQsocket(conn) >= 0)
+        (void)shutdown(PQsocket(conn), SHUT_RDWR);
+    (void)PQconsumeInput(conn); /* finds the end, and marks the connection as bad */
+}
+
+enum status pg_run_within(PGconn *conn, const char *sql, int n, const char *const *params,
+                          int64_t timeout_us, PGresult **ret, struct error *err)
+{
+    CLEANUP(PQclearp) PGresult *last = NULL;
+    if (!PQsendQueryParams(conn, sql, n, NULL, params, NULL, NULL, 0))
+        return pg_error(err, conn, NULL, "could not send a statement");
+    int64_t deadline_us = clock_mono_us(&clock_real) + timeout_us;
+    for (;;) {
+        PGresult *res = NULL;
+        enum status st = pg_next_result(conn, deadline_us, NULL, &res, err);
+        if (st) {
+            break_connection(conn);
+            return st;
+        }
+        if (!res)
+            break;
+        PQclear(last);
+        last = res;
+    }
+    *ret = TAKE(last);
+    return STATUS_OK;
+}
+
 PGresult *pg_run(PGconn *conn, const char *sql, int n, const char *const *params)
 {
     return PQexecParams(conn, sql, n, NULL, params, NULL, NULL, 0);
@@ -219,6 +251,20 @@ enum status pg_query(PGconn *conn, const char *sql, int n, const char *const *pa
                      const char *what, PGresult **ret, struct error *err)
 {
     CLEANUP(PQclearp) PGresult *res = pg_run(conn, sql, n, params);
+    if (!pg_succeeded(res))
+        return pg_error(err, conn, res, what);
+    *ret = TAKE(res);
+    return STATUS_OK;
+}
+
+enum status pg_query_within(PGconn *conn, const char *sql, int n, const char *const *params,
+                            int64_t timeout_us, const char *what, PGresult **ret, struct error *err)
+{
+    CLEANUP(PQclearp) PGresult *res = NULL;
+    struct error why = {.code = STATUS_OK};
+    enum status st = pg_run_within(conn, sql, n, params, timeout_us, &res, &why);
+    if (st)
+        return error_set(err, st, "%s: %s", what, why.text);
     if (!pg_succeeded(res))
         return pg_error(err, conn, res, what);
     *ret = TAKE(res);
@@ -269,6 +315,28 @@ enum status pg_command(PGconn *conn, const char *sql, int64_t timeout_us,
     if (!res)
         return pg_error(err, conn, NULL, "no result from the server");
     *ret = res;
+    return STATUS_OK;
+}
+
+enum status pg_command_all(PGconn *conn, const char *sql, int64_t timeout_us,
+                           const struct pg_wait *wait, PGresult **ret, struct error *err)
+{
+    int64_t deadline_us = clock_mono_us(wait ? wait->clock : &clock_real) + timeout_us;
+    CLEANUP(PQclearp) PGresult *res = NULL;
+    enum status st = pg_command(conn, sql, timeout_us, wait, &res, err);
+    while (!st) {
+        PGresult *next = NULL;
+        st = pg_next_result(conn, deadline_us, wait, &next, err);
+        if (!next)
+            break;
+        PGresult *unwanted = pg_succeeded(res) ? res : next;
+        res = unwanted == res ? next : res;
+        PQclear(unwanted);
+    }
+    if (st)
+        return st;
+    (void)PQsetnonblocking(conn, 0);
+    *ret = TAKE(res);
     return STATUS_OK;
 }
 

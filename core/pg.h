@@ -94,7 +94,6 @@ struct pg_options {
     const char *application_name; /* NULL = "warmpath"; to the source, the conninfo's own wins */
     const char *setup;            /* statements run after connecting, or NULL */
     enum pg_mode mode;
-    int64_t sender_timeout_us;  /* wal_sender_timeout of PG_REPLICATION; 0 = the server's own */
     int timeout_ms;             /* for connecting; 0 = 10 s */
     const struct pg_wait *wait; /* what may end that early, or NULL */
 };
@@ -120,9 +119,16 @@ bool pg_succeeded(const PGresult *res);
 /* One statement with text parameters (NULL = SQL NULL) and a text result; the caller looks at
  * whether it succeeded, and clears it. */
 PGresult *pg_run(PGconn *conn, const char *sql, int n, const char *const *params);
-/* The same, failures as of pg_error(). */
+/* The same in bounded time; when it is up: IO, and the connection is broken for good. */
+MUST_CHECK enum status pg_run_within(PGconn *conn, const char *sql, int n,
+                                     const char *const *params, int64_t timeout_us, PGresult **ret,
+                                     struct error *err);
+/* The same two, failures as of pg_error(). */
 MUST_CHECK enum status pg_query(PGconn *conn, const char *sql, int n, const char *const *params,
                                 const char *what, PGresult **ret, struct error *err);
+MUST_CHECK enum status pg_query_within(PGconn *conn, const char *sql, int n,
+                                       const char *const *params, int64_t timeout_us,
+                                       const char *what, PGresult **ret, struct error *err);
 /* One or more statements without parameters, results dropped. */
 MUST_CHECK enum status pg_exec(PGconn *conn, const char *sql, const char *what, struct error *err);
 /* Ends a failed transaction; when even that fails the connection is broken and shows it later. */
@@ -138,6 +144,11 @@ MUST_CHECK enum status pg_next_result(PGconn *conn, int64_t deadline_us, const s
  */
 MUST_CHECK enum status pg_command(PGconn *conn, const char *sql, int64_t timeout_us,
                                   const struct pg_wait *wait, PGresult **ret, struct error *err);
+/* The same for commands that end, one or more: reads all their results and gives the last one, or
+ * the first that failed. Leaves the connection blocking. */
+MUST_CHECK enum status pg_command_all(PGconn *conn, const char *sql, int64_t timeout_us,
+                                      const struct pg_wait *wait, PGresult **ret,
+                                      struct error *err);
 
 /* ---- quoting ---- */
 

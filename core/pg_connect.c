@@ -64,8 +64,6 @@ static enum status session_options(const struct pg_options *o, struct buf *out, 
                                 "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0",
                                 theirs ? theirs : "", theirs ? " " : "");
     PQconninfoFree(given);
-    if (!st && o->mode == PG_REPLICATION && o->sender_timeout_us > 0)
-        st = buf_printf(out, " -c wal_sender_timeout=%" PRId64, o->sender_timeout_us / 1000);
     if (!st)
         st = buf_append(out, "", 1);
     return st ? error_set(err, st, "the connection options are too long") : STATUS_OK;
@@ -158,6 +156,17 @@ static void drop_notice(void *ctx, const PGresult *res)
     (void)res;
 }
 
+/* Statements without parameters. */
+static enum status run_setup(PGconn *conn, const char *sql, int64_t timeout_us,
+                             const struct pg_wait *wait, const char *what, struct error *err)
+{
+    CLEANUP(PQclearp) PGresult *res = NULL;
+    enum status st = pg_command_all(conn, sql, timeout_us, wait, &res, err);
+    if (st)
+        return st;
+    return pg_succeeded(res) ? STATUS_OK : pg_error(err, conn, res, what);
+}
+
 /* A database without an encoding may hold bytes that are no text, and the server refuses to send
  * them as UTF-8. Taken as they are, each row is checked here, and only the bad ones are refused. */
 static enum status take_any_bytes(PGconn *conn, int64_t timeout_us, const struct pg_wait *wait,
@@ -166,16 +175,8 @@ static enum status take_any_bytes(PGconn *conn, int64_t timeout_us, const struct
     const char *encoding = PQparameterStatus(conn, "server_encoding");
     if (!encoding || strcmp(encoding, "SQL_ASCII") != 0)
         return STATUS_OK;
-    CLEANUP(PQclearp) PGresult *res = NULL;
-    enum status st =
-        pg_command(conn, "SET client_encoding = 'SQL_ASCII'", timeout_us, wait, &res, err);
-    if (st)
-        return st;
-    if (!pg_succeeded(res))
-        return pg_source_error(err, conn, res, "could not set the client encoding");
-    PGresult *end = PQgetResult(conn); /* the command's end, which came with its result */
-    PQclear(end);
-    return STATUS_OK;
+    return run_setup(conn, "SET client_encoding = 'SQL_ASCII'", timeout_us, wait,
+                     "could not set the client encoding", err);
 }
 
 enum status pg_open(const struct pg_options *o, PGconn **ret, struct error *err)
@@ -204,7 +205,7 @@ enum status pg_open(const struct pg_options *o, PGconn **ret, struct error *err)
     if (o->mode == PG_REPLICATION)
         st = take_any_bytes(conn, timeout_us, o->wait, err);
     if (!st && o->setup)
-        st = pg_exec(conn, o->setup, "could not set up the connection", err);
+        st = run_setup(conn, o->setup, timeout_us, o->wait, "could not set up the connection", err);
     if (!st)
         *ret = TAKE(conn);
     return st;

@@ -46,6 +46,8 @@ const char *status_name(enum status code)
         return "fenced";
     case STATUS_REFUSED:
         return "refused";
+    case STATUS_LOST:
+        return "lost";
     }
     return "unknown";
 }

@@ -23,6 +23,7 @@ enum status {
     STATUS_CORRUPT,  /* our own durable bytes fail their check: stop */
     STATUS_FENCED,   /* another instance has taken over: stop writing at once */
     STATUS_REFUSED,  /* starting here could lose or double data: stop and explain */
+    STATUS_LOST,     /* the source no longer has what follows our state: rebuild, or stop */
 };
 
 struct error {

@@ -11,6 +11,8 @@
 #include <string.h>
 
 #define IDENTIFY_TIMEOUT_US (10 * US_PER_SECOND)
+/* Longer than PREFLIGHT_STATEMENT_TIMEOUT. */
+#define ANSWER_TIMEOUT_US (60 * US_PER_SECOND)
 
 const char *check_result_name(enum check_result r)
 {
@@ -61,7 +63,10 @@ void preflight_fix(struct check *c, const char *fmt, ...)
 enum status preflight_query(PGconn *conn, const char *sql, int n_params, const char *const *params,
                             PGresult **ret, struct error *err)
 {
-    CLEANUP(PQclearp) PGresult *res = pg_run(conn, sql, n_params, params);
+    CLEANUP(PQclearp) PGresult *res = NULL;
+    enum status st = pg_run_within(conn, sql, n_params, params, ANSWER_TIMEOUT_US, &res, err);
+    if (st)
+        return st;
     if (!pg_succeeded(res))
         return pg_source_error(err, conn, res, "could not query PostgreSQL");
     *ret = TAKE(res);
@@ -121,20 +126,53 @@ enum status preflight_connect(const char *conninfo, PGconn **ret, struct error *
     return pg_open(&o, ret, err);
 }
 
-enum status preflight_identify(const char *conninfo, struct server_identity *ret, struct error *err)
+lsn_t preflight_timeline_end(const char *history, uint32_t timeline)
 {
-    const struct pg_options o = {.conninfo = conninfo, .mode = PG_REPLICATION};
-    CLEANUP(PQfinishp) PGconn *conn = NULL;
+    /* One ancestor per line: "1<tab>0/3000148<tab>reason". */
+    for (const char *line = history; line && *line;) {
+        char *end = NULL;
+        unsigned long id = strtoul(line, &end, 10);
+        char text[32] = "";
+        lsn_t lsn = LSN_INVALID;
+        if (end != line && id == timeline && sscanf(end, " %31s", text) == 1 &&
+            lsn_parse(text, &lsn))
+            return lsn;
+        line = strchr(line, '\n');
+        line = line ? line + 1 : NULL;
+    }
+    return LSN_INVALID;
+}
+
+/* When the server is on another timeline than the one asked about. */
+static enum status read_history(PGconn *conn, uint32_t timeline, const struct pg_wait *wait,
+                                struct server_identity *id, struct error *err)
+{
+    id->shared_lsn = LSN_INVALID;
+    if (id->timeline < timeline)
+        return STATUS_OK; /* the first one has no history, and no other knows later ones */
+    char sql[64];
+    snprintf(sql, sizeof(sql), "TIMELINE_HISTORY %" PRIu32, id->timeline);
     CLEANUP(PQclearp) PGresult *res = NULL;
-    enum status st = pg_open(&o, &conn, err);
-    if (!st)
-        st = pg_command(conn, "IDENTIFY_SYSTEM", IDENTIFY_TIMEOUT_US, NULL, &res, err);
+    enum status st = pg_command_all(conn, sql, IDENTIFY_TIMEOUT_US, wait, &res, err);
+    if (st)
+        return st;
+    if (PQresultStatus(res) != PGRES_TUPLES_OK)
+        return pg_source_error(err, conn, res, "could not read the server's timeline history");
+    id->shared_lsn = preflight_timeline_end(preflight_text(res, 0, "content"), timeline);
+    return STATUS_OK;
+}
+
+enum status preflight_identify_on(PGconn *conn, uint32_t timeline, const struct pg_wait *wait,
+                                  struct server_identity *ret, struct error *err)
+{
+    CLEANUP(PQclearp) PGresult *res = NULL;
+    enum status st = pg_command_all(conn, "IDENTIFY_SYSTEM", IDENTIFY_TIMEOUT_US, wait, &res, err);
     if (st)
         return st;
     if (PQresultStatus(res) != PGRES_TUPLES_OK)
         return pg_source_error(err, conn, res, "could not identify the server");
 
-    struct server_identity id = {0};
+    struct server_identity id = {.shared_lsn = UINT64_MAX};
     char *end = NULL;
     errno = 0;
     const char *system = preflight_text(res, 0, "systemid");
@@ -144,14 +182,26 @@ enum status preflight_identify(const char *conninfo, struct server_identity *ret
     if (end == system || *end || errno || id.system_identifier == 0 || id.timeline == 0 ||
         !lsn_parse(preflight_text(res, 0, "xlogpos"), &id.flush_lsn))
         return error_set(err, STATUS_PROTOCOL, "malformed answer to IDENTIFY_SYSTEM");
-    *ret = id;
-    return STATUS_OK;
+    if (timeline != 0 && timeline != id.timeline)
+        st = read_history(conn, timeline, wait, &id, err);
+    if (!st)
+        *ret = id;
+    return st;
+}
+
+enum status preflight_identify(const char *conninfo, uint32_t timeline, struct server_identity *ret,
+                               struct error *err)
+{
+    const struct pg_options o = {.conninfo = conninfo, .mode = PG_REPLICATION};
+    CLEANUP(PQfinishp) PGconn *conn = NULL;
+    enum status st = pg_open(&o, &conn, err);
+    return st ? st : preflight_identify_on(conn, timeline, NULL, ret, err);
 }
 
 enum status preflight_system_identifier(const char *conninfo, uint64_t *ret, struct error *err)
 {
     struct server_identity id = {0};
-    enum status st = preflight_identify(conninfo, &id, err);
+    enum status st = preflight_identify(conninfo, 0, &id, err);
     if (!st)
         *ret = id.system_identifier;
     return st;

@@ -13,6 +13,7 @@
 #include "core/buf.h"
 #include "core/cleanup.h"
 #include "core/lsn.h"
+#include "core/pg.h"
 #include "core/status.h"
 #include "ingest/mapping.h"
 
@@ -66,10 +67,21 @@ struct server_identity {
     uint64_t system_identifier;
     uint32_t timeline;
     lsn_t flush_lsn; /* end of what the server has made durable */
+    /* Up to where its history is that of the timeline asked about: UINT64_MAX when it is on that
+     * timeline, or none was asked about; where it branched off; LSN_INVALID: never. */
+    lsn_t shared_lsn;
     char database[64];
 };
-MUST_CHECK enum status preflight_identify(const char *conninfo, struct server_identity *ret,
-                                          struct error *err);
+/* timeline: to be asked about; 0 = none. */
+MUST_CHECK enum status preflight_identify(const char *conninfo, uint32_t timeline,
+                                          struct server_identity *ret, struct error *err);
+/* The same on a connection for replication commands that is not streaming. */
+MUST_CHECK enum status preflight_identify_on(PGconn *conn, uint32_t timeline,
+                                             const struct pg_wait *wait,
+                                             struct server_identity *ret, struct error *err);
+/* Where a timeline ended, by the content of a timeline history file (PostgreSQL docs, "Timelines");
+ * LSN_INVALID: it is not among the ancestors. */
+lsn_t preflight_timeline_end(const char *history, uint32_t timeline);
 MUST_CHECK enum status preflight_system_identifier(const char *conninfo, uint64_t *ret,
                                                    struct error *err);
 

@@ -5,6 +5,7 @@
 #include "core/log.h"
 #include "core/pg.h"
 #include "ingest/feedback.h"
+#include "ingest/session.h"
 #include "ingest/stream.h"
 
 #include <assert.h>
@@ -17,10 +18,10 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#define START_TIMEOUT_US   (60 * US_PER_SECOND)
 #define FINISH_TIMEOUT_US  (1 * US_PER_SECOND)
 #define SENDER_TIMEOUT_US  (30 * US_PER_SECOND)
 #define STATUS_INTERVAL_US (1 * US_PER_SECOND)
+#define SILENCE_US         (60 * US_PER_SECOND)
 /* A receiver that makes room does not have to say so. */
 #define RETRY_US 5000
 /* Messages between two looks at the clock and the stop flag. */
@@ -35,7 +36,7 @@ struct replication {
     uint64_t random;
 
     /* One session */
-    PGconn *conn;
+    struct session session;
     char *held; /* CopyData whose content the receiver has not taken */
     struct watchdog watchdog;
     bool heard;       /* the server has sent something */
@@ -58,6 +59,9 @@ enum status replication_new(const struct replication_config *cfg,
         r->cfg.sender_timeout_us = SENDER_TIMEOUT_US;
     if (r->cfg.status_interval_us <= 0)
         r->cfg.status_interval_us = STATUS_INTERVAL_US;
+    if (r->cfg.silence_us <= 0)
+        r->cfg.silence_us = SILENCE_US;
+    r->session.timeline = cfg->timeline;
     if (getrandom(&r->random, sizeof(r->random), GRND_NONBLOCK) != (ssize_t)sizeof(r->random))
         r->random = (uint64_t)clock_wall_us(cfg->clock);
     if (pipe2(r->wake_pipe, O_NONBLOCK | O_CLOEXEC) != 0) {
@@ -73,19 +77,18 @@ enum status replication_new(const struct replication_config *cfg,
     return STATUS_OK;
 }
 
-static void session_close(struct replication *r)
+static void session_end(struct replication *r)
 {
     PQfreemem(r->held);
     r->held = NULL;
-    PQfinish(r->conn);
-    r->conn = NULL;
+    session_close(&r->session);
 }
 
 void replication_free(struct replication *r)
 {
     if (!r)
         return;
-    session_close(r);
+    session_end(r);
     stream_free(r->stream);
     close(r->wake_pipe[0]);
     close(r->wake_pipe[1]);
@@ -101,7 +104,7 @@ void replication_wake(struct replication *r)
 
 static enum status connection_lost(const struct replication *r, struct error *err)
 {
-    return pg_error(err, r->conn, NULL, "replication connection lost");
+    return pg_error(err, r->session.conn, NULL, "replication connection lost");
 }
 
 /*
@@ -134,69 +137,24 @@ static enum status check_notice(const struct replication *r, struct error *err)
         r->cfg.publication, r->notice);
 }
 
-static enum status start_command(const struct replication *r, lsn_t start, struct buf *sql)
+static enum status session_begin(struct replication *r, lsn_t start, struct error *err)
 {
-    CLEANUP(buf_deinit) struct buf list;
-    buf_init(&list, 1024);
-    /* publication_names is a list of identifiers inside a literal: quoted twice. */
-    enum status st = pg_quote_ident(&list, r->cfg.publication);
-    if (!st)
-        st = buf_append(&list, "", 1);
-    if (!st)
-        st = buf_append_str(sql, STR("START_REPLICATION SLOT "));
-    if (!st)
-        st = pg_quote_ident(sql, r->cfg.slot);
-    if (!st)
-        st = buf_printf(sql, " LOGICAL " LSN_FMT " (proto_version '1', publication_names ",
-                        LSN_ARGS(start));
-    if (!st)
-        st = pg_quote_literal(sql, list.data);
-    if (!st)
-        st = buf_append_str(sql, STR(", messages 'true')"));
-    return st ? st : buf_append(sql, "", 1);
-}
-
-static enum status session_open(struct replication *r, lsn_t start, struct error *err)
-{
-    const struct pg_options what = {
-        .conninfo = r->cfg.conninfo,
-        .mode = PG_REPLICATION,
-        .application_name = r->cfg.application_name,
-        .sender_timeout_us = r->cfg.sender_timeout_us,
-        .wait = &r->wait,
-    };
-    enum status st = pg_open(&what, &r->conn, err);
+    enum status st = session_open(&r->session, &r->cfg, &r->wait, start, err);
     if (st)
         return st;
     *r->notice = '\0';
-    PQsetNoticeReceiver(r->conn, on_notice, r);
-
-    CLEANUP(buf_deinit) struct buf sql;
-    buf_init(&sql, 4096);
-    st = start_command(r, start, &sql);
-    if (st)
-        return error_set(err, st, "could not write the START_REPLICATION command");
-    CLEANUP(PQclearp) PGresult *res = NULL;
-    st = pg_command(r->conn, sql.data, START_TIMEOUT_US, &r->wait, &res, err);
-    if (st)
-        return st;
-    if (PQresultStatus(res) != PGRES_COPY_BOTH)
-        return pg_source_error(err, r->conn, res, "could not start replication");
-
+    PQsetNoticeReceiver(r->session.conn, on_notice, r);
     int64_t now_us = clock_mono_us(r->cfg.clock);
     r->heard = false;
     r->want_write = false;
     watchdog_heard(&r->watchdog, now_us);
     stream_start(r->stream, start, now_us);
-    log_write(LOG_INFO, "ingest",
-              "streaming slot=\"%s\" publication=\"%s\" start=" LSN_FMT " server_version=%d",
-              r->cfg.slot, r->cfg.publication, LSN_ARGS(start), PQserverVersion(r->conn));
     return STATUS_OK;
 }
 
 static enum status flush_output(struct replication *r, struct error *err)
 {
-    int rc = PQflush(r->conn);
+    int rc = PQflush(r->session.conn);
     if (rc < 0)
         return connection_lost(r, err);
     r->want_write = rc > 0;
@@ -209,7 +167,7 @@ static enum status send_feedback(struct replication *r, bool ping, struct error 
     struct feedback_report report = feedback_report(f, r->receiver->durable(r->receiver->ctx));
     uint8_t bytes[FEEDBACK_BYTES];
     feedback_encode(&report, clock_wall_us(r->cfg.clock), ping, bytes);
-    int rc = PQputCopyData(r->conn, (const char *)bytes, sizeof(bytes));
+    int rc = PQputCopyData(r->session.conn, (const char *)bytes, sizeof(bytes));
     if (rc < 0)
         return connection_lost(r, err);
     if (rc == 0) {
@@ -223,9 +181,9 @@ static enum status send_feedback(struct replication *r, bool ping, struct error 
 /* PQgetCopyData has answered -1: the server's reason is in the results that follow. */
 static enum status stream_ended(struct replication *r, struct error *err)
 {
-    CLEANUP(PQclearp) PGresult *res = PQgetResult(r->conn);
+    CLEANUP(PQclearp) PGresult *res = PQgetResult(r->session.conn);
     if (res && PQresultStatus(res) == PGRES_FATAL_ERROR)
-        return pg_source_error(err, r->conn, res, "replication stopped");
+        return pg_source_error(err, r->session.conn, res, "replication stopped");
     /* Shut-down or promotion of the server: whoever comes back has the slot, or says why not. */
     return error_set(err, STATUS_IO, "the server ended the stream");
 }
@@ -240,7 +198,7 @@ static enum status read_messages(struct replication *r, bool *ret_drained, struc
     *ret_drained = false;
     for (int i = 0; i < READ_BATCH;) {
         char *bytes = NULL;
-        int len = PQgetCopyData(r->conn, &bytes, 1);
+        int len = PQgetCopyData(r->session.conn, &bytes, 1);
         if (len == -1)
             return stream_ended(r, err);
         if (len < 0)
@@ -250,7 +208,7 @@ static enum status read_messages(struct replication *r, bool *ret_drained, struc
                 *ret_drained = true;
                 return STATUS_OK;
             }
-            if (!PQconsumeInput(r->conn))
+            if (!PQconsumeInput(r->session.conn))
                 return connection_lost(r, err);
             consumed = true;
             continue;
@@ -289,19 +247,19 @@ static enum status tick(struct replication *r, struct error *err)
     int64_t now_us = clock_mono_us(r->cfg.clock);
     bool ping = false;
     if (!r->held) {
-        switch (watchdog_check(&r->watchdog, 2 * r->cfg.sender_timeout_us, r->cfg.sender_timeout_us,
-                               now_us)) {
+        switch (watchdog_check(&r->watchdog, r->cfg.silence_us, r->cfg.silence_us / 2, now_us)) {
         case WATCHDOG_WAIT:
             break;
         case WATCHDOG_ASK:
             ping = true;
             break;
         case WATCHDOG_DEAD:
-            return error_set(err, STATUS_IO, "the server has been silent for %d s, even when asked",
-                             (int)(3 * r->cfg.sender_timeout_us / US_PER_SECOND));
+            return error_set(err, STATUS_IO,
+                             "the server has been silent for %" PRId64 " ms, even when asked",
+                             (r->cfg.silence_us + r->cfg.silence_us / 2) / 1000);
         }
     }
-    if (ping || feedback_is_due(stream_feedback(r->stream), r->cfg.status_interval_us, now_us))
+    if (ping || feedback_is_due(stream_feedback(r->stream), r->session.feedback_us, now_us))
         return send_feedback(r, ping, err);
     return r->want_write ? flush_output(r, err) : STATUS_OK;
 }
@@ -309,7 +267,7 @@ static enum status tick(struct replication *r, struct error *err)
 static enum status wait_for_work(struct replication *r, int64_t at_most_us, struct error *err)
 {
     struct pg_ready ready;
-    int64_t wait_us = feedback_wait_us(stream_feedback(r->stream), r->cfg.status_interval_us,
+    int64_t wait_us = feedback_wait_us(stream_feedback(r->stream), r->session.feedback_us,
                                        clock_mono_us(r->cfg.clock));
     if (wait_us > at_most_us)
         wait_us = at_most_us;
@@ -318,7 +276,8 @@ static enum status wait_for_work(struct replication *r, int64_t at_most_us, stru
     /* While output waits for the socket, the timer that asked for it is already due. */
     if (r->want_write && wait_us < RETRY_US)
         wait_us = RETRY_US;
-    return pg_poll(PQsocket(r->conn), !r->held, r->want_write, wait_us, &r->wait, &ready, err);
+    return pg_poll(PQsocket(r->session.conn), !r->held, r->want_write, wait_us, &r->wait, &ready,
+                   err);
 }
 
 static enum status session_loop(struct replication *r, const atomic_bool *stop, struct error *err)
@@ -349,20 +308,20 @@ static void session_finish(struct replication *r)
 {
     int64_t deadline_us = clock_mono_us(r->cfg.clock) + FINISH_TIMEOUT_US;
     const struct pg_wait no_wake = {.clock = r->cfg.clock, .wake_fd = -1};
-    if (send_feedback(r, false, NULL) || PQputCopyEnd(r->conn, NULL) < 0)
+    if (send_feedback(r, false, NULL) || PQputCopyEnd(r->session.conn, NULL) < 0)
         return;
     while (clock_mono_us(r->cfg.clock) < deadline_us) {
         char *bytes = NULL;
         struct pg_ready ready;
-        int flushed = PQflush(r->conn);
-        int len = PQgetCopyData(r->conn, &bytes, 1);
+        int flushed = PQflush(r->session.conn);
+        int len = PQgetCopyData(r->session.conn, &bytes, 1);
         PQfreemem(bytes); /* sent again next time: it was not acknowledged */
         if (flushed < 0 || len < 0)
             return;
         if (len == 0 &&
-            (pg_poll(PQsocket(r->conn), true, flushed > 0,
+            (pg_poll(PQsocket(r->session.conn), true, flushed > 0,
                      deadline_us - clock_mono_us(r->cfg.clock), &no_wake, &ready, NULL) ||
-             !PQconsumeInput(r->conn)))
+             !PQconsumeInput(r->session.conn)))
             return;
     }
 }
@@ -370,13 +329,15 @@ static void session_finish(struct replication *r)
 static enum status run_session(struct replication *r, lsn_t start, const atomic_bool *stop,
                                struct error *err)
 {
-    enum status st = session_open(r, start, err);
+    enum status st = session_begin(r, start, err);
     if (!st) {
         st = session_loop(r, stop, err);
         if (!st)
             session_finish(r);
+        else if (st == STATUS_REFUSED)
+            st = session_explain(&r->session, &r->cfg, &r->wait, start, err);
     }
-    session_close(r);
+    session_end(r);
     return st;
 }
 

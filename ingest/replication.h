@@ -12,6 +12,7 @@
 #include "core/lsn.h"
 #include "core/status.h"
 #include "ingest/mapping.h"
+#include "ingest/preflight.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -33,6 +34,11 @@ struct receiver_ops {
     void *ctx;
 };
 
+struct source_seen {
+    struct server_identity server; /* shared_lsn: asked about the timeline last streamed from */
+    struct slot_info slot;
+};
+
 struct replication_config {
     const char *conninfo; /* without replication=; options are added here */
     const char *slot;
@@ -45,9 +51,19 @@ struct replication_config {
     int64_t status_interval_us; /* feedback at least this often; 1 s */
     int64_t backoff_min_us;     /* reconnect: decorrelated jitter between min and max */
     int64_t backoff_max_us;
-    /* The server gives us up after this silence of ours; 0 = 30 s. Twice this silence of the server
-     * while we are reading makes us ask, and then reconnect. */
+    /* The server is to give us up after this silence of ours, unless its own wal_sender_timeout is
+     * shorter; 0 = 30 s. Feedback goes out at least three times as often. */
     int64_t sender_timeout_us;
+    /* This silence of the server while we are reading makes us ask for a sign of life; without one
+     * within half of it we reconnect. 0 = 60 s. */
+    int64_t silence_us;
+    uint32_t timeline; /* that the durable state was read from; 0 = not known */
+    /* Asked on every connect, before streaming from durable: is this the source that our state
+     * belongs to, and does its slot still have what follows? OK, or what replication_run() is to
+     * return (IO: ask again later). NULL = it is. */
+    enum status (*check)(void *ctx, const struct source_seen *seen, lsn_t durable,
+                         struct error *err);
+    void *check_ctx;
 };
 
 struct replication;
@@ -59,8 +75,9 @@ void replication_free(struct replication *r);
 /*
  * Until *stop (OK) or an error that reconnecting cannot mend. start: the durable LSN. Reconnects by
  * itself; a server that shuts down or refuses for now is waited for, and so is a slot that another
- * process holds (its pid is in the log). REFUSED: the slot or publication is missing or lost, a
- * mapped column is gone, a right is missing: the text says what to do. PROTOCOL: bytes that cannot
+ * process holds (its pid is in the log). LOST: the slot no longer has what follows the durable LSN
+ * (it is gone or invalidated, or the check says so). REFUSED: the publication is missing, a mapped
+ * column is gone, a right is missing: the text says what to do. PROTOCOL: bytes that cannot
  * be understood. Other codes come from the receiver.
  */
 MUST_CHECK enum status replication_run(struct replication *r, lsn_t start, const atomic_bool *stop,

@@ -47,6 +47,7 @@ enum status begin_state(const struct config *cfg, struct startup *s, PGconn *con
              in->system_identifier);
     snprintf(s->identity.slot, sizeof(s->identity.slot), "%s", cfg->slot);
     s->identity.slot_birth = in->slot_confirmed;
+    s->identity.timeline = in->timeline;
     s->identity.loading = false;
     s->identity.since_us = 0;
     if (!in->slot_exists && in->snapshot)
@@ -103,6 +104,7 @@ enum status begin_anew(const struct config *cfg, struct startup *s, PGconn *conn
     /* From here on the state says that this slot, whatever it holds, is to go. */
     s->identity.loading = true;
     s->identity.slot_birth = LSN_INVALID;
+    s->identity.timeline = 0;
     s->identity.since_us = 0;
     st = store_set_renew(cfg->state_dir, s->workers, lease_epoch(s->lease), &s->identity, s->stores,
                          err);

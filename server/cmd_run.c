@@ -47,6 +47,7 @@ struct run {
     uint32_t n_workers;           /* started */
     struct receiver_ops receiver; /* replication holds a pointer to it */
     struct replication *replication;
+    struct startup_source source; /* the reader's, once it runs */
     char reader_name[128];
     struct error sink_trouble; /* logged last; code OK: none */
     atomic_bool stop_reader;
@@ -207,6 +208,8 @@ static enum status start_router(struct run *r, struct error *err)
         return st;
     r->receiver = router_receiver(r->router);
     snprintf(r->reader_name, sizeof(r->reader_name), STARTUP_READER_NAME, r->cfg->pipeline);
+    r->source = (struct startup_source){
+        .cfg = r->cfg, .epoch = lease_epoch(r->start.lease), .identity = r->start.identity};
     struct replication_config pc = {
         .application_name = r->reader_name,
         .conninfo = r->cfg->source_conninfo,
@@ -217,6 +220,9 @@ static enum status start_router(struct run *r, struct error *err)
         .status_interval_us = US_PER_SECOND,
         .backoff_min_us = US_PER_SECOND / 10,
         .backoff_max_us = 10 * US_PER_SECOND,
+        .timeline = r->source.identity.timeline,
+        .check = startup_check_source,
+        .check_ctx = &r->source,
     };
     return replication_new(&pc, &r->receiver, &r->replication, err);
 }

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,11 +14,11 @@
 #include "core/log.h"
 #include "core/pg.h"
 #include "ingest/preflight.h"
+#include "ingest/session.h"
 #include "pipeline/partition.h"
 #include "server/begin.h"
 
-#define HOLDER_BYTES  128
-#define END_READER_US (5 * US_PER_SECOND)
+#define HOLDER_BYTES 128
 
 /* ---- do state and slot fit ---- */
 
@@ -63,6 +62,26 @@ static enum status check_loading(const struct gap_input *in, struct error *err)
     return STATUS_OK;
 }
 
+/* The same cluster, but is it the same history? A promoted standby branches off where it was. */
+static enum status check_timeline(const struct gap_input *in, struct error *err)
+{
+    if (in->shared_lsn == LSN_INVALID)
+        return error_set(
+            err, STATUS_REFUSED,
+            "the server is on timeline %" PRIu32 ", the state in \"%s\" was read from timeline "
+            "%" PRIu32 ", which is not part of its history: this is a former primary, or a copy "
+            "from before a promotion. Point source.conninfo at the present primary",
+            in->timeline, in->state_dir, in->state.timeline);
+    if (in->state_covered > in->shared_lsn)
+        return error_set(
+            err, STATUS_LOST,
+            "the server was promoted to timeline %" PRIu32 " at " LSN_FMT ", but the state already "
+            "contains changes of the former primary up to " LSN_FMT ", which the new one never "
+            "had. Begin with an empty \"%s\" and a new slot",
+            in->timeline, LSN_ARGS(in->shared_lsn), LSN_ARGS(in->state_covered), in->state_dir);
+    return STATUS_OK;
+}
+
 enum status startup_check_gap(const struct gap_input *in, struct error *err)
 {
     if (in->state_fresh)
@@ -81,23 +100,24 @@ enum status startup_check_gap(const struct gap_input *in, struct error *err)
         return error_set(err, STATUS_REFUSED,
                          "\"%s\" was built from slot \"%s\", but source.slot is \"%s\"",
                          in->state_dir, in->state.slot, in->slot);
-    if (in->state.loading)
-        return check_loading(in, err);
+    enum status st = check_timeline(in, err);
+    if (st || in->state.loading)
+        return st ? st : check_loading(in, err);
     if (!in->slot_exists)
-        return error_set(err, STATUS_REFUSED,
+        return error_set(err, STATUS_LOST,
                          "slot \"%s\" is gone: changes after " LSN_FMT " may be lost. Create it "
                          "anew and begin with an empty \"%s\", so that nothing is counted wrong",
                          in->slot, LSN_ARGS(in->state_covered), in->state_dir);
     if (in->server_flush < in->state_covered)
         return error_set(
-            err, STATUS_REFUSED,
+            err, STATUS_LOST,
             "the server ends at " LSN_FMT ", but the state already contains changes up "
             "to " LSN_FMT ": the server was restored from a backup or failed over to an "
             "older copy. Begin with an empty \"%s\" and a new slot",
             LSN_ARGS(in->server_flush), LSN_ARGS(in->state_covered), in->state_dir);
     if (in->slot_confirmed > in->state_covered)
         return error_set(
-            err, STATUS_REFUSED,
+            err, STATUS_LOST,
             "slot \"%s\" was confirmed up to " LSN_FMT ", but the state in \"%s\" ends at " LSN_FMT
             ": an older copy of the state was restored, or the slot was created "
             "anew. The changes in between would be skipped silently. Restore the newest "
@@ -274,27 +294,50 @@ static lsn_t least_covered(const struct startup *s)
     return covered > s->identity.slot_birth ? covered : s->identity.slot_birth;
 }
 
-/*
- * Asks more than once: a sender whose peer has stopped reading takes the first request, and then
- * waits to tell its peer about it; only the next one makes it give that up. If it cannot be ended
- * in time, the reader waits for the slot.
- */
-static enum status end_reader(const struct config *cfg, PGconn *conn, int active_pid,
-                              struct error *err)
+static enum status write_identity(struct startup *s, struct error *err)
 {
-    char pid[16];
-    snprintf(pid, sizeof(pid), "%d", active_pid);
-    const char *values[] = {pid};
-    int64_t until_us = clock_mono_us(&clock_real) + END_READER_US;
-    struct slot_info slot = {0};
-    do {
-        /* Without the right to do that, waiting for the slot is all that is left. */
-        PQclear(pg_run(conn, "SELECT pg_terminate_backend($1::int)", 1, values));
-        poll(NULL, 0, 100);
-        enum status st = preflight_slot_read(conn, cfg->slot, &slot, err);
-        if (st)
-            return st;
-    } while (slot.active && slot.active_pid == active_pid && clock_mono_us(&clock_real) < until_us);
+    enum status st = STATUS_OK;
+    for (uint32_t i = 0; i < s->workers && !st; i++)
+        st = store_identity_write(s->stores[i], &s->identity, err);
+    return st;
+}
+
+static void log_timeline(uint32_t before, uint32_t now)
+{
+    if (before != 0)
+        log_write(LOG_WARN, "run",
+                  "the source is on a new timeline, and goes on where the former one ended "
+                  "timeline_before=%" PRIu32 " timeline=%" PRIu32,
+                  before, now);
+}
+
+enum status startup_check_source(void *ctx, const struct source_seen *seen, lsn_t durable,
+                                 struct error *err)
+{
+    struct startup_source *s = ctx;
+    struct gap_input in = {
+        .state = s->identity,
+        .state_covered = durable,
+        .server_flush = seen->server.flush_lsn,
+        .timeline = seen->server.timeline,
+        .shared_lsn = seen->server.shared_lsn,
+        .slot = s->cfg->slot,
+        .slot_exists = seen->slot.exists,
+        .slot_confirmed = seen->slot.confirmed_flush,
+        .state_dir = s->cfg->state_dir,
+        .pipeline = s->cfg->pipeline,
+    };
+    in.state.loading = false; /* the snapshot has been read: now the slot must go on from there */
+    snprintf(in.system_identifier, sizeof(in.system_identifier), "%" PRIu64,
+             seen->server.system_identifier);
+    enum status st = startup_check_gap(&in, err);
+    if (st || in.timeline == s->identity.timeline)
+        return st;
+    st = store_set_timeline(s->cfg->state_dir, s->epoch, in.timeline, err);
+    if (st)
+        return st;
+    log_timeline(s->identity.timeline, in.timeline);
+    s->identity.timeline = in.timeline;
     return STATUS_OK;
 }
 
@@ -312,7 +355,7 @@ static enum status check_reader(const struct config *cfg, PGconn *conn,
     log_write(LOG_WARN, "run",
               "ending the connection of an instance that has lost its lease pid=%d",
               slot->active_pid);
-    return end_reader(cfg, conn, slot->active_pid, err);
+    return session_end_reader(conn, cfg->slot, slot->active_pid, NULL, err);
 }
 
 static enum status settle_slot(const struct config *cfg, struct startup *s, bool fresh,
@@ -328,7 +371,8 @@ static enum status settle_slot(const struct config *cfg, struct startup *s, bool
         .snapshot = false,
     };
     struct server_identity server = {0};
-    enum status st = preflight_identify(cfg->source_conninfo, &server, err);
+    enum status st = preflight_identify(cfg->source_conninfo,
+                                        in.state_fresh ? 0 : s->identity.timeline, &server, err);
     if (!st)
         st = read_progress(cfg, &in, err);
     struct slot_info slot = {0};
@@ -341,6 +385,8 @@ static enum status settle_slot(const struct config *cfg, struct startup *s, bool
     snprintf(in.system_identifier, sizeof(in.system_identifier), "%" PRIu64,
              server.system_identifier);
     in.server_flush = server.flush_lsn;
+    in.timeline = server.timeline;
+    in.shared_lsn = server.shared_lsn;
     in.slot_exists = slot.exists;
     in.slot_confirmed = slot.confirmed_flush;
     in.state_covered = least_covered(s);
@@ -353,6 +399,11 @@ static enum status settle_slot(const struct config *cfg, struct startup *s, bool
     }
     if (!st && in.state_fresh)
         st = begin_state(cfg, s, conn, &in, err);
+    if (!st && s->identity.timeline != in.timeline) {
+        log_timeline(s->identity.timeline, in.timeline);
+        s->identity.timeline = in.timeline;
+        st = write_identity(s, err);
+    }
     if (st)
         return st;
     s->start = least_covered(s);

@@ -3,12 +3,13 @@
  * durable here (state), where the source stands (slot), and that the three fit together.
  *
  * The rule of DESIGN.md section 5: confirmed_flush_lsn <= what the state covers, same system
- * identifier, same slot; else REFUSED with what happened and what to do. Nothing is guessed.
+ * identifier, same history (timeline), same slot; else REFUSED or, where the source can no longer
+ * give what follows our state, LOST, with what happened and what to do. Nothing is guessed.
  */
 #pragma once
 
 #include "core/cleanup.h"
-#include "ingest/preflight.h"
+#include "ingest/replication.h"
 #include "server/config.h"
 #include "state/lease.h"
 #include "state/store.h"
@@ -39,14 +40,28 @@ struct preflight_config startup_preflight(const struct config *cfg);
  */
 struct trigger_policy startup_policy(void *ctx, enum table_id table, struct str bot_name);
 
+/* Asked by the reader on every connect (replication_config.check); writes down a new timeline
+ * before anything of it is streamed. ctx: struct startup_source, which the reader's thread owns
+ * meanwhile.
+ */
+struct startup_source {
+    const struct config *cfg;
+    uint64_t epoch;
+    struct store_identity identity;
+};
+enum status startup_check_source(void *ctx, const struct source_seen *seen, lsn_t durable,
+                                 struct error *err);
+
 /* Pure: may a state like this read a slot like that, or, while it is loading, throw that slot away?
- * OK or REFUSED. */
+ * OK, REFUSED or LOST. */
 struct gap_input {
     bool state_fresh;
     struct store_identity state; /* undefined when fresh */
     lsn_t state_covered;         /* the larger of covered and slot birth */
     char system_identifier[24];  /* of the server */
     lsn_t server_flush;
+    uint32_t timeline; /* of the server */
+    lsn_t shared_lsn;  /* as in struct server_identity, for the timeline of the state */
     const char *slot;
     bool slot_exists;
     lsn_t slot_confirmed;

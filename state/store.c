@@ -24,10 +24,11 @@ const char *const store_sql[SQL_COUNT] = {
     [SQL_ROLLBACK] = "ROLLBACK",
     [SQL_UPDATE_META] = "UPDATE meta SET covered = ?2, as_of_us = ?3, jseq = ?4, folded = ?5,"
                         " next_key_id = ?6 WHERE id = 1 AND epoch = ?1",
-    [SQL_UPDATE_IDENTITY] = "UPDATE meta SET pipeline = ?2, system_identifier = ?3, slot = ?4,"
-                            " slot_birth = ?5, partitions = ?6, timeline = ?7, loading = ?8,"
-                            " since_us = ?9"
-                            " WHERE id = 1 AND epoch = ?1",
+    [SQL_UPDATE_IDENTITY] =
+        "UPDATE meta SET pipeline = ?2, system_identifier = ?3, slot = ?4,"
+        " slot_birth = ?5, partitions = ?6, timeline = max(timeline, ?7), loading = ?8,"
+        " since_us = ?9"
+        " WHERE id = 1 AND epoch = ?1",
     [SQL_MARK_CLEAN] = "UPDATE meta SET clean = 1 WHERE id = 1 AND epoch = ?1",
     [SQL_INSERT_JOURNAL] = "INSERT INTO journal (first_jseq, last_jseq, bytes, hash, entries)"
                            " VALUES (?1, ?2, ?3, ?4, ?5)",

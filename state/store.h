@@ -90,6 +90,11 @@ MUST_CHECK enum status store_identity_read(const char *dir, struct store_identit
 MUST_CHECK enum status store_identity_write(struct store *s, const struct store_identity *identity,
                                             struct error *err);
 
+/* Writes the timeline into every file of the current set, which other threads may have open
+ * meanwhile; it only ever grows. FENCED: the set belongs to a later epoch. */
+MUST_CHECK enum status store_set_timeline(const char *dir, uint64_t epoch, uint32_t timeline,
+                                          struct error *err);
+
 /* ---- what was durable at open ---- */
 const struct store_applied *store_applied(const struct store *s, enum source src,
                                           uint32_t partition);

@@ -424,7 +424,7 @@ static void test_the_server_is_identified(void **state)
     struct server_identity id;
     uint64_t again = 0;
     char expected[64];
-    assert_int_equal(preflight_identify(s->conninfo, &id, &s->err), STATUS_OK);
+    assert_int_equal(preflight_identify(s->conninfo, 0, &id, &s->err), STATUS_OK);
     snprintf(expected, sizeof(expected), "%llu", (unsigned long long)id.system_identifier);
     assert_string_equal(pg_value(s->conn, "SELECT system_identifier FROM pg_control_system()"),
                         expected);
@@ -436,9 +436,22 @@ static void test_the_server_is_identified(void **state)
     site_free(s);
 }
 
+static void test_where_a_timeline_ended_is_read_from_the_history(void **state)
+{
+    (void)state;
+    static const char history[] = "1\t0/3000148\tno recovery target specified\n\n"
+                                  "2\t1/A\tbefore 2000-01-01 00:00:00+00\n";
+    assert_int_equal(preflight_timeline_end(history, 1), 0x3000148);
+    assert_int_equal(preflight_timeline_end(history, 2), 0x10000000A);
+    assert_int_equal(preflight_timeline_end(history, 3), LSN_INVALID);
+    assert_int_equal(preflight_timeline_end("", 1), LSN_INVALID);
+    assert_int_equal(preflight_timeline_end("1\tgarbage\n", 1), LSN_INVALID);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_where_a_timeline_ended_is_read_from_the_history),
         cmocka_unit_test(test_no_server_is_a_report_not_a_failure),
         cmocka_unit_test(test_missing_tables_and_columns_are_named),
         cmocka_unit_test(test_column_types_must_fit_their_field),

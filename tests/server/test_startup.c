@@ -14,10 +14,12 @@
 static struct gap_input fitting(void)
 {
     return (struct gap_input){
-        .state = {.pipeline = "main", .system_identifier = "7", .slot = "s"},
+        .state = {.pipeline = "main", .system_identifier = "7", .slot = "s", .timeline = 1},
         .state_covered = 200,
         .system_identifier = "7",
         .server_flush = 300,
+        .timeline = 1,
+        .shared_lsn = UINT64_MAX,
         .slot = "s",
         .slot_exists = true,
         .slot_confirmed = 150,
@@ -27,12 +29,24 @@ static struct gap_input fitting(void)
     };
 }
 
-static void assert_refused(const struct gap_input *in, const char *why)
+static void assert_stops(const struct gap_input *in, enum status st, const char *why)
 {
     struct error err = {0};
-    assert_int_equal(startup_check_gap(in, &err), STATUS_REFUSED);
+    assert_int_equal(startup_check_gap(in, &err), st);
     if (!strstr(err.text, why))
         fail_msg("\"%s\" does not say \"%s\"", err.text, why);
+}
+
+/* A wrong configuration: nothing is lost, and nothing may be rebuilt. */
+static void assert_refused(const struct gap_input *in, const char *why)
+{
+    assert_stops(in, STATUS_REFUSED, why);
+}
+
+/* The right source, but it no longer has what follows the state. */
+static void assert_lost(const struct gap_input *in, const char *why)
+{
+    assert_stops(in, STATUS_LOST, why);
 }
 
 static void test_a_state_may_lead_its_slot_but_never_trail_it(void **state)
@@ -43,7 +57,7 @@ static void test_a_state_may_lead_its_slot_but_never_trail_it(void **state)
     in.slot_confirmed = 200;
     assert_int_equal(startup_check_gap(&in, NULL), STATUS_OK);
     in.slot_confirmed = 201;
-    assert_refused(&in, "an older copy of the state was restored");
+    assert_lost(&in, "an older copy of the state was restored");
 }
 
 static void test_a_server_that_ends_before_the_state_is_refused(void **state)
@@ -51,7 +65,7 @@ static void test_a_server_that_ends_before_the_state_is_refused(void **state)
     (void)state;
     struct gap_input in = fitting();
     in.server_flush = 199;
-    assert_refused(&in, "restored from a backup or failed over");
+    assert_lost(&in, "restored from a backup or failed over");
 }
 
 static void test_another_cluster_slot_or_pipeline_is_refused(void **state)
@@ -68,12 +82,32 @@ static void test_another_cluster_slot_or_pipeline_is_refused(void **state)
     assert_refused(&in, "state of pipeline \"main\"");
 }
 
+static void test_a_promoted_standby_must_have_all_that_the_state_contains(void **state)
+{
+    (void)state;
+    struct gap_input in = fitting();
+    in.timeline = 2;
+    in.shared_lsn = 200; /* promoted exactly where the state ends */
+    assert_int_equal(startup_check_gap(&in, NULL), STATUS_OK);
+    in.shared_lsn = 199;
+    assert_lost(&in, "promoted to timeline 2 at 0/C7");
+}
+
+static void test_a_former_primary_that_comes_back_is_refused(void **state)
+{
+    (void)state;
+    struct gap_input in = fitting();
+    in.state.timeline = 2;
+    in.shared_lsn = LSN_INVALID;
+    assert_refused(&in, "a former primary");
+}
+
 static void test_a_slot_that_is_gone_is_refused(void **state)
 {
     (void)state;
     struct gap_input in = fitting();
     in.slot_exists = false;
-    assert_refused(&in, "is gone");
+    assert_lost(&in, "is gone");
 }
 
 static void test_an_empty_state_takes_a_slot_nobody_has_worked_with(void **state)
@@ -128,6 +162,8 @@ int main(void)
         cmocka_unit_test(test_a_state_may_lead_its_slot_but_never_trail_it),
         cmocka_unit_test(test_a_server_that_ends_before_the_state_is_refused),
         cmocka_unit_test(test_another_cluster_slot_or_pipeline_is_refused),
+        cmocka_unit_test(test_a_promoted_standby_must_have_all_that_the_state_contains),
+        cmocka_unit_test(test_a_former_primary_that_comes_back_is_refused),
         cmocka_unit_test(test_a_slot_that_is_gone_is_refused),
         cmocka_unit_test(test_an_empty_state_takes_a_slot_nobody_has_worked_with),
         cmocka_unit_test(test_a_slot_that_exists_cannot_be_begun_with_a_snapshot),

@@ -174,6 +174,31 @@ static void test_identity_and_least_covered_are_read_beside_a_running_process(vo
     assert_int_equal(store_identity_read(dir, &back, &covered, NULL), STATUS_OK);
 }
 
+static void test_the_timeline_is_written_beside_running_workers_and_never_goes_back(void **state)
+{
+    const char *dir = dir_of(state);
+    make_state(dir, 2);
+    struct store *s[2];
+    must_open(dir, 2, 4, s);
+    must_append(s[0], "before", 1);
+    struct error err = {0};
+    if (store_set_timeline(dir, 4, 3, &err))
+        fail_msg("%s", err.text);
+    must_append(s[0], "after", 1); /* the worker's own connection goes on */
+    struct store_identity back;
+    lsn_t covered = 0;
+    assert_int_equal(store_identity_read(dir, &back, &covered, NULL), STATUS_OK);
+    assert_int_equal(back.timeline, 3);
+    /* A worker writes its identity again as it knew it. */
+    struct store_identity older = back;
+    older.timeline = 1;
+    assert_int_equal(store_identity_write(s[0], &older, NULL), STATUS_OK);
+    assert_int_equal(store_set_timeline(dir, 3, 9, NULL), STATUS_FENCED);
+    close_stores(s, 2);
+    assert_int_equal(store_identity_read(dir, &back, &covered, NULL), STATUS_OK);
+    assert_int_equal(back.timeline, 3);
+}
+
 static void test_an_identity_half_written_reads_as_the_old_one(void **state)
 {
     struct store *s[2];
@@ -516,6 +541,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_a_fresh_directory_is_private_and_takes_the_identity_given),
         TEST(test_identity_and_least_covered_are_read_beside_a_running_process),
+        TEST(test_the_timeline_is_written_beside_running_workers_and_never_goes_back),
         TEST(test_an_identity_half_written_reads_as_the_old_one),
         TEST(test_another_number_of_workers_is_refused_with_what_to_do),
         TEST(test_respread_keeps_every_page_and_position_for_any_number_of_workers),
