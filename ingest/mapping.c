@@ -1,5 +1,6 @@
 #include "ingest/mapping.h"
 
+#include "ingest/template.h"
 #include "ingest/value.h"
 
 #include <assert.h>
@@ -109,27 +110,57 @@ static enum status field_error(const struct mapping *m, enum mapping_field f, st
                      *value ? "\"" : "");
 }
 
-static enum status check_constant(const struct mapping *m, enum mapping_field f, struct error *err)
+static bool is_structured(enum mapping_field f)
 {
-    const char *constant = m->fields[f].constant;
+    return f == FIELD_EMBEDDING || f == FIELD_TRAITS || f == FIELD_VALUE || f == FIELD_FIELDS ||
+           f == FIELD_TAGS;
+}
+
+static enum status check_constant(const struct mapping *m, enum mapping_field f,
+                                  const struct mapping_source *s, struct error *err)
+{
     char bot[LIMIT_ID_BYTES];
     if (f == FIELD_ID || f == FIELD_AT || f == FIELD_CONTENT || f == FIELD_MEMORY_ID)
         return field_error(m, f, err, "needs a column: a constant would make all rows one", "");
-    if (f == FIELD_EMBEDDING || f == FIELD_TRAITS || f == FIELD_VALUE || f == FIELD_FIELDS ||
-        f == FIELD_TAGS)
+    if (is_structured(f))
         return field_error(m, f, err, "needs a column", "");
-    if (m->fields[f].n_enum > 0 || m->fields[f].has_default)
+    if (s->n_enum > 0 || s->has_default)
         return field_error(m, f, err, "an enum map of a constant has no use", "");
-    if (f == FIELD_BOT_NAME && event_bot_name(str_from(constant), bot) == 0)
-        return field_error(m, f, err, "no letters or digits in the constant", constant);
-    if (!word_known(m, f, constant))
-        return field_error(m, f, err, "unknown constant", constant);
+    if (s->next)
+        return field_error(m, f, err, "what follows a constant is never used", "");
+    if (f == FIELD_BOT_NAME && event_bot_name(str_from(s->constant), bot) == 0)
+        return field_error(m, f, err, "no letters or digits in the constant", s->constant);
+    if (!word_known(m, f, s->constant))
+        return field_error(m, f, err, "unknown constant", s->constant);
     return STATUS_OK;
 }
 
-static enum status check_enum(const struct mapping *m, enum mapping_field f, struct error *err)
+static enum status check_template(const struct mapping *m, enum mapping_field f,
+                                  const struct mapping_source *s, struct error *err)
 {
-    const struct mapping_source *s = &m->fields[f];
+    const char *at = s->template;
+    struct template_part part;
+    enum template_step step = TEMPLATE_END;
+    size_t n = 0;
+    while ((step = template_next(&at, &part)) == TEMPLATE_PART) {
+        n += part.is_column;
+        if (part.is_column && part.text.len >= MAPPING_NAME_BYTES)
+            return field_error(m, f, err, "a name in the template is too long", s->template);
+    }
+    if (step == TEMPLATE_MALFORMED)
+        return field_error(m, f, err,
+                           "a template is text with {column} in it, {{ and }} are braces, not",
+                           s->template);
+    if (n == 0 || n > MAPPING_TEMPLATE_COLUMNS)
+        return field_error(m, f, err, "a template names 1 to 4 columns, unlike", s->template);
+    if (is_structured(f))
+        return field_error(m, f, err, "needs a column, not a template", "");
+    return STATUS_OK;
+}
+
+static enum status check_enum(const struct mapping *m, enum mapping_field f,
+                              const struct mapping_source *s, struct error *err)
+{
     if (s->n_enum > MAPPING_ENUM_MAX)
         return field_error(m, f, err, "too many values in the enum map", "");
     for (size_t i = 0; i < s->n_enum; i++) {
@@ -145,22 +176,56 @@ static enum status check_enum(const struct mapping *m, enum mapping_field f, str
     return STATUS_OK;
 }
 
-static enum status check_source(const struct mapping *m, enum mapping_field f, struct error *err)
+static enum status check_time(const struct mapping *m, enum mapping_field f,
+                              const struct mapping_source *s, struct error *err)
 {
-    const struct mapping_source *s = &m->fields[f];
+    int32_t zone_s = 0;
+    if (f != FIELD_AT && (s->time_unit != TIME_TIMESTAMP || *s->zone || s->plus_us))
+        return field_error(m, f, err, "unit, zone and plus are for times", "");
+    if (*s->zone && s->time_unit != TIME_TIMESTAMP)
+        return field_error(m, f, err, "a zone goes with the unit timestamp", "");
+    if (*s->zone && !value_zone(str_from(s->zone), &zone_s))
+        return field_error(m, f, err,
+                           "the zone is neither UTC nor an offset like +02:00:", s->zone);
+    if (s != &m->fields[f] && (s->time_unit != m->fields[f].time_unit))
+        return field_error(m, f, err, "all its sources need the same unit", "");
+    return STATUS_OK;
+}
+
+static enum status check_source(const struct mapping *m, enum mapping_field f,
+                                const struct mapping_source *s, struct error *err)
+{
     size_t path_len = strlen(s->path);
-    if (!*s->column && !*s->constant)
+    int n = !!*s->column + !!*s->constant + !!*s->template;
+    if (n == 0)
         return field_error(m, f, err, "neither a column nor a constant is given", "");
-    if (*s->column && *s->constant)
-        return field_error(m, f, err, "both a column and a constant are given", "");
+    if (n > 1)
+        return field_error(m, f, err, "takes one of column, template and constant, not both", "");
     if (path_len > 0 && !*s->column)
         return field_error(m, f, err, "a path needs a column", "");
     if (path_len > 0 &&
         (s->path[0] == '.' || s->path[path_len - 1] == '.' || strstr(s->path, "..")))
         return field_error(m, f, err, "empty member name in path", s->path);
-    if (!*s->column)
-        return check_constant(m, f, err);
-    return check_enum(m, f, err);
+    enum status st = check_time(m, f, s, err);
+    if (st)
+        return st;
+    if (*s->constant)
+        return check_constant(m, f, s, err);
+    if (*s->template)
+        st = check_template(m, f, s, err);
+    return st ? st : check_enum(m, f, s, err);
+}
+
+static enum status check_counter(const struct mapping *m, struct error *err)
+{
+    if (!*m->counter)
+        return STATUS_OK;
+    if (m->type != EVENT_MEMORY || strcmp(m->fields[FIELD_OP].constant, "access") != 0)
+        return error_set(err, STATUS_INVALID,
+                         "mapping of table \"%s.%s\": a counter counts accesses: event memory with "
+                         "op {const: access}",
+                         m->schema, m->table);
+    return STATUS_OK;
 }
 
 enum status mapping_check(const struct mapping *m, struct error *err)
@@ -184,15 +249,51 @@ enum status mapping_check(const struct mapping *m, struct error *err)
         }
         if (!((field_rules[rule].needed | field_rules[rule].optional) & BIT(f)))
             return field_error(m, f, err, "events of this type do not have it", "");
-        enum status st = check_source(m, f, err);
-        if (st)
-            return st;
+        for (const struct mapping_source *s = &m->fields[f]; s; s = mapping_source_next(m, s)) {
+            enum status st = check_source(m, f, s, err);
+            if (st)
+                return st;
+        }
     }
     if (m->fields[FIELD_FIELD].set != m->fields[FIELD_VALUE].set)
         return field_error(m, m->fields[FIELD_FIELD].set ? FIELD_VALUE : FIELD_FIELD, err,
                            "is missing: field and value name and hold one number", "");
     if (m->type == EVENT_METRIC && !m->fields[FIELD_VALUE].set && !m->fields[FIELD_FIELDS].set)
         return field_error(m, FIELD_FIELDS, err, "is missing, and so are field and value", "");
+    return check_counter(m, err);
+}
+
+/* Whether the two say the same of a field, as far as a first source tells. */
+static bool same_source(const struct mapping *a, const struct mapping *b, enum mapping_field f)
+{
+    const struct mapping_source *x = &a->fields[f];
+    const struct mapping_source *y = &b->fields[f];
+    return strcmp(x->column, y->column) == 0 && strcmp(x->path, y->path) == 0 &&
+           strcmp(x->template, y->template) == 0 && strcmp(x->constant, y->constant) == 0;
+}
+
+enum status mapping_check_others(const struct mapping_set *set, const struct mapping *m,
+                                 struct error *err)
+{
+    const struct str schema = str_from(m->schema);
+    const struct str table = str_from(m->table);
+    size_t n_counters = 0;
+    for (const struct mapping *other = mapping_next(set, schema, table, NULL); other;
+         other = mapping_next(set, schema, table, other)) {
+        n_counters += *other->counter != '\0';
+        if (other == m || other->type != m->type || strcmp(other->counter, m->counter) != 0 ||
+            strcmp(other->only_if, m->only_if) != 0 || !same_source(other, m, FIELD_ID) ||
+            !same_source(other, m, FIELD_OP))
+            continue;
+        return error_set(
+            err, STATUS_INVALID,
+            "table \"%s.%s\" is mapped twice to the same events: give each a different "
+            "id, as in {template: \"{id}:u\"}",
+            m->schema, m->table);
+    }
+    if (n_counters > MAPPING_COUNTERS_MAX)
+        return error_set(err, STATUS_INVALID, "table \"%s.%s\" has more than %d counters",
+                         m->schema, m->table, MAPPING_COUNTERS_MAX);
     return STATUS_OK;
 }
 
@@ -203,51 +304,18 @@ bool mapping_is_log(const struct mapping *m)
     return m->type != EVENT_MESSAGE;
 }
 
-const struct mapping *mapping_find(const struct mapping_set *set, struct str schema,
-                                   struct str table)
+const struct mapping *mapping_next(const struct mapping_set *set, struct str schema,
+                                   struct str table, const struct mapping *after)
 {
-    for (size_t i = 0; i < set->n; i++)
+    for (size_t i = after ? (size_t)(after - set->tables) + 1 : 0; i < set->n; i++)
         if (str_equal(str_from(set->tables[i].schema), schema) &&
             str_equal(str_from(set->tables[i].table), table))
             return &set->tables[i];
     return NULL;
 }
 
-size_t mapping_columns(const struct mapping *m, const char *out[MAPPING_FIELD_COUNT])
+const struct mapping *mapping_find(const struct mapping_set *set, struct str schema,
+                                   struct str table)
 {
-    size_t n = 0;
-    for (int f = 0; f < MAPPING_FIELD_COUNT; f++) {
-        const char *column = m->fields[f].column;
-        if (!m->fields[f].set || !*column)
-            continue;
-        size_t i = 0;
-        while (i < n && strcmp(out[i], column) != 0)
-            i++;
-        if (i == n)
-            out[n++] = column;
-    }
-    return n;
-}
-
-enum status mapping_bind(const struct mapping *m, const struct relation *rel,
-                         struct mapping_binding *ret, struct error *err)
-{
-    struct mapping_binding b = {.mapping = m};
-    for (int f = 0; f < MAPPING_FIELD_COUNT; f++) {
-        const struct mapping_source *s = &m->fields[f];
-        b.column_index[f] = -1;
-        if (!s->set || !*s->column)
-            continue;
-        for (uint16_t i = 0; i < rel->n_columns && b.column_index[f] < 0; i++)
-            if (strcmp(rel->columns[i].name, s->column) == 0)
-                b.column_index[f] = i;
-        if (b.column_index[f] < 0)
-            return error_set(err, STATUS_INVALID,
-                             "table \"%s.%s\" sends no column \"%s\", which the mapping needs for "
-                             "field \"%s\": it was dropped, renamed or left out of the "
-                             "publication's column list",
-                             rel->schema, rel->name, s->column, field_names[f]);
-    }
-    *ret = b;
-    return STATUS_OK;
+    return mapping_next(set, schema, table, NULL);
 }

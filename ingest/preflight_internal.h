@@ -72,9 +72,6 @@ struct preflight_name {
 struct preflight_name preflight_quote_table(const char *schema, const char *table);
 struct preflight_name preflight_quote(const char *ident);
 
-/* The columns without which a DELETE of this table cannot be understood; returns how many. */
-size_t preflight_key_columns(const struct mapping *m, const char *out[MAPPING_FIELD_COUNT]);
-
 /* What the publication sends; all true while there is none (that is what would be created). */
 struct publication_info {
     bool exists;

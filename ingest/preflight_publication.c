@@ -37,8 +37,10 @@ static enum status table_list(const struct mapping_set *set, struct buf *out)
 {
     enum status st = STATUS_OK;
     for (size_t i = 0; i < set->n && !st; i++) {
-        struct preflight_name name =
-            preflight_quote_table(set->tables[i].schema, set->tables[i].table);
+        const struct mapping *m = &set->tables[i];
+        if (mapping_find(set, str_from(m->schema), str_from(m->table)) != m)
+            continue; /* listed already */
+        struct preflight_name name = preflight_quote_table(m->schema, m->table);
         st = buf_printf(out, "%s%s", i ? ", " : "", name.text);
     }
     return st;
@@ -75,11 +77,16 @@ static enum status check_published(struct preflight *p, const struct mapping *m,
                                 " AND $4::text[] IS NOT NULL";
     static const char with_lists[] =
         "SELECT (SELECT pg_catalog.string_agg(c, ', ') FROM pg_catalog.unnest($4::text[]) c"
-        "  WHERE NOT c = ANY (attnames::text[])) AS not_listed, rowfilter IS NOT NULL AS filtered"
+        "  WHERE NOT c = ANY (attnames::text[]) AND EXISTS (SELECT FROM pg_catalog.pg_attribute a"
+        "    WHERE a.attrelid = pg_catalog.format('%I.%I', $2::text, $3::text)::pg_catalog.regclass"
+        "    AND a.attname = c)) AS not_listed, rowfilter IS NOT NULL AS filtered"
         " FROM pg_catalog.pg_publication_tables"
         " WHERE pubname = $1 AND schemaname = $2 AND tablename = $3";
-    const char *names[MAPPING_FIELD_COUNT];
-    size_t n = mapping_columns(m, names);
+    struct mapping_column mapped[MAPPING_COLUMNS_MAX];
+    const char *names[MAPPING_COLUMNS_MAX];
+    size_t n = mapping_columns(m, mapped);
+    for (size_t i = 0; i < n; i++)
+        names[i] = mapped[i].name;
     CLEANUP(pg_array_deinit) struct pg_array columns;
     pg_array_init(&columns, 8192);
     enum status st = preflight_array(names, n, &columns);

@@ -62,10 +62,11 @@ static const char *time_mismatch(enum time_unit unit, const char *type)
     case TIME_NAIVE_UTC:
         return strncmp(type, "timestamp", 9) == 0 || strcmp(type, "date") == 0
                    ? NULL
-                   : "timestamp, for the unit naive_utc";
+                   : "timestamp, for times without a zone";
     case TIME_EPOCH_S:
     case TIME_EPOCH_MS:
     case TIME_EPOCH_US:
+    case TIME_EPOCH_NS:
         return is_number(type) ? NULL : "a number, for an epoch unit";
     }
     return NULL;
@@ -80,7 +81,7 @@ static const char *type_mismatch(const struct mapping_source *s, enum mapping_fi
     if (*s->path)
         return is_json(type) || is_text(type) ? NULL : "json or jsonb, for a path";
     if (f == FIELD_AT)
-        return time_mismatch(s->time_unit, type);
+        return time_mismatch(*s->zone ? TIME_NAIVE_UTC : s->time_unit, type);
     if (f == FIELD_TRAITS || f == FIELD_FIELDS || f == FIELD_TAGS)
         return is_json(type) || is_text(type) ? NULL : "json or jsonb";
     if (f == FIELD_EMBEDDING)
@@ -101,66 +102,122 @@ static int find_column(const PGresult *columns, const char *name)
     return -1;
 }
 
+/* The first column of the source that the table lacks; "" = none. */
+static const char *missing_column(const PGresult *columns, const struct mapping_source *s,
+                                  struct mapping_column read[MAPPING_TEMPLATE_COLUMNS])
+{
+    size_t n = mapping_source_columns(s, read);
+    for (size_t i = 0; i < n; i++)
+        if (find_column(columns, read[i].name) < 0)
+            return read[i].name;
+    return "";
+}
+
+static bool check_type(struct preflight *p, const struct table *t, enum mapping_field f,
+                       const struct mapping_source *s, const PGresult *columns)
+{
+    const char *type = preflight_text(columns, find_column(columns, s->column), "typname");
+    const char *needed = type_mismatch(s, f, type);
+    if (!needed)
+        return true;
+    struct check *c = preflight_add(p, "columns", CHECK_FAIL,
+                                    "table %s, column \"%s\" (field %s) is of type %s, not %s",
+                                    t->name.text, s->column, mapping_field_name(f), type, needed);
+    if (f == FIELD_AT && strcmp(type, "timestamp") == 0)
+        preflight_fix(c,
+                      "set fields.at.unit: naive_utc in the mapping if the times are UTC, or "
+                      "ALTER TABLE %s ALTER COLUMN %s TYPE timestamptz USING %s AT TIME ZONE "
+                      "'UTC';",
+                      t->name.text, preflight_quote(s->column).text,
+                      preflight_quote(s->column).text);
+    else
+        preflight_fix(c, "map another column, or a path into this one");
+    return false;
+}
+
+/* A field can do without some of its sources, not without all: that is how a renamed column is
+ * bridged. */
+static bool check_field(struct preflight *p, const struct table *t, enum mapping_field f,
+                        const PGresult *columns)
+{
+    struct mapping_column read[MAPPING_TEMPLATE_COLUMNS];
+    struct preflight_name lacks = {""};
+    bool found = false;
+    bool ok = true;
+    for (const struct mapping_source *s = mapping_source_first(t->mapping, f); s;
+         s = mapping_source_next(t->mapping, s)) {
+        const char *missing = missing_column(columns, s, read);
+        if (!*missing) {
+            found = true;
+            ok &= !*s->column || check_type(p, t, f, s, columns);
+        } else if (!*lacks.text) {
+            snprintf(lacks.text, sizeof(lacks.text), "%.63s", missing);
+        }
+    }
+    if (!*lacks.text)
+        return ok;
+    struct check *c =
+        preflight_add(p, "columns", found ? CHECK_WARN : CHECK_FAIL,
+                      "table %s has no column \"%s\" (field %s)%s", t->name.text, lacks.text,
+                      mapping_field_name(f), found ? "; what else the field lists is used" : "");
+    preflight_fix(c, "correct fields.%s of the mapping, or ALTER TABLE %s ADD COLUMN %s ...;",
+                  mapping_field_name(f), t->name.text, preflight_quote(lacks.text).text);
+    return false;
+}
+
+static bool check_condition(struct preflight *p, const struct table *t, const char *key,
+                            const char *column, const PGresult *columns)
+{
+    if (!*column)
+        return true;
+    int row = find_column(columns, column);
+    const char *type = row < 0 ? "" : preflight_text(columns, row, "typname");
+    if (row < 0) {
+        struct check *c =
+            preflight_add(p, "columns", CHECK_FAIL, "table %s has no column \"%s\" (%s)",
+                          t->name.text, column, key);
+        preflight_fix(c, "correct %s of the mapping, or ALTER TABLE %s ADD COLUMN %s ...;", key,
+                      t->name.text, preflight_quote(column).text);
+        return false;
+    }
+    if (strcmp(key, "counter") != 0 || is_number(type))
+        return true;
+    struct check *c = preflight_add(p, "columns", CHECK_FAIL,
+                                    "table %s, column \"%s\" (counter) is of type %s, not a number",
+                                    t->name.text, column, type);
+    preflight_fix(c, "map another column");
+    return false;
+}
+
 static void check_columns(struct preflight *p, const struct table *t, const PGresult *columns)
 {
-    bool ok = true;
-    for (int i = 0; i < MAPPING_FIELD_COUNT; i++) {
-        enum mapping_field f = (enum mapping_field)i;
-        const struct mapping_source *s = &t->mapping->fields[f];
-        if (!s->set || !*s->column)
-            continue;
-        int row = find_column(columns, s->column);
-        if (row < 0) {
-            struct check *c =
-                preflight_add(p, "columns", CHECK_FAIL, "table %s has no column \"%s\" (field %s)",
-                              t->name.text, s->column, mapping_field_name(f));
-            preflight_fix(c,
-                          "correct fields.%s of the mapping, or ALTER TABLE %s ADD COLUMN %s ...;",
-                          mapping_field_name(f), t->name.text, preflight_quote(s->column).text);
-            ok = false;
-            continue;
-        }
-        const char *type = preflight_text(columns, row, "typname");
-        const char *needed = type_mismatch(s, f, type);
-        if (!needed)
-            continue;
-        struct check *c = preflight_add(
-            p, "columns", CHECK_FAIL, "table %s, column \"%s\" (field %s) is of type %s, not %s",
-            t->name.text, s->column, mapping_field_name(f), type, needed);
-        if (f == FIELD_AT && strcmp(type, "timestamp") == 0)
-            preflight_fix(c,
-                          "set fields.at.unit: naive_utc in the mapping if the times are UTC, or "
-                          "ALTER TABLE %s ALTER COLUMN %s TYPE timestamptz USING %s AT TIME ZONE "
-                          "'UTC';",
-                          t->name.text, preflight_quote(s->column).text,
-                          preflight_quote(s->column).text);
-        else
-            preflight_fix(c, "map another column, or a path into this one");
-        ok = false;
-    }
+    const struct mapping *m = t->mapping;
+    bool ok = check_condition(p, t, "soft_delete", m->soft_delete, columns);
+    ok &= check_condition(p, t, "only_if", m->only_if, columns);
+    ok &= check_condition(p, t, "counter", m->counter, columns);
+    for (int f = 0; f < MAPPING_FIELD_COUNT; f++)
+        ok &= check_field(p, t, (enum mapping_field)f, columns);
     if (ok)
         preflight_add(p, "columns", CHECK_OK, "table %s has every mapped column", t->name.text);
 }
 
-size_t preflight_key_columns(const struct mapping *m, const char *out[MAPPING_FIELD_COUNT])
+/* The columns without which an UPDATE or DELETE of this table cannot be understood. */
+static size_t needed_columns(const struct mapping *m, const PGresult *columns,
+                             struct mapping_column out[MAPPING_COLUMNS_MAX])
 {
-    static const enum mapping_field fields[] = {FIELD_ID, FIELD_USER_ID, FIELD_BOT_NAME,
-                                                FIELD_MEMORY_ID};
+    static const enum mapping_field keys[] = {FIELD_ID, FIELD_USER_ID, FIELD_BOT_NAME,
+                                              FIELD_MEMORY_ID};
     size_t n = 0;
+    size_t n_there = 0;
     /* Deletes from a log are no events (ingest/mapping.h). */
-    if (mapping_is_log(m))
-        return 0;
-    for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
-        const struct mapping_source *s = &m->fields[fields[i]];
-        size_t k = 0;
-        if (!s->set || !*s->column)
-            continue;
-        while (k < n && strcmp(out[k], s->column) != 0)
-            k++;
-        if (k == n)
-            out[n++] = s->column;
-    }
-    return n;
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]) && !mapping_is_log(m); i++)
+        n = mapping_add_field_columns(m, keys[i], out, n);
+    if (*m->counter)
+        snprintf(out[n++].name, sizeof(out[0].name), "%s", m->counter);
+    for (size_t i = 0; i < n; i++)
+        if (find_column(columns, out[i].name) >= 0)
+            out[n_there++] = out[i];
+    return n_there;
 }
 
 /* The table itself, or every partition that holds rows: identity is a property of each. */
@@ -190,14 +247,16 @@ static const char identity_sql[] =
     " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
     " WHERE c.relkind = 'r' ORDER BY 1, 2";
 
-static enum status read_identity(struct preflight *p, const struct table *t, PGresult **ret,
+static enum status read_identity(struct preflight *p, const struct table *t,
+                                 const struct mapping_column *columns, size_t n, PGresult **ret,
                                  struct error *err)
 {
-    const char *columns[MAPPING_FIELD_COUNT];
-    size_t n = preflight_key_columns(t->mapping, columns);
+    const char *names[MAPPING_COLUMNS_MAX];
+    for (size_t i = 0; i < n; i++)
+        names[i] = columns[i].name;
     CLEANUP(pg_array_deinit) struct pg_array needed;
     pg_array_init(&needed, 4096);
-    enum status st = preflight_array(columns, n, &needed);
+    enum status st = preflight_array(names, n, &needed);
     if (st)
         return error_set(err, st, "too many key columns");
     const char *params[] = {t->oid, needed.buf.data};
@@ -205,7 +264,8 @@ static enum status read_identity(struct preflight *p, const struct table *t, PGr
 }
 
 /* One bad table or partition. The SQL is safe to run at once: it takes a short lock. */
-static void report_identity(struct preflight *p, const PGresult *res, int row)
+static void report_identity(struct preflight *p, const struct table *t, const PGresult *res,
+                            int row)
 {
     struct preflight_name name = preflight_quote_table(preflight_text(res, row, "nspname"),
                                                        preflight_text(res, row, "relname"));
@@ -213,10 +273,13 @@ static void report_identity(struct preflight *p, const PGresult *res, int row)
     bool has = preflight_bool(res, row, "has_identity");
     struct check *c = preflight_add(
         p, "replica_identity", CHECK_FAIL,
-        has ? "table %s: its replica identity does not bring id, user_id and bot_name with an "
-              "UPDATE or DELETE; deletes could not be applied"
-            : "table %s has no replica identity: the application's own UPDATE and DELETE fail "
-              "while it is published",
+        !has ? "table %s has no replica identity: the application's own UPDATE and DELETE fail "
+               "while it is published"
+        : *t->mapping->counter
+            ? "table %s: its replica identity does not bring the old value of the counter with an "
+              "UPDATE; its growth could not be seen"
+            : "table %s: its replica identity does not bring id, user_id and bot_name with an "
+              "UPDATE or DELETE; deletes could not be applied",
         name.text);
     if (*candidate)
         preflight_fix(c, "ALTER TABLE %s REPLICA IDENTITY USING INDEX %s; -- or: ", name.text,
@@ -237,20 +300,33 @@ static void check_toast(struct preflight *p, const struct table *t, const PGresu
     bool full = true;
     for (int i = 0; i < PQntuples(identity); i++)
         full &= preflight_text(identity, i, "relreplident")[0] == 'f';
-    for (int f = 0; f < MAPPING_FIELD_COUNT && !full; f++) {
-        const struct mapping_source *s = &t->mapping->fields[f];
-        int row = s->set && *s->column ? find_column(columns, s->column) : -1;
-        if (row < 0 || f == FIELD_CONTENT)
-            continue;
-        const char *type = preflight_text(columns, row, "typname");
-        if (!is_json(type) && strcmp(type, "vector") != 0 &&
-            preflight_text(columns, row, "typcategory")[0] != 'A')
+    if (full)
+        return;
+    if (*t->mapping->soft_delete || *t->mapping->only_if) {
+        struct check *c = preflight_add(
+            p, "replica_identity", CHECK_WARN,
+            "table %s: an UPDATE does not tell whether the row was %s before; one that leaves a "
+            "long text unchanged becomes a dead letter",
+            t->name.text, *t->mapping->soft_delete ? "deleted" : "there");
+        preflight_fix(c, "ALTER TABLE %s REPLICA IDENTITY FULL;", t->name.text);
+        return;
+    }
+    struct mapping_column read[MAPPING_COLUMNS_MAX];
+    size_t n = 0;
+    for (int f = 0; f < MAPPING_FIELD_COUNT; f++)
+        if (f != FIELD_CONTENT)
+            n = mapping_add_field_columns(t->mapping, (enum mapping_field)f, read, n);
+    for (size_t i = 0; i < n; i++) {
+        int row = find_column(columns, read[i].name);
+        const char *type = row < 0 ? "" : preflight_text(columns, row, "typname");
+        if (row < 0 || (!is_json(type) && strcmp(type, "vector") != 0 &&
+                        preflight_text(columns, row, "typcategory")[0] != 'A'))
             continue;
         struct check *c = preflight_add(
             p, "replica_identity", CHECK_WARN,
             "table %s: an UPDATE that leaves a long \"%s\" unchanged does not send it and becomes "
             "a dead letter",
-            t->name.text, s->column);
+            t->name.text, read[i].name);
         preflight_fix(c, "ALTER TABLE %s REPLICA IDENTITY FULL;", t->name.text);
         return;
     }
@@ -261,9 +337,11 @@ static enum status check_identity(struct preflight *p, const struct table *t,
 {
     struct publication_info pub;
     CLEANUP(PQclearp) PGresult *res = NULL;
+    struct mapping_column needed[MAPPING_COLUMNS_MAX];
+    size_t n_needed = needed_columns(t->mapping, columns, needed);
     enum status st = preflight_publication_read(p->conn, p->cfg->publication, &pub, err);
     if (!st)
-        st = read_identity(p, t, &res, err);
+        st = read_identity(p, t, needed, n_needed, &res, err);
     if (st)
         return st;
     if (!pub.update && !pub.delete) {
@@ -278,7 +356,7 @@ static enum status check_identity(struct preflight *p, const struct table *t,
             continue;
         /* Partitions are many: the first few tell the story. */
         if (bad++ < 4)
-            report_identity(p, res, i);
+            report_identity(p, t, res, i);
     }
     if (bad == 0) {
         preflight_add(p, "replica_identity", CHECK_OK,

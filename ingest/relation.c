@@ -23,10 +23,16 @@ enum status relation_cache_new(struct relation_cache **ret, struct error *err)
     return STATUS_OK;
 }
 
+static void free_entry(struct relation_entry *e)
+{
+    free(e->relation.columns);
+    free(e->bindings);
+}
+
 void relation_cache_clear(struct relation_cache *c)
 {
     for (size_t i = 0; i < c->n; i++)
-        free(c->entries[i].relation.columns);
+        free_entry(&c->entries[i]);
     c->n = 0;
     c->n_columns = 0;
     c->last = 0;
@@ -131,12 +137,37 @@ enum status relation_cache_put(struct relation_cache *c, const struct relation *
     if (rel->n_columns > 0)
         memcpy(columns, rel->columns, rel->n_columns * sizeof(*columns));
     struct relation_entry *e = &c->entries[at];
-    free(e->relation.columns);
+    free_entry(e);
     *e = (struct relation_entry){.relation = *rel};
     e->relation.columns = columns;
     c->n_columns += (size_t)rel->n_columns - before;
     *ret_change = known ? RELATION_CHANGED : RELATION_NEW;
     *ret_entry = e;
+    return STATUS_OK;
+}
+
+enum status relation_bind(struct relation_entry *e, const struct mapping_set *set,
+                          struct error *err)
+{
+    const struct str schema = str_from(e->relation.schema);
+    const struct str table = str_from(e->relation.name);
+    size_t n = 0;
+    for (const struct mapping *m = mapping_next(set, schema, table, NULL); m;
+         m = mapping_next(set, schema, table, m))
+        n++;
+    free(e->bindings);
+    e->n_bindings = 0;
+    e->bindings = n > 0 ? calloc(n, sizeof(*e->bindings)) : NULL;
+    if (n > 0 && !e->bindings)
+        return error_set(err, STATUS_NOMEM, "could not bind %zu mappings", n);
+    const struct mapping *m = NULL;
+    for (size_t i = 0; i < n; i++) {
+        m = mapping_next(set, schema, table, m);
+        enum status st = mapping_bind(m, &e->relation, &e->bindings[i], err);
+        if (st)
+            return st;
+    }
+    e->n_bindings = n;
     return STATUS_OK;
 }
 

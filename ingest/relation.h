@@ -18,8 +18,10 @@
 #define RELATION_COLUMNS_TOTAL 65536
 
 struct relation_entry {
-    struct relation relation;       /* columns are owned by the cache */
-    struct mapping_binding binding; /* binding.mapping is NULL while the table is not mapped */
+    struct relation relation; /* columns are owned by the cache */
+    /* One for each mapping of the table, owned by the cache; none while it is not mapped. */
+    size_t n_bindings;
+    struct mapping_binding *bindings;
 };
 
 enum relation_change { RELATION_SAME, RELATION_NEW, RELATION_CHANGED };
@@ -35,11 +37,15 @@ CLEANUP_FREEP(struct relation_cache, relation_cache_free);
 bool relation_equal(const struct relation *a, const struct relation *b);
 
 /*
- * Copies rel in. *ret_entry is valid until the next put or clear. After CHANGED and NEW the binding
- * is empty: the caller binds again.
+ * Copies rel in. *ret_entry is valid until the next put or clear. After CHANGED and NEW there are
+ * no bindings: the caller binds again.
  */
 MUST_CHECK enum status relation_cache_put(struct relation_cache *c, const struct relation *rel,
                                           enum relation_change *ret_change,
                                           struct relation_entry **ret_entry, struct error *err);
+/* Binds every mapping of set that reads the table. INVALID as mapping_bind(); then there are no
+ * bindings. */
+MUST_CHECK enum status relation_bind(struct relation_entry *e, const struct mapping_set *set,
+                                     struct error *err);
 /* NULL: a relation the server has not described, which is a breach of the protocol. */
 const struct relation_entry *relation_cache_find(struct relation_cache *c, uint32_t id);

@@ -25,10 +25,15 @@ struct row_reader {
     const struct mapping_binding *binding;
     const struct tuple *row;      /* the row to read */
     const struct tuple *fallback; /* the old row: values that were not sent again; may be NULL */
+    /* The row as it was: only columns of the replica identity are known. Without an old tuple they
+     * are what the new one has: a change of one would have brought it. */
+    bool is_old;
+    bool is_sent; /* is_old: there is an old tuple */
     struct event_arena *arena;
     bool ignored; /* an enum map said that this row is none of ours */
+    const struct mapping_source *used[MAPPING_FIELD_COUNT]; /* read last, for what is said of it */
     size_t n_documents;
-    struct document documents[2 * MAPPING_FIELD_COUNT];
+    struct document documents[2 * MAPPING_SOURCES_MAX];
 };
 void row_close(struct row_reader *r);
 
@@ -39,8 +44,21 @@ struct got {
     struct str text;
     const json_t *json; /* borrowed from a document of the reader */
 };
+/* The first source of the field that has a value; r->used says which. One that may have a value but
+ * was not sent is UNCHANGED: what comes after it cannot be taken. */
 MUST_CHECK enum status row_get(struct row_reader *r, enum mapping_field f, struct got *ret,
                                struct error *err);
+/* A column of the relation; PROTOCOL when the row is shorter than its description. */
+MUST_CHECK enum status row_get_value(const struct row_reader *r, int16_t column, struct value *ret,
+                                     struct error *err);
+
+/* Whether the mapping takes the row (mapping.h). UNKNOWN: what would tell was not sent; of an old
+ * row also when its values cannot be used. */
+enum presence { PRESENT, ABSENT, PRESENCE_UNKNOWN };
+MUST_CHECK enum status row_presence(struct row_reader *r, enum presence *ret, struct error *err);
+/* The counter, 0 when NULL; *ret_known false when it was not sent. */
+MUST_CHECK enum status row_get_counter(const struct row_reader *r, bool *ret_known, int64_t *ret,
+                                       struct error *err);
 /* A JSON value, also of a text column; NULL when there is none. */
 MUST_CHECK enum status row_get_json(struct row_reader *r, enum mapping_field f, const json_t **ret,
                                     struct error *err);
@@ -76,6 +94,10 @@ MUST_CHECK enum status row_get_bot(struct row_reader *r, bool needed, struct str
 enum status row_invalid(const struct row_reader *r, enum mapping_field f, struct error *err,
                         const char *why);
 enum status row_needs_old(const struct row_reader *r, enum mapping_field f, struct error *err);
+/* The same of a column that is no field's. */
+enum status row_column_error(const struct row_reader *r, const char *column, struct error *err,
+                             const char *why);
+#define ROW_NOT_SENT "the value was not sent with the change"
 
 /* The whole row as one event (row_event.c). whole: it was not there before, so nothing of it may be
  * missing. */

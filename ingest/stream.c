@@ -14,8 +14,14 @@
 
 #define DEAD_LETTER_LOG_US (10 * US_PER_SECOND)
 
+/* Positions of one row differ in their last 8 bits. */
+_Static_assert(MAPPING_COUNTERS_MAX *MAPPING_EVENTS_MAX +
+                       2 * (MAPPING_TABLES_MAX - MAPPING_COUNTERS_MAX) <=
+                   256,
+               "the events of a row have positions of their own");
+
 /* What the receiver has not taken yet. */
-enum pending { PENDING_NONE, PENDING_EVENTS, PENDING_TRUNCATE, PENDING_COMMIT };
+enum pending { PENDING_NONE, PENDING_ROW, PENDING_TRUNCATE, PENDING_COMMIT };
 
 struct stream {
     const struct mapping_set *mappings;
@@ -35,7 +41,8 @@ struct stream {
 
     enum pending pending;
     struct pgoutput_message message; /* the one that is pending */
-    struct event events[2];
+    size_t next_binding; /* PENDING_ROW: the mapping of the row that comes after events */
+    struct event events[MAPPING_EVENTS_MAX];
     size_t n_events;
     size_t next_event;
     struct position position; /* of events[next_event] */
@@ -142,6 +149,59 @@ static enum status offer_events(struct stream *s, struct error *err)
     return STATUS_OK;
 }
 
+static enum row_change row_change_of(enum pgoutput_kind kind)
+{
+    if (kind == PGOUTPUT_INSERT)
+        return CHANGE_INSERT;
+    return kind == PGOUTPUT_UPDATE ? CHANGE_UPDATE : CHANGE_DELETE;
+}
+
+/* The events of one mapping of the row that is pending, or a dead letter in their place. */
+static enum status map_row(struct stream *s, const struct relation_entry *e,
+                           const struct mapping_binding *b, struct error *err)
+{
+    const struct pgoutput_message *m = &s->message;
+    const struct tuple *old_tuple = m->u.change.old_kind ? &m->u.change.old_tuple : NULL;
+    const struct tuple *new_tuple = m->kind == PGOUTPUT_DELETE ? NULL : &m->u.change.new_tuple;
+    struct error why = {.code = STATUS_OK};
+    event_arena_reset(s->arena);
+    s->n_events = 0;
+    s->next_event = 0;
+    enum status st = mapping_apply(b, row_change_of(m->kind), old_tuple, new_tuple, s->arena,
+                                   s->events, &s->n_events, &why);
+    if (st == STATUS_INVALID || st == STATUS_LIMIT) {
+        event_arena_reset(s->arena);
+        buf_reset(&s->dead_letter);
+        st = dead_letter_render(&e->relation, old_tuple, new_tuple, &s->dead_letter);
+        if (st)
+            return error_set(err, st, "could not render a dead letter");
+        return make_dead_letter(s, &e->relation, why.text, err);
+    }
+    if (st)
+        return error_set(err, st, "%s", why.text);
+    /* The row is gone since its transaction committed; the row itself does not know. */
+    for (size_t i = 0; i < s->n_events; i++)
+        if (s->events[i].type == EVENT_MEMORY && s->events[i].u.memory.op == MEMORY_DELETE &&
+            s->events[i].at_us == 0)
+            s->events[i].at_us = s->commit_us;
+    return STATUS_OK;
+}
+
+/* Each mapping of the table gives its own events, one mapping after the other. */
+static enum status offer_row(struct stream *s, struct error *err)
+{
+    const struct relation_entry *e =
+        relation_cache_find(s->relations, s->message.u.change.relation_id);
+    assert(e);
+    enum status st = offer_events(s, err);
+    while (!st && s->next_binding < e->n_bindings) {
+        st = map_row(s, e, &e->bindings[s->next_binding++], err);
+        if (!st)
+            st = offer_events(s, err);
+    }
+    return st;
+}
+
 /* A TRUNCATE is one dead letter per mapped table: which rows it took away is not said. */
 static enum status offer_truncate(struct stream *s, struct error *err)
 {
@@ -151,7 +211,7 @@ static enum status offer_truncate(struct stream *s, struct error *err)
         const struct relation_entry *e = relation_cache_find(s->relations, id);
         if (!e)
             return error_set(err, STATUS_PROTOCOL, "TRUNCATE of the undescribed relation %u", id);
-        if (!e->binding.mapping)
+        if (e->n_bindings == 0)
             continue;
         /* A server lists each table once; the events of one change share 8 bits of the position. */
         if ((s->position.seq & 0xFF) >= MAPPING_TABLES_MAX)
@@ -188,8 +248,8 @@ enum status stream_retry(struct stream *s, struct error *err)
     switch (s->pending) {
     case PENDING_NONE:
         break;
-    case PENDING_EVENTS:
-        st = offer_events(s, err);
+    case PENDING_ROW:
+        st = offer_row(s, err);
         break;
     case PENDING_TRUNCATE:
         st = offer_truncate(s, err);
@@ -240,54 +300,16 @@ static enum status take_relation(struct stream *s, const struct relation *rel, s
     enum status st = relation_cache_put(s->relations, rel, &change, &e, err);
     if (st || change == RELATION_SAME)
         return st;
-    const struct mapping *m = mapping_find(s->mappings, str_from(rel->schema), str_from(rel->name));
-    if (!m)
-        return STATUS_OK;
-    if (change == RELATION_CHANGED)
+    struct error why = {.code = STATUS_OK};
+    st = relation_bind(e, s->mappings, &why);
+    if (change == RELATION_CHANGED && (st || e->n_bindings > 0))
         log_write(LOG_INFO, "ingest", "table changed table=\"%s.%s\" columns=%u", rel->schema,
                   rel->name, rel->n_columns);
-    struct error why = {.code = STATUS_OK};
-    if (mapping_bind(m, &e->relation, &e->binding, &why))
+    if (st)
         return error_set(err, STATUS_REFUSED,
                          "%.500s; correct the mapping or the table, then start again: nothing is "
                          "lost, the slot keeps what follows",
                          why.text);
-    return STATUS_OK;
-}
-
-static enum row_change row_change_of(enum pgoutput_kind kind)
-{
-    if (kind == PGOUTPUT_INSERT)
-        return CHANGE_INSERT;
-    return kind == PGOUTPUT_UPDATE ? CHANGE_UPDATE : CHANGE_DELETE;
-}
-
-static enum status map_row(struct stream *s, const struct pgoutput_message *m,
-                           const struct relation_entry *e, struct error *err)
-{
-    const struct tuple *old_tuple = m->u.change.old_kind ? &m->u.change.old_tuple : NULL;
-    const struct tuple *new_tuple = m->kind == PGOUTPUT_DELETE ? NULL : &m->u.change.new_tuple;
-    struct error why = {.code = STATUS_OK};
-    event_arena_reset(s->arena);
-    s->n_events = 0;
-    s->next_event = 0;
-    enum status st = mapping_apply(&e->binding, row_change_of(m->kind), old_tuple, new_tuple,
-                                   s->arena, s->events, &s->n_events, &why);
-    if (st == STATUS_INVALID || st == STATUS_LIMIT) {
-        event_arena_reset(s->arena);
-        buf_reset(&s->dead_letter);
-        st = dead_letter_render(&e->relation, old_tuple, new_tuple, &s->dead_letter);
-        if (st)
-            return error_set(err, st, "could not render a dead letter");
-        return make_dead_letter(s, &e->relation, why.text, err);
-    }
-    if (st)
-        return error_set(err, st, "%s", why.text);
-    /* The row is gone since its transaction committed; the row itself does not know. */
-    for (size_t i = 0; i < s->n_events; i++)
-        if (s->events[i].type == EVENT_MEMORY && s->events[i].u.memory.op == MEMORY_DELETE &&
-            s->events[i].at_us == 0)
-            s->events[i].at_us = s->commit_us;
     return STATUS_OK;
 }
 
@@ -310,16 +332,17 @@ static enum status take_change(struct stream *s, const struct pgoutput_message *
     const struct relation_entry *e = relation_cache_find(s->relations, id);
     if (!e)
         return error_set(err, STATUS_PROTOCOL, "a row of the undescribed relation %u", id);
-    if (!e->binding.mapping)
+    if (e->n_bindings == 0)
         return STATUS_OK;
     if (s->skip) {
         COUNTER_ADD(events_skipped, 1);
         return STATUS_OK;
     }
-    enum status st = map_row(s, m, e, err);
-    if (!st && s->n_events > 0)
-        s->pending = PENDING_EVENTS;
-    return st;
+    s->n_events = 0;
+    s->next_event = 0;
+    s->next_binding = 0;
+    s->pending = PENDING_ROW;
+    return STATUS_OK;
 }
 
 static enum status take_message(struct stream *s, struct error *err)

@@ -92,7 +92,37 @@ static const char *epoch_time(struct str text, int64_t unit_us, int64_t *ret_us)
     return NULL;
 }
 
-static const char *calendar_time(struct str text, bool zone_needed, int64_t *ret_us)
+bool value_zone(struct str text, int32_t *ret_s)
+{
+    *ret_s = 0;
+    if (str_equal(text, STR("UTC")) || str_equal(text, STR("Z")))
+        return true;
+    if (text.len < 2 || (text.ptr[0] != '+' && text.ptr[0] != '-'))
+        return false;
+    int digits[4] = {0, 0, 0, 0}; /* hours, minutes */
+    size_t n = 0;
+    for (size_t i = 1; i < text.len; i++) {
+        char c = text.ptr[i];
+        if (c == ':' && n == 2 && i == 3 && text.len == 6)
+            continue;
+        if (c < '0' || c > '9' || n == 4)
+            return false;
+        digits[n++] = c - '0';
+    }
+    if (n == 1) {
+        digits[1] = digits[0];
+        digits[0] = 0;
+    }
+    int hours = digits[0] * 10 + digits[1];
+    int minutes = digits[2] * 10 + digits[3];
+    if (n == 3 || hours > 15 || minutes > 59)
+        return false;
+    *ret_s = (hours * 60 + minutes) * 60 * (text.ptr[0] == '-' ? -1 : 1);
+    return true;
+}
+
+/* zone_s is NULL when a zone is needed. */
+static const char *calendar_time(struct str text, const int32_t *zone_s, int64_t *ret_us)
 {
     if (str_equal(text, STR("infinity")) || str_equal(text, STR("-infinity")))
         return "is an infinite time";
@@ -100,14 +130,33 @@ static const char *calendar_time(struct str text, bool zone_needed, int64_t *ret
     case 0:
         return NULL;
     case -2:
-        return zone_needed ? "has no time zone; use timestamptz, or declare the unit naive_utc"
-                           : NULL;
+        if (!zone_s)
+            return "has no time zone; use timestamptz, or say its zone in the mapping";
+        *ret_us -= *zone_s * US_PER_SECOND;
+        return NULL;
     default:
         return "is not a time between the years 1 and 9999";
     }
 }
 
-const char *value_time(struct str text, enum time_unit unit, int64_t *ret_us)
+static const char *epoch_ns(struct str text, int64_t *ret_us)
+{
+    int64_t t_ns = 0;
+    double value = 0;
+    if (!memchr(text.ptr, 'e', text.len) && !memchr(text.ptr, 'E', text.len)) {
+        const char *why = epoch_decimal(text, 1, &t_ns);
+        *ret_us = t_ns / 1000;
+        return why;
+    }
+    const char *why = value_number(text, &value);
+    if (!why && fabs(value) > 0x1p63)
+        why = "is out of range";
+    if (!why)
+        *ret_us = (int64_t)llround(value / 1000);
+    return why;
+}
+
+const char *value_time(struct str text, enum time_unit unit, int32_t zone_s, int64_t *ret_us)
 {
     const char *why = NULL;
     int64_t t_us = 0;
@@ -115,10 +164,10 @@ const char *value_time(struct str text, enum time_unit unit, int64_t *ret_us)
         return "is empty";
     switch (unit) {
     case TIME_TIMESTAMP:
-        why = calendar_time(text, true, &t_us);
+        why = calendar_time(text, NULL, &t_us);
         break;
     case TIME_NAIVE_UTC:
-        why = calendar_time(text, false, &t_us);
+        why = calendar_time(text, &zone_s, &t_us);
         break;
     case TIME_EPOCH_S:
         why = epoch_time(text, US_PER_SECOND, &t_us);
@@ -128,6 +177,9 @@ const char *value_time(struct str text, enum time_unit unit, int64_t *ret_us)
         break;
     case TIME_EPOCH_US:
         why = epoch_time(text, 1, &t_us);
+        break;
+    case TIME_EPOCH_NS:
+        why = epoch_ns(text, &t_us);
         break;
     }
     if (why)

@@ -15,11 +15,13 @@
 #include <stdint.h>
 
 /*
- * TIME_TIMESTAMP wants a zone; TIME_NAIVE_UTC reads a missing one as UTC; the epoch units take
- * whole or decimal numbers, digits below a microsecond are dropped. infinity, BC and years beyond
- * 9999 are refused.
+ * TIME_TIMESTAMP wants a zone; TIME_NAIVE_UTC reads a missing one as UTC plus zone_s seconds (east
+ * is positive); the epoch units take whole or decimal numbers, digits below a microsecond are
+ * dropped. infinity, BC and years beyond 9999 are refused.
  */
-const char *value_time(struct str text, enum time_unit unit, int64_t *ret_us);
+const char *value_time(struct str text, enum time_unit unit, int32_t zone_s, int64_t *ret_us);
+/* "UTC", "Z" or an offset up to 15:59, "+02:00", "-0330", "+1", in seconds; false: none of them. */
+bool value_zone(struct str text, int32_t *ret_s);
 
 /* A finite decimal number, as PostgreSQL or JSON print it. */
 const char *value_number(struct str text, double *ret);

@@ -2,7 +2,6 @@
 
 #include "core/pg.h"
 
-#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,14 +11,15 @@
 /* One table: a cursor, the rows fetched last, and the event of the row it stands at. */
 struct table_reader {
     struct relation relation;
-    struct relation_column columns[MAPPING_FIELD_COUNT];
+    struct relation_column columns[MAPPING_COLUMNS_MAX];
     struct mapping_binding binding;
     char cursor[32];
     PGresult *rows; /* NULL before the first FETCH */
     int next_row;
     bool ended;
-    bool has_event;
-    struct event event; /* borrows from rows and arena */
+    struct event events[MAPPING_EVENTS_MAX]; /* of the row; borrow from rows and arena */
+    size_t n_events;
+    size_t next_event; /* the one to give next */
     struct event_arena *arena;
 };
 
@@ -27,7 +27,6 @@ struct source_rows {
     PGconn *conn;
     size_t n_tables;
     struct table_reader tables[MAPPING_TABLES_MAX];
-    struct table_reader *given; /* whose event the caller holds */
     uint64_t unusable;
     char reason[sizeof(((struct error *)0)->text)];
 };
@@ -39,27 +38,47 @@ static const char session[] = "SET standard_conforming_strings = on; "
                               "SELECT set_config('client_encoding', 'SQL_ASCII', false)"
                               " WHERE getdatabaseencoding() = 'SQL_ASCII'";
 
-/*
- * Time order, so that the merge only has to look at the heads; rows of one time in the order in
- * which they were written. to_jsonb() lets any column be looked into without failing on odd text;
- * jsonb orders numbers as numbers and RFC 3339 texts by time.
- */
-static enum status append_order(const struct mapping_source *at, struct buf *sql)
+/* One source of the time, so that those of a field may be compared. */
+static enum status append_time(const struct mapping_source *at, struct buf *sql)
 {
-    if (!at->column[0])
-        return STATUS_OK;
-    enum status st =
-        buf_append_str(sql, at->path[0] ? STR(" ORDER BY to_jsonb(") : STR(" ORDER BY "));
+    enum status st = buf_append_str(sql, STR("to_jsonb("));
     if (st == STATUS_OK)
         st = pg_quote_ident(sql, at->column);
     if (st == STATUS_OK && at->path[0]) {
         st = buf_append_str(sql, STR(") #> string_to_array("));
         if (st == STATUS_OK)
             st = pg_quote_literal(sql, at->path);
-        if (st == STATUS_OK)
-            st = buf_append_str(sql, STR(", '.')"));
+        return st == STATUS_OK ? buf_append_str(sql, STR(", '.')")) : st;
     }
-    return st == STATUS_OK ? buf_append_str(sql, STR(", ctid")) : st;
+    return st == STATUS_OK ? buf_append_str(sql, STR(")")) : st;
+}
+
+/*
+ * Time order, so that the merge only has to look at the heads; rows of one time in the order in
+ * which they were written. to_jsonb() lets any column be looked into without failing on odd text;
+ * jsonb orders numbers as numbers and RFC 3339 texts by time. A time from a template is not
+ * ordered.
+ */
+static enum status append_order(const struct table_reader *t, struct buf *sql)
+{
+    const struct mapping *m = t->binding.mapping;
+    const struct mapping_source *at = mapping_source_first(m, FIELD_AT);
+    enum status st = STATUS_OK;
+    size_t n = 0;
+    if (at->column[0] && !at->path[0] && !at->next) {
+        st = buf_append_str(sql, STR(" ORDER BY "));
+        if (st == STATUS_OK)
+            st = pg_quote_ident(sql, at->column);
+        return st == STATUS_OK ? buf_append_str(sql, STR(", ctid")) : st;
+    }
+    for (; at && st == STATUS_OK; at = mapping_source_next(m, at)) {
+        if (!at->column[0] || t->binding.columns[mapping_source_slot(m, at)][0] < 0)
+            continue;
+        st = buf_append_str(sql, n++ ? STR(", ") : STR(" ORDER BY coalesce("));
+        if (st == STATUS_OK)
+            st = append_time(at, sql);
+    }
+    return st == STATUS_OK && n ? buf_append_str(sql, STR("), ctid")) : st;
 }
 
 static enum status append_select(const struct table_reader *t, struct buf *sql)
@@ -81,8 +100,35 @@ static enum status append_select(const struct table_reader *t, struct buf *sql)
     if (st == STATUS_OK)
         st = pg_quote_ident(sql, m->table);
     if (st == STATUS_OK)
-        st = append_order(&m->fields[FIELD_AT], sql);
+        st = append_order(t, sql);
     return st == STATUS_OK ? buf_append(sql, "", 1) : st;
+}
+
+/* The mapped columns that the table has, in any order: as a RELATION would describe them. */
+static enum status describe(struct source_rows *s, struct table_reader *t, const struct mapping *m,
+                            struct error *err)
+{
+    static const char sql[] =
+        "SELECT a.attname FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c"
+        " ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped"
+        " ORDER BY a.attnum";
+    const char *params[] = {m->schema, m->table};
+    struct mapping_column wanted[MAPPING_COLUMNS_MAX];
+    size_t n = mapping_columns(m, wanted);
+    CLEANUP(PQclearp) PGresult *res = NULL;
+    enum status st =
+        pg_query(s->conn, sql, 2, params, "could not read the source table's columns", &res, err);
+    t->relation.columns = t->columns;
+    t->relation.replica_identity = 'f';
+    snprintf(t->relation.schema, sizeof(t->relation.schema), "%s", m->schema);
+    snprintf(t->relation.name, sizeof(t->relation.name), "%s", m->table);
+    for (int row = 0; !st && row < PQntuples(res); row++)
+        for (size_t i = 0; i < n; i++)
+            if (strcmp(wanted[i].name, PQgetvalue(res, row, 0)) == 0)
+                memcpy(t->columns[t->relation.n_columns++].name, wanted[i].name,
+                       sizeof(wanted[i].name));
+    return st ? st : mapping_bind(m, &t->relation, &t->binding, err);
 }
 
 static enum status open_table(struct source_rows *s, const struct mapping *m, struct error *err)
@@ -93,15 +139,7 @@ static enum status open_table(struct source_rows *s, const struct mapping *m, st
     enum status st = event_arena_new(&t->arena, err);
     if (st != STATUS_OK)
         return st;
-    const char *columns[MAPPING_FIELD_COUNT];
-    t->relation.n_columns = (uint16_t)mapping_columns(m, columns);
-    t->relation.columns = t->columns;
-    t->relation.replica_identity = 'f';
-    snprintf(t->relation.schema, sizeof(t->relation.schema), "%s", m->schema);
-    snprintf(t->relation.name, sizeof(t->relation.name), "%s", m->table);
-    for (int i = 0; i < t->relation.n_columns; i++)
-        snprintf(t->columns[i].name, sizeof(t->columns[i].name), "%s", columns[i]);
-    st = mapping_bind(m, &t->relation, &t->binding, err);
+    st = describe(s, t, m, err);
     if (st != STATUS_OK)
         return st;
     struct buf sql;
@@ -167,7 +205,7 @@ static void count_unusable(struct source_rows *s, const struct error *err)
 /* One row to t->event, or to a count. */
 static enum status take_row(struct source_rows *s, struct table_reader *t, struct error *err)
 {
-    struct value values[MAPPING_FIELD_COUNT];
+    struct value values[MAPPING_COLUMNS_MAX];
     struct tuple tuple = {.n = t->relation.n_columns, .values = values};
     for (int i = 0; i < tuple.n; i++) {
         bool null = PQgetisnull(t->rows, t->next_row, i);
@@ -177,32 +215,25 @@ static enum status take_row(struct source_rows *s, struct table_reader *t, struc
                                              (size_t)PQgetlength(t->rows, t->next_row, i)};
     }
     t->next_row++;
-    struct event events[2];
     struct error why;
-    size_t n = 0;
+    t->n_events = 0;
+    t->next_event = 0;
     event_arena_reset(t->arena);
-    enum status st =
-        mapping_apply(&t->binding, CHANGE_INSERT, NULL, &tuple, t->arena, events, &n, &why);
+    enum status st = mapping_apply(&t->binding, CHANGE_INSERT, NULL, &tuple, t->arena, t->events,
+                                   &t->n_events, &why);
     if (st == STATUS_INVALID || st == STATUS_LIMIT) {
         count_unusable(s, &why);
         return STATUS_OK;
     }
-    if (st != STATUS_OK) {
-        if (err)
-            *err = why;
-        return st;
-    }
-    assert(n <= 1); /* two events only come from a changed key */
-    t->has_event = n == 1;
-    t->event = events[0];
-    return STATUS_OK;
+    if (st != STATUS_OK && err)
+        *err = why;
+    return st;
 }
 
 static enum status advance(struct source_rows *s, struct table_reader *t, struct error *err)
 {
     enum status st = STATUS_OK;
-    t->has_event = false;
-    while (st == STATUS_OK && !t->has_event && !t->ended) {
+    while (st == STATUS_OK && t->next_event == t->n_events && !t->ended) {
         if (!t->rows || t->next_row == PQntuples(t->rows))
             st = fetch(s, t, err);
         else
@@ -211,26 +242,27 @@ static enum status advance(struct source_rows *s, struct table_reader *t, struct
     return st;
 }
 
+static const struct event *head(const struct table_reader *t)
+{
+    return &t->events[t->next_event];
+}
+
 enum status source_rows_next(struct source_rows *s, struct event *ret, struct error *err)
 {
     /* The event given last borrows from its table's row, so only now may that table move on. */
     struct table_reader *best = NULL;
     for (size_t i = 0; i < s->n_tables; i++) {
         struct table_reader *t = &s->tables[i];
-        if (t == s->given)
-            t->has_event = false;
-        if (!t->has_event) {
-            enum status st = advance(s, t, err);
-            if (st != STATUS_OK)
-                return st;
-        }
-        if (t->has_event && (!best || t->event.at_us < best->event.at_us))
+        enum status st = advance(s, t, err);
+        if (st != STATUS_OK)
+            return st;
+        if (t->next_event < t->n_events && (!best || head(t)->at_us < head(best)->at_us))
             best = t;
     }
-    s->given = best;
     if (!best)
         return STATUS_END;
-    *ret = best->event;
+    *ret = *head(best);
+    best->next_event++;
     return STATUS_OK;
 }
 

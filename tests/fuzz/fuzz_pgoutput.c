@@ -132,7 +132,7 @@ static void map_row(const struct pgoutput_message *m)
     static struct relation_column columns[8];
     struct relation rel = {.n_columns = 8, .columns = columns};
     struct mapping_binding binding;
-    struct event events[2];
+    struct event events[MAPPING_EVENTS_MAX];
     size_t n = 0;
     for (int i = 0; i < 8; i++)
         snprintf(columns[i].name, sizeof(columns[i].name), "%s", names[i]);

@@ -31,7 +31,7 @@ static struct mapping_binding access_binding;
 static struct relation relation;
 static struct relation_column columns[COLUMNS];
 static struct event_arena *arena;
-static struct event events[2];
+static struct event events[MAPPING_EVENTS_MAX];
 static size_t n_events;
 static struct error err;
 
@@ -476,8 +476,8 @@ static void test_binding_goes_by_name_and_names_what_is_missing(void **state)
     for (int i = 0; i < COLUMNS; i++)
         turned[i] = columns[COLUMNS - 1 - i];
     assert_int_equal(mapping_bind(&messages, &rel, &b, &err), STATUS_OK);
-    assert_int_equal(b.column_index[FIELD_ID], COLUMNS - 1);
-    assert_int_equal(b.column_index[FIELD_CHANNEL_ID], -1);
+    assert_int_equal(b.columns[FIELD_ID][0], COLUMNS - 1);
+    assert_int_equal(b.columns[FIELD_ID][1], -1);
 
     snprintf(turned[COLUMNS - 1 - CONTENT].name, sizeof(turned[0].name), "body");
     assert_int_equal(mapping_bind(&messages, &rel, &b, &err), STATUS_INVALID);
@@ -499,7 +499,7 @@ static void test_a_row_shorter_than_its_description_is_a_breach_of_protocol(void
 static void test_columns_are_listed_once_each(void **state)
 {
     (void)state;
-    const char *out[MAPPING_FIELD_COUNT];
+    struct mapping_column out[MAPPING_COLUMNS_MAX];
     assert_int_equal(mapping_columns(&messages, out), COLUMNS);
     assert_int_equal(mapping_columns(&memories, out), 5);
     const struct mapping_set set = {.n = 1, .tables = {messages}};

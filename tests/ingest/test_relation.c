@@ -76,18 +76,29 @@ static void test_a_change_forgets_the_binding(void **state)
 {
     (void)state;
     CLEANUP(relation_cache_freep) struct relation_cache *c = NULL;
-    const struct mapping mapping = {.type = EVENT_MESSAGE};
+    static struct mapping_set set;
     enum relation_change change = RELATION_SAME;
     struct relation_entry *e = NULL;
     assert_int_equal(relation_cache_new(&c, NULL), STATUS_OK);
     struct relation rel = make(5, 3);
     assert_int_equal(relation_cache_put(c, &rel, &change, &e, NULL), STATUS_OK);
-    e->binding.mapping = &mapping;
+    set.n = 3;
+    for (size_t i = 0; i < set.n; i++) {
+        memcpy(set.tables[i].schema, rel.schema, sizeof(rel.schema));
+        memcpy(set.tables[i].table, rel.name, sizeof(rel.name));
+    }
+    set.tables[1].table[0] = '\0';
+    assert_int_equal(relation_bind(e, &set, NULL), STATUS_OK);
     assert_int_equal(relation_cache_put(c, &rel, &change, &e, NULL), STATUS_OK);
-    assert_ptr_equal(e->binding.mapping, &mapping);
+    assert_int_equal(e->n_bindings, 2);
+    assert_ptr_equal(e->bindings[0].mapping, &set.tables[0]);
+    assert_ptr_equal(e->bindings[1].mapping, &set.tables[2]);
     rel = make(5, 2);
     assert_int_equal(relation_cache_put(c, &rel, &change, &e, NULL), STATUS_OK);
-    assert_null(e->binding.mapping);
+    assert_int_equal(e->n_bindings, 0);
+    snprintf(set.tables[2].only_if, sizeof(set.tables[2].only_if), "nowhere");
+    assert_int_equal(relation_bind(e, &set, NULL), STATUS_INVALID);
+    assert_int_equal(e->n_bindings, 0);
 }
 
 static void test_columns_are_copied_and_found_by_any_id(void **state)

@@ -23,7 +23,7 @@ static struct relation_column columns[COLUMNS];
 static struct relation relation = {
     .id = 1, .schema = "public", .name = "t", .n_columns = COLUMNS, .columns = columns};
 static struct event_arena *arena;
-static struct event events[2];
+static struct event events[MAPPING_EVENTS_MAX];
 static size_t n_events;
 static struct error err;
 

@@ -51,7 +51,7 @@ static void test_times_are_read_exactly_in_every_unit(void **state)
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         int64_t us = 0;
-        const char *why = value_time(str_from(rows[i].text), rows[i].unit, &us);
+        const char *why = value_time(str_from(rows[i].text), rows[i].unit, 0, &us);
         if (why || us != rows[i].us)
             fail_msg("%s: %lld %s", rows[i].text, (long long)us, why ? why : "");
     }
@@ -85,7 +85,7 @@ static void test_times_that_are_none_are_refused(void **state)
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         int64_t us = 0;
-        const char *why = value_time(str_from(rows[i].text), rows[i].unit, &us);
+        const char *why = value_time(str_from(rows[i].text), rows[i].unit, 0, &us);
         if (!why != !rows[i].why || (why && !strstr(why, rows[i].why)))
             fail_msg("%s: %s", rows[i].text, why ? why : "accepted");
     }
