@@ -8,6 +8,13 @@
 #include <stdio.h>
 #include <string.h>
 
+/* A standby's slots are its own: the server refuses to make one for failover there. */
+static bool on_standby(const PGconn *conn)
+{
+    const char *standby = PQparameterStatus(conn, "in_hot_standby");
+    return standby && strcmp(standby, "on") == 0;
+}
+
 static enum status create_command(const PGconn *conn, const char *slot, bool failover,
                                   struct buf *out)
 {
@@ -24,7 +31,8 @@ static enum status create_command(const PGconn *conn, const char *slot, bool fai
     else if (version < 170000)
         st = buf_append_str(out, STR("(SNAPSHOT 'export')"));
     else
-        st = buf_printf(out, "(SNAPSHOT 'export', FAILOVER %s)", failover ? "true" : "false");
+        st = buf_printf(out, "(SNAPSHOT 'export', FAILOVER %s)",
+                        failover && !on_standby(conn) ? "true" : "false");
     return st ? st : buf_append(out, "", 1);
 }
 

@@ -162,7 +162,7 @@ static bool is_trouble(const struct slot_pin *pin, const struct slot_info *s)
 
 enum status preflight_check_pins(struct preflight *p, const struct slot_info *s, struct error *err)
 {
-    struct slot_pins pins;
+    struct slot_pins pins = {0};
     enum status st = preflight_slot_pins(p->conn, s, &pins, err);
     for (size_t i = 0; i < pins.n && !st; i++) {
         const struct slot_pin *pin = &pins.pins[i];

@@ -131,9 +131,9 @@ static enum status check_notice(const struct replication *r, struct error *err)
     if (!*r->notice)
         return STATUS_OK;
     return error_set(
-        err, STATUS_REFUSED,
-        "the server leaves out rows of publication \"%s\": %s; create the publication, "
-        "then make up for what was committed meanwhile with `warmpath rebuild`",
+        err, STATUS_LOST,
+        "the server leaves out rows of publication \"%s\": %s. Changes are decoded with the "
+        "catalogue of their own time, so those from before it was made again stay lost",
         r->cfg.publication, r->notice);
 }
 
@@ -182,6 +182,14 @@ static enum status send_feedback(struct replication *r, bool ping, struct error 
 static enum status stream_ended(struct replication *r, struct error *err)
 {
     CLEANUP(PQclearp) PGresult *res = PQgetResult(r->session.conn);
+    /* The slot is there, since it was read: what is missing is the publication. Up to version 17
+     * that is an error, which stays even after the publication is made again. */
+    if (res && strcmp(pg_sqlstate(res), "42704") == 0)
+        return error_set(err, STATUS_LOST,
+                         "publication \"%s\" was dropped, and rows were changed before it was made "
+                         "again, if it was: changes are decoded with the catalogue of their own "
+                         "time, so slot \"%s\" cannot get past them",
+                         r->cfg.publication, r->cfg.slot);
     if (res && PQresultStatus(res) == PGRES_FATAL_ERROR)
         return pg_source_error(err, r->session.conn, res, "replication stopped");
     /* Shut-down or promotion of the server: whoever comes back has the slot, or says why not. */
@@ -215,6 +223,11 @@ static enum status read_messages(struct replication *r, bool *ret_drained, struc
         }
         consumed = false;
         i++;
+        /* A warning came before these bytes: they may already be beyond what it is about. */
+        if (*r->notice) {
+            PQfreemem(bytes);
+            return check_notice(r, err);
+        }
         r->heard = true;
         watchdog_heard(&r->watchdog, clock_mono_us(r->cfg.clock));
         enum status st = stream_put(r->stream, (struct str){bytes, (size_t)len}, err);

@@ -76,8 +76,9 @@ void replication_free(struct replication *r);
  * Until *stop (OK) or an error that reconnecting cannot mend. start: the durable LSN. Reconnects by
  * itself; a server that shuts down or refuses for now is waited for, and so is a slot that another
  * process holds (its pid is in the log). LOST: the slot no longer has what follows the durable LSN
- * (it is gone or invalidated, or the check says so). REFUSED: the publication is missing, a mapped
- * column is gone, a right is missing: the text says what to do. PROTOCOL: bytes that cannot
+ * (it is gone or invalidated, or the check says so), or cannot get past a time without the
+ * publication. REFUSED: a mapped column is gone, a right is missing: the text says what to do.
+ * PROTOCOL: bytes that cannot
  * be understood. Other codes come from the receiver.
  */
 MUST_CHECK enum status replication_run(struct replication *r, lsn_t start, const atomic_bool *stop,

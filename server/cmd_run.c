@@ -19,6 +19,7 @@
 #include "pipeline/router.h"
 #include "pipeline/worker.h"
 #include "server/cli.h"
+#include "server/slot_loss.h"
 #include "server/startup.h"
 #include "state/sink.h"
 
@@ -227,9 +228,9 @@ static enum status start_router(struct run *r, struct error *err)
     return replication_new(&pc, &r->receiver, &r->replication, err);
 }
 
-static enum status run_start(struct run *r, struct error *err)
+static enum status run_start(struct run *r, bool anew, struct error *err)
 {
-    enum status st = startup_run(r->cfg, &r->start, err);
+    enum status st = startup_run(r->cfg, anew, &r->start, err);
     if (st)
         return st;
     struct sink_config sc = {
@@ -385,6 +386,25 @@ static void log_summary(void)
               COUNTER_GET(keys_evicted));
 }
 
+/* From the start to the end of every stage. LOST: the slot was lost meanwhile. */
+static enum status run_once(const struct config *cfg, const sigset_t *signals, bool anew,
+                            struct error *err)
+{
+    struct run r = {.cfg = cfg};
+    enum status st = run_start(&r, anew, err);
+    if (!st) {
+        log_write(LOG_INFO, "run", "running pipeline=\"%s\" pid=%d", cfg->pipeline, (int)getpid());
+        st = run_watch(&r, signals, err);
+    }
+    struct error stop_err = {0};
+    enum status stopped = run_stop(&r, !st, &stop_err);
+    if (!st && stopped) {
+        st = stopped;
+        *err = stop_err;
+    }
+    return st;
+}
+
 int cmd_run(struct cli *cli)
 {
     sigset_t signals;
@@ -395,23 +415,16 @@ int cmd_run(struct cli *cli)
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* inherited by every thread */
     signal(SIGPIPE, SIG_IGN);
 
-    struct run r = {.cfg = cli->config};
     struct error err = {0};
-    enum status st = run_start(&r, &err);
-    if (!st) {
-        log_write(LOG_INFO, "run", "running pipeline=\"%s\" pid=%d", r.cfg->pipeline,
-                  (int)getpid());
-        st = run_watch(&r, &signals, &err);
-    }
-    bool failed = st != STATUS_OK;
-    struct error stop_err = {0};
-    enum status stopped = run_stop(&r, !failed, &stop_err);
-    if (!failed && stopped) {
-        failed = true;
-        err = stop_err;
+    enum status st = run_once(cli->config, &signals, false, &err);
+    /* Lost while it was read: the policy decides, and everything starts again in this process. */
+    while (st == STATUS_LOST) {
+        st = slot_loss_decide(cli->config, clock_wall_us(&clock_real), &err);
+        if (!st)
+            st = run_once(cli->config, &signals, true, &err);
     }
     log_summary();
-    if (failed)
+    if (st)
         return cli_fail(cli, CLI_FAILED, "%s", err.text);
     return CLI_OK;
 }

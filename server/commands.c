@@ -70,7 +70,9 @@ const struct command commands[] = {
         .name = "doctor",
         .args = "",
         .summary = "check every prerequisite and say what mends it",
-        .details = "Exits with 1 when a check fails. Changes nothing.",
+        .details =
+            "Exits with 1 when a check fails. Changes nothing. Names what makes the server keep\n"
+            "WAL for the slot, and how much more it will keep.",
         .options = json_options,
         .need = NEED_SOURCE | NEED_SINK | NEED_TABLES,
         .run = cmd_doctor,
@@ -82,7 +84,8 @@ const struct command commands[] = {
         .details =
             "Reads the slot, keeps the engines' state in state.dir and writes the cache rows.\n"
             "SIGTERM flushes, checkpoints and ends with exit code 0. Refuses to start where\n"
-            "changes could be lost or counted twice, and says what to do.",
+            "changes could be lost or counted twice, and says what to do. A slot that the server\n"
+            "has given up ends it as well, or begins anew: source.on_slot_lost.",
         .need = NEED_SOURCE | NEED_SINK | NEED_TABLES,
         .run = cmd_run,
     },
@@ -90,7 +93,9 @@ const struct command commands[] = {
         .name = "status",
         .args = "",
         .summary = "show lease, slot, progress, cache rows and state",
-        .details = "Works whether or not `warmpath run` is up.",
+        .details = "Works whether or not `warmpath run` is up. Of the slot it shows how far it is "
+                   "behind,\n"
+                   "how much WAL is kept for it and until when, and what keeps it.",
         .options = json_options,
         .need = NEED_SOURCE | NEED_SINK,
         .run = cmd_status,

@@ -17,6 +17,7 @@
 #include "ingest/session.h"
 #include "pipeline/partition.h"
 #include "server/begin.h"
+#include "server/slot_loss.h"
 
 #define HOLDER_BYTES 128
 
@@ -30,13 +31,17 @@ static enum status check_fresh(const struct gap_input *in, struct error *err)
                          "it, or%s run SELECT pg_create_logical_replication_slot('%s', 'pgoutput')",
                          in->slot, in->snapshot ? " set source.snapshot: never and" : "", in->slot);
     if (in->slot_exists && in->sink_has_progress)
+        return error_set(
+            err, in->sink_same_slot ? STATUS_LOST : STATUS_REFUSED,
+            "\"%.250s\" holds no state, but pipeline \"%s\" has already worked up to " LSN_FMT
+            " and slot \"%s\" exists: what came before is no longer in the "
+            "slot. Restore the state if there is a copy of it",
+            in->state_dir, in->pipeline, LSN_ARGS(in->sink_covered), in->slot);
+    if (in->slot_exists && in->slot_lost)
         return error_set(err, STATUS_REFUSED,
-                         "\"%s\" holds no state, but pipeline \"%s\" has already worked with slot "
-                         "\"%s\" up to " LSN_FMT ": what came before is no longer in the slot. "
-                         "Restore the state, or begin anew: SELECT pg_drop_replication_slot('%s'); "
-                         "DELETE FROM strategic_progress WHERE pipeline = '%s'",
-                         in->state_dir, in->pipeline, in->slot, LSN_ARGS(in->sink_covered),
-                         in->slot, in->pipeline);
+                         "slot \"%s\" is lost, and there is no state it belongs to: %.300s. If "
+                         "nobody needs it, SELECT pg_drop_replication_slot('%s')",
+                         in->slot, in->slot_lost, in->slot);
     if (in->slot_exists && in->snapshot)
         return error_set(err, STATUS_REFUSED,
                          "\"%s\" holds no state, and slot \"%s\" exists already: rows from before "
@@ -50,6 +55,12 @@ static enum status check_fresh(const struct gap_input *in, struct error *err)
 /* A crash cut the initial snapshot short: state and slot are thrown away, if the slot is ours. */
 static enum status check_loading(const struct gap_input *in, struct error *err)
 {
+    /* Not thrown away without asking: a limit that is too small for the snapshot would lose the
+     * next slot as well. */
+    if (in->slot_exists && in->slot_lost)
+        return error_set(err, STATUS_LOST,
+                         "slot \"%s\" was lost before the initial snapshot was complete: %.300s",
+                         in->slot, in->slot_lost);
     if (in->slot_exists && in->state.slot_birth != LSN_INVALID &&
         in->slot_confirmed > in->state.slot_birth)
         return error_set(err, STATUS_REFUSED,
@@ -77,15 +88,14 @@ static enum status check_timeline(const struct gap_input *in, struct error *err)
             err, STATUS_LOST,
             "the server was promoted to timeline %" PRIu32 " at " LSN_FMT ", but the state already "
             "contains changes of the former primary up to " LSN_FMT ", which the new one never "
-            "had. Begin with an empty \"%s\" and a new slot",
-            in->timeline, LSN_ARGS(in->shared_lsn), LSN_ARGS(in->state_covered), in->state_dir);
+            "had",
+            in->timeline, LSN_ARGS(in->shared_lsn), LSN_ARGS(in->state_covered));
     return STATUS_OK;
 }
 
-enum status startup_check_gap(const struct gap_input *in, struct error *err)
+/* Whose state it is. Anything else here could throw away what belongs to somebody. */
+static enum status check_owner(const struct gap_input *in, struct error *err)
 {
-    if (in->state_fresh)
-        return check_fresh(in, err);
     if (strcmp(in->state.pipeline, in->pipeline) != 0)
         return error_set(err, STATUS_REFUSED,
                          "\"%s\" holds the state of pipeline \"%s\", not \"%s\"", in->state_dir,
@@ -100,29 +110,45 @@ enum status startup_check_gap(const struct gap_input *in, struct error *err)
         return error_set(err, STATUS_REFUSED,
                          "\"%s\" was built from slot \"%s\", but source.slot is \"%s\"",
                          in->state_dir, in->state.slot, in->slot);
-    enum status st = check_timeline(in, err);
+    return STATUS_OK;
+}
+
+enum status startup_check_gap(const struct gap_input *in, struct error *err)
+{
+    if (in->state_fresh)
+        return check_fresh(in, err);
+    enum status st = check_owner(in, err);
+    if (!st)
+        st = check_timeline(in, err);
     if (st || in->state.loading)
         return st ? st : check_loading(in, err);
     if (!in->slot_exists)
         return error_set(err, STATUS_LOST,
-                         "slot \"%s\" is gone: changes after " LSN_FMT " may be lost. Create it "
-                         "anew and begin with an empty \"%s\", so that nothing is counted wrong",
-                         in->slot, LSN_ARGS(in->state_covered), in->state_dir);
+                         "slot \"%s\" is gone: it was dropped, or the server failed over to a "
+                         "standby without it. Changes after " LSN_FMT " may be lost",
+                         in->slot, LSN_ARGS(in->state_covered));
+    if (in->slot_lost)
+        return error_set(err, STATUS_LOST,
+                         "slot \"%s\" is lost, and with it the changes after " LSN_FMT ": %.300s",
+                         in->slot, LSN_ARGS(in->state_covered), in->slot_lost);
     if (in->server_flush < in->state_covered)
         return error_set(
-            err, STATUS_LOST,
-            "the server ends at " LSN_FMT ", but the state already contains changes up "
-            "to " LSN_FMT ": the server was restored from a backup or failed over to an "
-            "older copy. Begin with an empty \"%s\" and a new slot",
-            LSN_ARGS(in->server_flush), LSN_ARGS(in->state_covered), in->state_dir);
+            err, in->standby ? STATUS_REFUSED : STATUS_LOST,
+            "the server ends at " LSN_FMT ", but the state already contains changes up to " LSN_FMT
+            ": %s",
+            LSN_ARGS(in->server_flush), LSN_ARGS(in->state_covered),
+            in->standby ? "it is a standby that is behind. Point source.conninfo at the primary, "
+                          "or start again when it has caught up"
+                        : "it was restored from a backup or failed over to an older copy");
     if (in->slot_confirmed > in->state_covered)
-        return error_set(
-            err, STATUS_LOST,
-            "slot \"%s\" was confirmed up to " LSN_FMT ", but the state in \"%s\" ends at " LSN_FMT
-            ": an older copy of the state was restored, or the slot was created "
-            "anew. The changes in between would be skipped silently. Restore the newest "
-            "state, or begin with an empty directory and a new slot",
-            in->slot, LSN_ARGS(in->slot_confirmed), in->state_dir, LSN_ARGS(in->state_covered));
+        return error_set(err, STATUS_LOST,
+                         "slot \"%s\" was confirmed up to " LSN_FMT
+                         ", but the state in \"%.250s\" ends at " LSN_FMT
+                         ": an older copy of the state was restored, or the slot was created anew. "
+                         "The changes in between would be skipped silently. Restore the newest "
+                         "state if there is one",
+                         in->slot, LSN_ARGS(in->slot_confirmed), in->state_dir,
+                         LSN_ARGS(in->state_covered));
     return STATUS_OK;
 }
 
@@ -241,14 +267,16 @@ static enum status read_progress(const struct config *cfg, struct gap_input *in,
     CLEANUP(PQfinishp) PGconn *conn = NULL;
     CLEANUP(PQclearp) PGresult *res = NULL;
     enum status st = preflight_connect(cfg->sink_conninfo, &conn, err);
-    const char *values[] = {cfg->pipeline};
+    const char *values[] = {cfg->pipeline, cfg->slot};
     if (!st)
         st = pg_query(conn,
-                      "SELECT covered_lsn FROM strategic_progress WHERE pipeline = $1 AND "
-                      "covered_lsn > '0/0'",
-                      1, values, "could not read strategic_progress", &res, err);
-    if (!st && PQntuples(res) == 1)
+                      "SELECT covered_lsn, slot = $2 FROM strategic_progress WHERE pipeline = $1 "
+                      "AND covered_lsn > '0/0'",
+                      2, values, "could not read strategic_progress", &res, err);
+    if (!st && PQntuples(res) == 1) {
         in->sink_has_progress = lsn_parse(PQgetvalue(res, 0, 0), &in->sink_covered);
+        in->sink_same_slot = PQgetvalue(res, 0, 1)[0] == 't';
+    }
     return st;
 }
 
@@ -276,6 +304,8 @@ static enum status check_source(const struct config *cfg, struct error *err)
         return st;
     for (size_t i = 0; i < report.n; i++) {
         const struct check *c = &report.checks[i];
+        if (strcmp(c->name, "slot_lost") == 0)
+            continue; /* settle_slot() decides what to do about it */
         if (c->result == CHECK_FAIL)
             return error_set(err, STATUS_REFUSED, "%s: %s. To mend it: %.380s", c->name, c->found,
                              c->fix);
@@ -327,6 +357,9 @@ enum status startup_check_source(void *ctx, const struct source_seen *seen, lsn_
         .state_dir = s->cfg->state_dir,
         .pipeline = s->cfg->pipeline,
     };
+    char lost[SLOT_LOSS_BYTES];
+    if (seen->slot.exists && preflight_slot_lost(&seen->slot, lost))
+        in.slot_lost = lost;
     in.state.loading = false; /* the snapshot has been read: now the slot must go on from there */
     snprintf(in.system_identifier, sizeof(in.system_identifier), "%" PRIu64,
              seen->server.system_identifier);
@@ -358,6 +391,31 @@ static enum status check_reader(const struct config *cfg, PGconn *conn,
     return session_end_reader(conn, cfg->slot, slot->active_pid, NULL, err);
 }
 
+static const char *parameter(const PGconn *conn, const char *name)
+{
+    const char *value = PQparameterStatus(conn, name);
+    return value ? value : "";
+}
+
+/* st: what startup_check_gap() has found. A loss that the policy lets us begin anew after is none
+ * afterwards. */
+static enum status settle_loss(const struct config *cfg, struct startup *s, PGconn *conn,
+                               enum status st, struct gap_input *in, struct error *err)
+{
+    bool interrupted = !st && !in->state_fresh && in->state.loading;
+    if (interrupted)
+        log_write(LOG_WARN, "run", "the initial snapshot was not completed: it is made again");
+    else if (st != STATUS_LOST && (st || !s->anew))
+        return st;
+    if (st == STATUS_LOST)
+        st = s->anew ? STATUS_OK : slot_loss_decide(cfg, clock_wall_us(&clock_real), err);
+    if (!st)
+        st = begin_anew(cfg, s, conn, err);
+    in->state_fresh = true;
+    in->slot_exists = false;
+    return st;
+}
+
 static enum status settle_slot(const struct config *cfg, struct startup *s, bool fresh,
                                PGconn *conn, struct error *err)
 {
@@ -371,6 +429,7 @@ static enum status settle_slot(const struct config *cfg, struct startup *s, bool
         .snapshot = false,
     };
     struct server_identity server = {0};
+    char lost[SLOT_LOSS_BYTES];
     enum status st = preflight_identify(cfg->source_conninfo,
                                         in.state_fresh ? 0 : s->identity.timeline, &server, err);
     if (!st)
@@ -390,13 +449,10 @@ static enum status settle_slot(const struct config *cfg, struct startup *s, bool
     in.slot_exists = slot.exists;
     in.slot_confirmed = slot.confirmed_flush;
     in.state_covered = least_covered(s);
-    st = startup_check_gap(&in, err);
-    if (!st && !in.state_fresh && in.state.loading) {
-        log_write(LOG_WARN, "run", "the initial snapshot was not completed: it is made again");
-        st = begin_anew(cfg, s, conn, err);
-        in.state_fresh = true;
-        in.slot_exists = false;
-    }
+    in.standby = strcmp(parameter(conn, "in_hot_standby"), "on") == 0;
+    if (slot.exists && preflight_slot_lost(&slot, lost))
+        in.slot_lost = lost;
+    st = settle_loss(cfg, s, conn, startup_check_gap(&in, err), &in, err);
     if (!st && in.state_fresh)
         st = begin_state(cfg, s, conn, &in, err);
     if (!st && s->identity.timeline != in.timeline) {
@@ -430,9 +486,9 @@ static enum status start_with(const struct config *cfg, struct startup *s, PGcon
     return st ? st : settle_slot(cfg, s, fresh, conn, err);
 }
 
-enum status startup_run(const struct config *cfg, struct startup *ret, struct error *err)
+enum status startup_run(const struct config *cfg, bool anew, struct startup *ret, struct error *err)
 {
-    struct startup s = {0};
+    struct startup s = {.anew = anew};
     enum status st = check_source(cfg, err);
     if (!st)
         st = acquire_lease(cfg, &s.lease, err);

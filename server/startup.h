@@ -26,9 +26,12 @@ struct startup {
     lsn_t start; /* every event up to here is in the state */
     struct slot_export
         snapshot; /* of the rows to load first; conn NULL: there is nothing to load */
+    bool anew;    /* begin anew, whatever state and slot are like */
 };
 
-MUST_CHECK enum status startup_run(const struct config *cfg, struct startup *ret,
+/* anew: the slot was lost while it was read, and slot_loss_decide() has said to begin anew; a loss
+ * that is found here is decided on here. */
+MUST_CHECK enum status startup_run(const struct config *cfg, bool anew, struct startup *ret,
                                    struct error *err);
 /* Closes the stores and gives the lease back. */
 void startup_release(struct startup *s);
@@ -53,7 +56,8 @@ enum status startup_check_source(void *ctx, const struct source_seen *seen, lsn_
                                  struct error *err);
 
 /* Pure: may a state like this read a slot like that, or, while it is loading, throw that slot away?
- * OK, REFUSED or LOST. */
+ * OK; LOST when nobody but this pipeline is harmed by beginning anew; else REFUSED.
+ * docs/OPERATIONS.md has the table of the cases. */
 struct gap_input {
     bool state_fresh;
     struct store_identity state; /* undefined when fresh */
@@ -65,8 +69,11 @@ struct gap_input {
     const char *slot;
     bool slot_exists;
     lsn_t slot_confirmed;
+    const char *slot_lost;  /* why it is of no use any more, NULL = it is not lost */
+    bool standby;           /* the server is in recovery: it may only be behind */
     bool sink_has_progress; /* strategic_progress knows this pipeline ... */
-    lsn_t sink_covered;     /* ... up to here */
+    lsn_t sink_covered;     /* ... up to here ... */
+    bool sink_same_slot;    /* ... with this slot */
     const char *state_dir;
     const char *pipeline;
     bool create;

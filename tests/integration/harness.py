@@ -49,6 +49,7 @@ source:
   slot: {name}
   publication: {name}
   create: true
+  on_slot_lost: {on_slot_lost}
   tables:
     - relation: public.chat_message
       event: message
@@ -196,7 +197,7 @@ class Warmpath:
     """One pipeline: its configuration, its state directory and, while it runs, its process."""
 
     def __init__(self, name, database, sink=None, workers=2, link="inproc", memory="64MiB", count=5, log_level="info",
-                 config=None, dir=None):
+                 on_slot_lost="stop", config=None, dir=None):
         self.name = name
         self.database = database
         self.dir = dir or os.path.join(work_dir, name)
@@ -205,7 +206,7 @@ class Warmpath:
         self.config = os.path.join(self.dir, "warmpath.yaml")
         self.log = os.path.join(self.dir, "log")
         self.values = dict(name=name, conninfo=database.conninfo, state=self.state, workers=workers, link=link, memory=memory,
-                           count=count, log_level=log_level, sink=f'sink: {{conninfo: "{sink.conninfo}"}}\n' if sink else "")
+                           count=count, log_level=log_level, on_slot_lost=on_slot_lost, sink=f'sink: {{conninfo: "{sink.conninfo}"}}\n' if sink else "")
         self.template = config or CONFIG
         self.process = None
         self.write_config()
