@@ -55,8 +55,8 @@ static const struct hint {
                     "pg_replication_slots and raise max_slot_wal_keep_size), or wal_level is not "
                     "logical; run `warmpath doctor`"},
           {"58P01", "WAL that the slot needs was removed; run `warmpath doctor`"},
-          {"42501", "the role needs REPLICATION, and SELECT on the mapped tables; run `warmpath "
-                    "doctor`"},
+          {"42501", "the role needs CONNECT, REPLICATION, and SELECT on the mapped tables; run "
+                    "`warmpath doctor`"},
           {"55006", "another process reads the slot"},
           {"53400", "no replication slot is free: raise max_replication_slots"},
           {NULL, NULL},

@@ -61,7 +61,9 @@ static enum status session_options(const struct pg_options *o, struct buf *out, 
     enum status st = buf_printf(out,
                                 "%s%s-c datestyle=ISO -c intervalstyle=postgres "
                                 "-c extra_float_digits=3 -c timezone=UTC -c bytea_output=hex "
-                                "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0",
+                                /* With row_security off, rows hidden from us are an error. */
+                                "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 "
+                                "-c row_security=off",
                                 theirs ? theirs : "", theirs ? " " : "");
     PQconninfoFree(given);
     if (!st)
@@ -129,7 +131,8 @@ static enum status connect_error(const struct pg_options *o, const PGconn *conn,
     const char *hint = o->mode == PG_PLAIN ? "" : pg_source_hint(sqlstate);
     bool final = o->mode != PG_PLAIN && pg_status_of(sqlstate) != STATUS_IO;
     return error_set(err, final ? STATUS_REFUSED : STATUS_IO,
-                     "could not connect to PostgreSQL: %s%s%s", line, *hint ? "; " : "", hint);
+                     "could not connect to PostgreSQL: %s%s%s%s%s%s", line, *hint ? "; " : "", hint,
+                     *sqlstate ? " (" : "", sqlstate, *sqlstate ? ")" : "");
 }
 
 static enum status connect_in_time(const struct pg_options *o, PGconn *conn, int64_t timeout_us,

@@ -60,6 +60,39 @@ void preflight_fix(struct check *c, const char *fmt, ...)
     va_end(args);
 }
 
+/* An error's text ends with its SQLSTATE in parentheses. */
+static bool has_sqlstate(const struct error *why, const char *sqlstate)
+{
+    size_t len = strlen(why->text);
+    return len > 7 && strncmp(why->text + len - 6, sqlstate, 5) == 0;
+}
+
+void preflight_connect_fix(struct check *c, const char *conninfo, const char *key,
+                           const struct error *why)
+{
+    PQconninfoOption *options = PQconninfoParse(conninfo, NULL);
+    const char *user = NULL;
+    const char *database = NULL;
+    for (const PQconninfoOption *o = options; o && o->keyword; o++) {
+        if (strcmp(o->keyword, "user") == 0)
+            user = o->val;
+        if (strcmp(o->keyword, "dbname") == 0)
+            database = o->val;
+    }
+    bool named =
+        user && database && strlen(user) < PG_NAME_BYTES && strlen(database) < PG_NAME_BYTES;
+    if (named && has_sqlstate(why, "42501"))
+        preflight_fix(c, "GRANT CONNECT ON DATABASE %s TO %s;", preflight_quote(database).text,
+                      preflight_quote(user).text);
+    else if (named && has_sqlstate(why, "28000"))
+        preflight_fix(
+            c, "ALTER ROLE %s LOGIN; -- or, when it may log in: a line for it in pg_hba.conf",
+            preflight_quote(user).text);
+    else
+        preflight_fix(c, "correct %s, or start the server", key);
+    PQconninfoFree(options);
+}
+
 enum status preflight_query(PGconn *conn, const char *sql, int n_params, const char *const *params,
                             PGresult **ret, struct error *err)
 {
@@ -225,7 +258,7 @@ enum status preflight_run(const struct preflight_config *cfg, struct preflight_r
     ret->n = 0;
     if (preflight_connect(cfg->conninfo, &conn, &why)) {
         struct check *c = preflight_add(&p, "connection", CHECK_FAIL, "%.500s", why.text);
-        preflight_fix(c, "correct source.conninfo, or start the server");
+        preflight_connect_fix(c, cfg->conninfo, "source.conninfo", &why);
         return STATUS_OK;
     }
     p.conn = conn;

@@ -50,6 +50,9 @@ struct check *preflight_add(struct preflight *p, const char *name, enum check_re
                             const char *fmt, ...) PRINTF_LIKE(4, 5);
 /* Appends to the fix; what does not fit is cut. */
 void preflight_fix(struct check *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/* What mends a failed connection; key: the configuration's name of the conninfo. */
+void preflight_connect_fix(struct check *c, const char *conninfo, const char *key,
+                           const struct error *why);
 
 /* Text parameters, text results. An error of the server is REFUSED or IO, by its class. */
 MUST_CHECK enum status preflight_query(PGconn *conn, const char *sql, int n_params,

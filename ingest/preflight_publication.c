@@ -184,22 +184,68 @@ static void check_kinds(struct preflight *p, const struct publication_info *pub)
                   pub->truncate ? ", truncates" : "");
 }
 
+/* Whether this role could make it: that takes CREATE on the database, and to own the tables. */
+static enum status check_creator(struct preflight *p, bool *ret_may, struct error *err)
+{
+    const char *schemas[MAPPING_TABLES_MAX];
+    const char *tables[MAPPING_TABLES_MAX];
+    const struct mapping_set *set = p->cfg->mappings;
+    for (size_t i = 0; i < set->n; i++) {
+        schemas[i] = set->tables[i].schema;
+        tables[i] = set->tables[i].table;
+    }
+    CLEANUP(pg_array_deinit) struct pg_array schema_array;
+    CLEANUP(pg_array_deinit) struct pg_array table_array;
+    pg_array_init(&schema_array, 16384);
+    pg_array_init(&table_array, 16384);
+    enum status st = preflight_array(schemas, set->n, &schema_array);
+    if (!st)
+        st = preflight_array(tables, set->n, &table_array);
+    if (st)
+        return error_set(err, st, "too many mapped tables");
+    const char *params[] = {schema_array.buf.data, table_array.buf.data};
+    CLEANUP(PQclearp) PGresult *res = NULL;
+    st = preflight_query(
+        p->conn,
+        "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')"
+        " AND NOT EXISTS (SELECT FROM ROWS FROM (pg_catalog.unnest($1::text[]),"
+        "   pg_catalog.unnest($2::text[])) AS m (s, t)"
+        "   JOIN pg_catalog.pg_namespace n ON n.nspname = m.s"
+        "   JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = m.t"
+        "   WHERE NOT pg_catalog.pg_has_role(c.relowner, 'USAGE')) AS may_create",
+        2, params, &res, err);
+    if (!st)
+        *ret_may = preflight_bool(res, 0, "may_create");
+    return st;
+}
+
+static enum status check_missing(struct preflight *p, struct error *err)
+{
+    bool may_create = false;
+    enum status st = p->cfg->create ? check_creator(p, &may_create, err) : STATUS_OK;
+    if (st)
+        return st;
+    struct check *c = preflight_add(p, "publication", may_create ? CHECK_OK : CHECK_FAIL,
+                                    "publication \"%s\" does not exist%s", p->cfg->publication,
+                                    may_create       ? " yet; `warmpath run` creates it"
+                                    : p->cfg->create ? ", and this role may not create it: run the "
+                                                       "statement as the owner of the tables"
+                                                     : "");
+    CLEANUP(buf_deinit) struct buf sql;
+    buf_init(&sql, 8192);
+    if (!may_create && create_sql(p->cfg, &sql) == STATUS_OK)
+        preflight_fix(c, "%s", sql.data);
+    return STATUS_OK;
+}
+
 enum status preflight_check_publication(struct preflight *p, struct error *err)
 {
     struct publication_info pub;
     enum status st = preflight_publication_read(p->conn, p->cfg->publication, &pub, err);
     if (st)
         return st;
-    if (!pub.exists) {
-        CLEANUP(buf_deinit) struct buf sql;
-        buf_init(&sql, 8192);
-        struct check *c = preflight_add(p, "publication", p->cfg->create ? CHECK_OK : CHECK_FAIL,
-                                        "publication \"%s\" does not exist%s", p->cfg->publication,
-                                        p->cfg->create ? " yet; `warmpath run` creates it" : "");
-        if (!p->cfg->create && create_sql(p->cfg, &sql) == STATUS_OK)
-            preflight_fix(c, "%s", sql.data);
-        return STATUS_OK;
-    }
+    if (!pub.exists)
+        return check_missing(p, err);
     check_kinds(p, &pub);
     if (pub.all_tables)
         return STATUS_OK;

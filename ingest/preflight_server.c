@@ -1,4 +1,4 @@
-/* Checks of the server as a whole, and of the cache tables. */
+/* Checks of the server as a whole. */
 #include "ingest/preflight_internal.h"
 
 #include <inttypes.h>
@@ -183,49 +183,5 @@ enum status preflight_check_server(struct preflight *p, struct error *err)
     if (strcmp(preflight_text(res, 0, "encoding"), "SQL_ASCII") == 0)
         preflight_add(p, "encoding", CHECK_WARN,
                       "the database is SQL_ASCII: rows that are not UTF-8 become dead letters");
-    return STATUS_OK;
-}
-
-static const char *const cache_tables[] = {
-    "strategic_memory_health",        "strategic_character_performance",
-    "strategic_personality_profiles", "strategic_conversation_patterns",
-    "strategic_memory_behavior",      "strategic_engagement_opportunities",
-};
-
-enum status preflight_check_sink(struct preflight *p, struct error *err)
-{
-    const char *const *tables = p->cfg->sink_tables ? p->cfg->sink_tables : cache_tables;
-    size_t n = p->cfg->sink_tables ? p->cfg->n_sink_tables
-                                   : sizeof(cache_tables) / sizeof(cache_tables[0]);
-    CLEANUP(PQfinishp) PGconn *own = NULL;
-    PGconn *conn = p->conn;
-    if (p->cfg->sink_conninfo) {
-        struct error why;
-        if (preflight_connect(p->cfg->sink_conninfo, &own, &why)) {
-            struct check *c = preflight_add(p, "cache_tables", CHECK_FAIL, "%.500s", why.text);
-            preflight_fix(c, "correct sink.conninfo, or start that server");
-            return STATUS_OK;
-        }
-        conn = own;
-    }
-    CLEANUP(pg_array_deinit) struct pg_array names;
-    pg_array_init(&names, 16384);
-    enum status st = preflight_array(tables, n, &names);
-    if (st)
-        return error_set(err, st, "too many cache tables");
-    const char *params[] = {names.buf.data};
-    CLEANUP(PQclearp) PGresult *res = NULL;
-    st = preflight_query(conn,
-                         "SELECT pg_catalog.string_agg(t, ', ') AS missing"
-                         " FROM pg_catalog.unnest($1::text[]) t"
-                         " WHERE pg_catalog.to_regclass(pg_catalog.quote_ident(t)) IS NULL",
-                         1, params, &res, err);
-    if (st)
-        return st;
-    const char *missing = preflight_text(res, 0, "missing");
-    struct check *c = preflight_add(p, "cache_tables", *missing ? CHECK_FAIL : CHECK_OK, "%s%.400s",
-                                    *missing ? "missing: " : "all present", missing);
-    if (*missing)
-        preflight_fix(c, "warmpath migrate up");
     return STATUS_OK;
 }

@@ -1,0 +1,78 @@
+-- Roles with no more rights than they need. Run it as a superuser or the owner of the database, with psql, as often as you like:
+--
+--   psql -d chat -v source_role=warmpath_source -v tables='public.chat_message, public.memory' -v schemas=public \
+--        -v publication=warmpath -f deploy/roles.sql
+--   psql -d chat -v sink_role=warmpath_sink -v reader_role=chat_app -f deploy/roles.sql      (after `warmpath migrate up`)
+--
+-- Each part runs when its variable is given, so that source and sink may be different databases, or one call does it all:
+--   source_role  reads the mapped tables and the slot: source.conninfo. Needs `tables`, and `schemas` they are in (both are
+--                lists with commas, quoted as in SQL). With `publication`, that is made for these tables when it is missing;
+--                who runs this must own them. Then say source.create: true (the slot) or make the slot as well.
+--   sink_role    writes the cache: sink.conninfo. `cache_schema` (default public) is where `warmpath migrate up` made it.
+--   reader_role  reads the cache: the application.
+-- Roles are made without a password: \password warmpath_source, or a certificate, or peer. doctor names what is missing.
+-- Tables with row-level security also need ALTER ROLE ... BYPASSRLS for the source role: a part of the rows would not do.
+
+\set ON_ERROR_STOP on
+SET client_min_messages = warning;
+\if :{?cache_schema}
+\else
+    \set cache_schema public
+\endif
+SELECT current_database() AS database \gset
+BEGIN;
+
+\if :{?source_role}
+    SELECT format('CREATE ROLE %I', :'source_role')
+    WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'source_role') \gexec
+    ALTER ROLE :"source_role" LOGIN REPLICATION;
+    GRANT CONNECT ON DATABASE :"database" TO :"source_role";
+    GRANT USAGE ON SCHEMA :schemas TO :"source_role";
+    GRANT SELECT ON :tables TO :"source_role";
+    \if :{?publication}
+        SELECT format('CREATE PUBLICATION %I FOR TABLE %s WITH (publish_via_partition_root = true)', :'publication', :'tables')
+        WHERE NOT EXISTS (SELECT FROM pg_publication WHERE pubname = :'publication') \gexec
+    \endif
+\endif
+
+\if :{?sink_role}
+    SELECT format('CREATE ROLE %I', :'sink_role')
+    WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'sink_role') \gexec
+    ALTER ROLE :"sink_role" LOGIN;
+    GRANT CONNECT ON DATABASE :"database" TO :"sink_role";
+    GRANT USAGE ON SCHEMA :"cache_schema" TO :"sink_role";
+    -- Rows are replaced, renewed and, when a user is forgotten, removed.
+    GRANT SELECT, INSERT, UPDATE, DELETE ON
+        :"cache_schema".strategic_memory_health, :"cache_schema".strategic_character_performance,
+        :"cache_schema".strategic_personality_profiles, :"cache_schema".strategic_conversation_patterns,
+        :"cache_schema".strategic_memory_behavior, :"cache_schema".strategic_engagement_opportunities TO :"sink_role";
+    -- Who may write, how far it is, and whose keys are alive.
+    GRANT SELECT, INSERT, UPDATE ON
+        :"cache_schema".strategic_lease, :"cache_schema".strategic_epoch, :"cache_schema".strategic_progress,
+        :"cache_schema".strategic_processor TO :"sink_role";
+    GRANT SELECT, INSERT ON :"cache_schema".strategic_key_activity TO :"sink_role";
+    GRANT SELECT ON :"cache_schema".strategic_migrations TO :"sink_role";
+    GRANT EXECUTE ON FUNCTION :"cache_schema".strategic_fence(text, bigint) TO :"sink_role";
+    -- Requests to rebuild, where the migration that brings them has run.
+    SELECT format('GRANT SELECT, INSERT, UPDATE ON %I.strategic_rebuild TO %I', :'cache_schema', :'sink_role')
+    WHERE to_regclass(format('%I.strategic_rebuild', :'cache_schema')) IS NOT NULL \gexec
+\endif
+
+\if :{?reader_role}
+    SELECT format('CREATE ROLE %I LOGIN', :'reader_role')
+    WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'reader_role') \gexec
+    GRANT CONNECT ON DATABASE :"database" TO :"reader_role";
+    GRANT USAGE ON SCHEMA :"cache_schema" TO :"reader_role";
+    -- The last three tell how fresh a row is.
+    GRANT SELECT ON
+        :"cache_schema".strategic_memory_health, :"cache_schema".strategic_character_performance,
+        :"cache_schema".strategic_personality_profiles, :"cache_schema".strategic_conversation_patterns,
+        :"cache_schema".strategic_memory_behavior, :"cache_schema".strategic_engagement_opportunities,
+        :"cache_schema".strategic_key_activity, :"cache_schema".strategic_processor, :"cache_schema".strategic_bot_epoch
+        TO :"reader_role";
+    GRANT EXECUTE ON FUNCTION :"cache_schema".strategic_bundle(text, text, int),
+        :"cache_schema".strategic_freshness(timestamptz, timestamptz, timestamptz, timestamptz, timestamptz, timestamptz, timestamptz)
+        TO :"reader_role";
+\endif
+
+COMMIT;
