@@ -104,10 +104,15 @@ struct mapping_source {
     uint8_t next; /* the source to ask when this one has no value: 1 + index in more; 0 = none */
 };
 
+/* What becomes of a TRUNCATE, which does not say which rows it took away. Of several mappings of a
+ * table the last one in this order counts. */
+enum on_truncate { TRUNCATE_DEAD_LETTER, TRUNCATE_IGNORE, TRUNCATE_STOP };
+
 struct mapping {
     char schema[MAPPING_NAME_BYTES];
     char table[MAPPING_NAME_BYTES];
     enum event_type type; /* any but MESSAGE_DELETED and DEAD_LETTER */
+    enum on_truncate on_truncate;
     /* Columns, empty = none. A value is none when it is NULL, false or 0. */
     char soft_delete[MAPPING_NAME_BYTES];              /* the row is absent when it has a value */
     char only_if[MAPPING_NAME_BYTES];                  /* the row is absent unless it has a value */

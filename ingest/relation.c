@@ -171,7 +171,7 @@ enum status relation_bind(struct relation_entry *e, const struct mapping_set *se
     return STATUS_OK;
 }
 
-const struct relation_entry *relation_cache_find(struct relation_cache *c, uint32_t id)
+struct relation_entry *relation_cache_find(struct relation_cache *c, uint32_t id)
 {
     if (c->last < c->n && c->entries[c->last].relation.id == id)
         return &c->entries[c->last];
@@ -180,4 +180,10 @@ const struct relation_entry *relation_cache_find(struct relation_cache *c, uint3
         return NULL;
     c->last = at;
     return &c->entries[at];
+}
+
+struct relation_entry *relation_cache_at(struct relation_cache *c, size_t index)
+{
+    assert(index < c->n);
+    return &c->entries[index];
 }

@@ -22,6 +22,7 @@ struct relation_entry {
     /* One for each mapping of the table, owned by the cache; none while it is not mapped. */
     size_t n_bindings;
     struct mapping_binding *bindings;
+    bool unreadable; /* mapped, but could not be bound: set by whoever binds */
 };
 
 enum relation_change { RELATION_SAME, RELATION_NEW, RELATION_CHANGED };
@@ -48,4 +49,6 @@ MUST_CHECK enum status relation_cache_put(struct relation_cache *c, const struct
 MUST_CHECK enum status relation_bind(struct relation_entry *e, const struct mapping_set *set,
                                      struct error *err);
 /* NULL: a relation the server has not described, which is a breach of the protocol. */
-const struct relation_entry *relation_cache_find(struct relation_cache *c, uint32_t id);
+struct relation_entry *relation_cache_find(struct relation_cache *c, uint32_t id);
+/* The entry at index, below relation_cache_count(). Valid until the next put or clear. */
+struct relation_entry *relation_cache_at(struct relation_cache *c, size_t index);

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,6 +43,14 @@ struct replication {
     bool heard;       /* the server has sent something */
     bool want_write;  /* libpq holds bytes that the socket did not take */
     char notice[400]; /* a warning of the server that means lost data */
+
+    struct mapping_set *mappings; /* owned; NULL: still those of cfg */
+
+    /* Between the reader and any thread */
+    pthread_mutex_t mutex;
+    atomic_bool remap;
+    struct mapping_set *next_mappings; /* owned; of the newest replication_remap() */
+    struct error blocked;              /* code OK: it is not */
 };
 
 enum status replication_new(const struct replication_config *cfg,
@@ -55,6 +64,7 @@ enum status replication_new(const struct replication_config *cfg,
         return error_set(err, STATUS_NOMEM, "could not allocate the replication reader");
     r->cfg = *cfg;
     r->receiver = receiver;
+    pthread_mutex_init(&r->mutex, NULL);
     if (r->cfg.sender_timeout_us <= 0)
         r->cfg.sender_timeout_us = SENDER_TIMEOUT_US;
     if (r->cfg.status_interval_us <= 0)
@@ -65,6 +75,7 @@ enum status replication_new(const struct replication_config *cfg,
     if (getrandom(&r->random, sizeof(r->random), GRND_NONBLOCK) != (ssize_t)sizeof(r->random))
         r->random = (uint64_t)clock_wall_us(cfg->clock);
     if (pipe2(r->wake_pipe, O_NONBLOCK | O_CLOEXEC) != 0) {
+        pthread_mutex_destroy(&r->mutex);
         free(r);
         return error_set(err, STATUS_IO, "could not open a pipe: %s", strerror(errno));
     }
@@ -90,6 +101,9 @@ void replication_free(struct replication *r)
         return;
     session_end(r);
     stream_free(r->stream);
+    free(r->mappings);
+    free(r->next_mappings);
+    pthread_mutex_destroy(&r->mutex);
     close(r->wake_pipe[0]);
     close(r->wake_pipe[1]);
     free(r);
@@ -100,6 +114,60 @@ void replication_wake(struct replication *r)
     /* A full pipe already holds a wake-up. */
     ssize_t ignored = write(r->wake_pipe[1], "w", 1);
     (void)ignored;
+}
+
+enum status replication_remap(struct replication *r, const struct mapping_set *mappings,
+                              struct error *err)
+{
+    struct mapping_set *copy = malloc(sizeof(*copy));
+    if (!copy)
+        return error_set(err, STATUS_NOMEM, "could not copy the mappings");
+    *copy = *mappings;
+    pthread_mutex_lock(&r->mutex);
+    free(r->next_mappings);
+    r->next_mappings = copy;
+    atomic_store(&r->remap, true);
+    pthread_mutex_unlock(&r->mutex);
+    replication_wake(r);
+    return STATUS_OK;
+}
+
+/* When nothing of the old mappings is held any more. */
+static void take_mappings(struct replication *r)
+{
+    if (!atomic_load(&r->remap) || (r->held && !stream_is_blocked(r->stream)))
+        return;
+    pthread_mutex_lock(&r->mutex);
+    struct mapping_set *next = r->next_mappings;
+    r->next_mappings = NULL;
+    atomic_store(&r->remap, false);
+    pthread_mutex_unlock(&r->mutex);
+    stream_remap(r->stream, next);
+    log_write(LOG_INFO, "ingest", "other mappings from here on tables=%zu", next->n);
+    free(r->mappings);
+    r->mappings = next;
+}
+
+bool replication_blocked(struct replication *r, struct error *why)
+{
+    pthread_mutex_lock(&r->mutex);
+    *why = r->blocked;
+    pthread_mutex_unlock(&r->mutex);
+    return why->code != STATUS_OK;
+}
+
+/* Shows other threads what the stream says. */
+static void publish_blocked(struct replication *r)
+{
+    const struct error *why = stream_blocked_by(r->stream);
+    if (!why && !r->blocked.code) /* only this thread writes it */
+        return;
+    pthread_mutex_lock(&r->mutex);
+    if (why)
+        r->blocked = *why;
+    else
+        r->blocked.code = STATUS_OK;
+    pthread_mutex_unlock(&r->mutex);
 }
 
 static enum status connection_lost(const struct replication *r, struct error *err)
@@ -284,7 +352,8 @@ static enum status wait_for_work(struct replication *r, int64_t at_most_us, stru
                                        clock_mono_us(r->cfg.clock));
     if (wait_us > at_most_us)
         wait_us = at_most_us;
-    if (r->held && wait_us > RETRY_US)
+    /* What the mapping cannot read waits for replication_remap(), which wakes us. */
+    if (r->held && !stream_is_blocked(r->stream) && wait_us > RETRY_US)
         wait_us = RETRY_US;
     /* While output waits for the socket, the timer that asked for it is already due. */
     if (r->want_write && wait_us < RETRY_US)
@@ -296,6 +365,7 @@ static enum status wait_for_work(struct replication *r, int64_t at_most_us, stru
 static enum status session_loop(struct replication *r, const atomic_bool *stop, struct error *err)
 {
     while (!atomic_load(stop)) {
+        take_mappings(r);
         bool drained = false;
         enum status st = tick(r, err);
         if (!st)
@@ -305,7 +375,9 @@ static enum status session_loop(struct replication *r, const atomic_bool *stop, 
         if (st && st != STATUS_AGAIN)
             return st;
         int64_t at_most_us = INT64_MAX;
-        if (drained)
+        publish_blocked(r);
+        /* Standing still, the socket is not drained, but what was handed on must not wait. */
+        if (drained || stream_is_blocked(r->stream))
             at_most_us = r->receiver->drained(r->receiver->ctx);
         if (drained || st == STATUS_AGAIN) {
             st = wait_for_work(r, at_most_us, err);

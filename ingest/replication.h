@@ -46,7 +46,7 @@ struct replication_config {
     /* Shown in pg_stat_activity, so that the next holder of the lease knows whose reader holds the
      * slot; NULL = "warmpath". */
     const char *application_name;
-    const struct mapping_set *mappings;
+    const struct mapping_set *mappings; /* until replication_remap() */
     const struct clock *clock;
     int64_t status_interval_us; /* feedback at least this often; 1 s */
     int64_t backoff_min_us;     /* reconnect: decorrelated jitter between min and max */
@@ -75,13 +75,21 @@ void replication_free(struct replication *r);
 /*
  * Until *stop (OK) or an error that reconnecting cannot mend. start: the durable LSN. Reconnects by
  * itself; a server that shuts down or refuses for now is waited for, and so is a slot that another
- * process holds (its pid is in the log). LOST: the slot no longer has what follows the durable LSN
- * (it is gone or invalidated, or the check says so), or cannot get past a time without the
- * publication. REFUSED: a mapped column is gone, a right is missing: the text says what to do.
- * PROTOCOL: bytes that cannot
+ * process holds (its pid is in the log). A mapped column that is gone is waited for as well, until
+ * replication_remap(). LOST: the slot no longer has what follows the durable LSN (it is gone or
+ * invalidated, or the check says so), or cannot get past a time without the publication. REFUSED: a
+ * right is missing: the text says what to do. PROTOCOL: bytes that cannot
  * be understood. Other codes come from the receiver.
  */
 MUST_CHECK enum status replication_run(struct replication *r, lsn_t start, const atomic_bool *stop,
                                        struct error *err);
+/*
+ * Other mappings, copied, for what is read from now on. Any thread; the newest call counts.
+ */
+MUST_CHECK enum status replication_remap(struct replication *r, const struct mapping_set *mappings,
+                                         struct error *err);
+/* Whether the reader stands still because the mapping cannot read what comes next
+ * (ingest/stream.h); why is filled then. Any thread. */
+bool replication_blocked(struct replication *r, struct error *why);
 /* Writes a byte to the reader's wake pipe: durable() has moved or room was made. Any thread. */
 void replication_wake(struct replication *r);

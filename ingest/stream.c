@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define DEAD_LETTER_LOG_US (10 * US_PER_SECOND)
+#define BLOCKED_LOG_US     US_PER_MINUTE
 
 /* Positions of one row differ in their last 8 bits. */
 _Static_assert(MAPPING_COUNTERS_MAX *MAPPING_EVENTS_MAX +
@@ -23,6 +24,14 @@ _Static_assert(MAPPING_COUNTERS_MAX *MAPPING_EVENTS_MAX +
 /* What the receiver has not taken yet. */
 enum pending { PENDING_NONE, PENDING_ROW, PENDING_TRUNCATE, PENDING_COMMIT };
 
+/* What the mappings cannot go past. */
+struct blocked {
+    bool now;        /* that is why something is pending */
+    lsn_t final_lsn; /* of the transaction; INVALID once it has been handed on */
+    struct error why;
+    struct log_limit log_limit;
+};
+
 struct stream {
     const struct mapping_set *mappings;
     const struct receiver_ops *receiver;
@@ -32,6 +41,10 @@ struct stream {
     struct buf dead_letter; /* bytes of the dead letter in events[0] */
     struct log_limit log_limit;
     struct feedback feedback;
+    struct blocked blocked;
+    /* The relation id of each mapping, once seen; 0 = not yet. Outlives sessions: a table that is
+     * renamed keeps its id. */
+    uint32_t relation_ids[MAPPING_TABLES_MAX];
 
     /* The open transaction; feedback.in_transaction says whether there is one. */
     lsn_t final_lsn; /* kept afterwards: commit records only come in order */
@@ -87,6 +100,17 @@ void stream_start(struct stream *s, lsn_t start, int64_t now_us)
     feedback_start(&s->feedback, start, now_us);
     s->final_lsn = LSN_INVALID;
     s->pending = PENDING_NONE;
+    s->blocked.now = false;
+}
+
+bool stream_is_blocked(const struct stream *s)
+{
+    return s->blocked.now;
+}
+
+const struct error *stream_blocked_by(const struct stream *s)
+{
+    return s->blocked.final_lsn != LSN_INVALID ? &s->blocked.why : NULL;
 }
 
 struct feedback *stream_feedback(struct stream *s)
@@ -187,13 +211,95 @@ static enum status map_row(struct stream *s, const struct relation_entry *e,
     return STATUS_OK;
 }
 
+/*
+ * Nothing is read on until the mappings have changed. What was handed on before stays; the
+ * transaction is not committed, so that a restart reads it again.
+ */
+static enum status block(struct stream *s, const struct error *why)
+{
+    struct blocked *b = &s->blocked;
+    if (b->final_lsn == LSN_INVALID || strcmp(b->why.text, why->text) != 0)
+        b->log_limit = (struct log_limit){0};
+    b->now = true;
+    b->final_lsn = s->final_lsn;
+    b->why = *why;
+    if (log_limit_pass(&b->log_limit, (long long)clock_mono_us(&clock_real), BLOCKED_LOG_US) >= 0)
+        log_write(LOG_ERROR, "ingest",
+                  "stopped reading; nothing is lost, the slot keeps what follows; mend "
+                  "source.tables in the configuration, which is read again when it changes "
+                  "error=\"%s\" transaction=" LSN_FMT,
+                  why->text, LSN_ARGS(b->final_lsn));
+    return STATUS_AGAIN;
+}
+
+static void pass_blocked(struct stream *s)
+{
+    if (s->blocked.final_lsn == LSN_INVALID || s->final_lsn < s->blocked.final_lsn)
+        return;
+    log_write(LOG_INFO, "ingest", "reading again transaction=" LSN_FMT,
+              LSN_ARGS(s->blocked.final_lsn));
+    s->blocked.final_lsn = LSN_INVALID;
+}
+
+/* A mapped table that has got a name the mappings do not know; NULL = none. */
+static const struct mapping *renamed_from(const struct stream *s, uint32_t id)
+{
+    for (size_t i = 0; i < s->mappings->n; i++)
+        if (s->relation_ids[i] == id)
+            return &s->mappings->tables[i];
+    return NULL;
+}
+
+/* INVALID: the table is mapped, but cannot be read. */
+static enum status bind_relation(struct stream *s, struct relation_entry *e, struct error *why)
+{
+    const struct relation *rel = &e->relation;
+    const struct mapping *m = mapping_find(s->mappings, str_from(rel->schema), str_from(rel->name));
+    const struct mapping *before = renamed_from(s, rel->id);
+    enum status st = relation_bind(e, s->mappings, why);
+    if (m)
+        s->relation_ids[m - s->mappings->tables] = rel->id;
+    else if (before)
+        st = error_set(why, STATUS_INVALID,
+                       "table \"%.100s.%.100s\" is now called \"%.100s.%.100s\", which is not "
+                       "mapped: map that name, or take the old one out to ignore its rows",
+                       before->schema, before->table, rel->schema, rel->name);
+    e->unreadable = st != STATUS_OK;
+    return st;
+}
+
+void stream_remap(struct stream *s, const struct mapping_set *mappings)
+{
+    assert(s->pending == PENDING_NONE || s->blocked.now);
+    uint32_t ids[MAPPING_TABLES_MAX] = {0};
+    for (size_t i = 0; i < s->mappings->n; i++) {
+        const struct mapping *old = &s->mappings->tables[i];
+        const struct mapping *m =
+            mapping_find(mappings, str_from(old->schema), str_from(old->table));
+        if (m && s->relation_ids[i])
+            ids[m - mappings->tables] = s->relation_ids[i];
+    }
+    memcpy(s->relation_ids, ids, sizeof(ids));
+    s->mappings = mappings;
+    for (size_t i = 0; i < relation_cache_count(s->relations); i++) {
+        struct error why; /* said when a row of it comes */
+        (void)bind_relation(s, relation_cache_at(s->relations, i), &why);
+    }
+}
+
+/* A change of a table that could not be bound: why not, or OK when it can be by now. */
+static enum status block_unreadable(struct stream *s, struct relation_entry *e)
+{
+    struct error why;
+    return bind_relation(s, e, &why) == STATUS_OK ? STATUS_OK : block(s, &why);
+}
+
 /* Each mapping of the table gives its own events, one mapping after the other. */
 static enum status offer_row(struct stream *s, struct error *err)
 {
-    const struct relation_entry *e =
-        relation_cache_find(s->relations, s->message.u.change.relation_id);
+    struct relation_entry *e = relation_cache_find(s->relations, s->message.u.change.relation_id);
     assert(e);
-    enum status st = offer_events(s, err);
+    enum status st = e->unreadable ? block_unreadable(s, e) : offer_events(s, err);
     while (!st && s->next_binding < e->n_bindings) {
         st = map_row(s, e, &e->bindings[s->next_binding++], err);
         if (!st)
@@ -202,28 +308,64 @@ static enum status offer_row(struct stream *s, struct error *err)
     return st;
 }
 
-/* A TRUNCATE is one dead letter per mapped table: which rows it took away is not said. */
+static enum status truncate_letter(struct stream *s, const struct relation *rel, struct error *err)
+{
+    /* A server lists each table once; the events of one change share 8 bits of the position. */
+    if ((s->position.seq & 0xFF) >= MAPPING_TABLES_MAX)
+        return error_set(err, STATUS_PROTOCOL, "TRUNCATE lists a table more than once");
+    event_arena_reset(s->arena);
+    buf_reset(&s->dead_letter);
+    return make_dead_letter(s, rel,
+                            "the table was truncated: its messages are still counted; delete "
+                            "rows with DELETE, or run `warmpath rebuild`",
+                            err);
+}
+
+/* One mapped table of a TRUNCATE: which rows it took away is not said. */
+static enum status truncate_table(struct stream *s, const struct relation_entry *e,
+                                  struct error *err)
+{
+    const struct relation *rel = &e->relation;
+    enum on_truncate policy = TRUNCATE_DEAD_LETTER;
+    struct error why;
+    for (size_t i = 0; i < e->n_bindings; i++)
+        if (e->bindings[i].mapping->on_truncate > policy)
+            policy = e->bindings[i].mapping->on_truncate;
+    switch (policy) {
+    case TRUNCATE_DEAD_LETTER:
+        return truncate_letter(s, rel, err);
+    case TRUNCATE_IGNORE:
+        log_write(LOG_INFO, "ingest",
+                  "a table was truncated and its rows go on counting, as on_truncate says "
+                  "table=\"%s.%s\"",
+                  rel->schema, rel->name);
+        return STATUS_OK;
+    case TRUNCATE_STOP:
+        (void)error_set(&why, STATUS_REFUSED,
+                        "table \"%.120s.%.120s\" was truncated, and its on_truncate is stop: set "
+                        "it to ignore (its rows go on counting) or to dead_letter to go on; it may "
+                        "be set back to stop afterwards",
+                        rel->schema, rel->name);
+        return block(s, &why);
+    }
+    return STATUS_OK;
+}
+
 static enum status offer_truncate(struct stream *s, struct error *err)
 {
     enum status st = offer_events(s, err);
     while (!st && s->next_truncated < s->message.u.truncate.n) {
-        uint32_t id = s->message.u.truncate.relation_ids[s->next_truncated++];
-        const struct relation_entry *e = relation_cache_find(s->relations, id);
+        uint32_t id = s->message.u.truncate.relation_ids[s->next_truncated];
+        struct relation_entry *e = relation_cache_find(s->relations, id);
         if (!e)
             return error_set(err, STATUS_PROTOCOL, "TRUNCATE of the undescribed relation %u", id);
-        if (e->n_bindings == 0)
-            continue;
-        /* A server lists each table once; the events of one change share 8 bits of the position. */
-        if ((s->position.seq & 0xFF) >= MAPPING_TABLES_MAX)
-            return error_set(err, STATUS_PROTOCOL, "TRUNCATE lists a table more than once");
-        event_arena_reset(s->arena);
-        buf_reset(&s->dead_letter);
-        st = make_dead_letter(s, &e->relation,
-                              "the table was truncated: its messages are still counted; delete "
-                              "rows with DELETE, or run `warmpath rebuild`",
-                              err);
-        if (!st)
-            st = offer_events(s, err);
+        st = e->unreadable ? block_unreadable(s, e) : STATUS_OK;
+        if (!st && e->n_bindings > 0)
+            st = truncate_table(s, e, err);
+        if (st)
+            return st;
+        s->next_truncated++;
+        st = offer_events(s, err);
     }
     return st;
 }
@@ -237,6 +379,7 @@ static enum status offer_commit(struct stream *s, struct error *err)
             return st;
         s->feedback.committed = end_lsn;
     }
+    pass_blocked(s);
     s->feedback.in_transaction = false;
     COUNTER_ADD(transactions_received, 1);
     return STATUS_OK;
@@ -245,6 +388,7 @@ static enum status offer_commit(struct stream *s, struct error *err)
 enum status stream_retry(struct stream *s, struct error *err)
 {
     enum status st = STATUS_OK;
+    s->blocked.now = false;
     switch (s->pending) {
     case PENDING_NONE:
         break;
@@ -300,16 +444,12 @@ static enum status take_relation(struct stream *s, const struct relation *rel, s
     enum status st = relation_cache_put(s->relations, rel, &change, &e, err);
     if (st || change == RELATION_SAME)
         return st;
-    struct error why = {.code = STATUS_OK};
-    st = relation_bind(e, s->mappings, &why);
+    /* One that cannot be read is no harm until a row of it comes that is not durable yet. */
+    struct error why;
+    st = bind_relation(s, e, &why);
     if (change == RELATION_CHANGED && (st || e->n_bindings > 0))
         log_write(LOG_INFO, "ingest", "table changed table=\"%s.%s\" columns=%u", rel->schema,
                   rel->name, rel->n_columns);
-    if (st)
-        return error_set(err, STATUS_REFUSED,
-                         "%.500s; correct the mapping or the table, then start again: nothing is "
-                         "lost, the slot keeps what follows",
-                         why.text);
     return STATUS_OK;
 }
 
@@ -332,7 +472,7 @@ static enum status take_change(struct stream *s, const struct pgoutput_message *
     const struct relation_entry *e = relation_cache_find(s->relations, id);
     if (!e)
         return error_set(err, STATUS_PROTOCOL, "a row of the undescribed relation %u", id);
-    if (e->n_bindings == 0)
+    if (e->n_bindings == 0 && !e->unreadable)
         return STATUS_OK;
     if (s->skip) {
         COUNTER_ADD(events_skipped, 1);

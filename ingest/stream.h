@@ -27,15 +27,28 @@ CLEANUP_FREEP(struct stream, stream_free);
 
 /* A new session: forgets relations, the open transaction and what was pending. */
 void stream_start(struct stream *s, lsn_t start, int64_t now_us);
+/* Other mappings from here on; the old ones are not looked at again. Not while something is
+ * pending, unless it is blocked: then stream_retry() may go past it. */
+void stream_remap(struct stream *s, const struct mapping_set *mappings);
 
 /*
  * One CopyData. AGAIN: the receiver has no room; bytes must stay valid, and stream_retry() is to be
  * called until it answers otherwise, before the next put. PROTOCOL: bytes that cannot be
- * understood. REFUSED: a mapped column is gone. Other codes come from the receiver.
+ * understood. Other codes come from the receiver.
+ *
+ * Also AGAIN, and it stays so: a row that the mapping cannot read (a mapped column is gone, the
+ * table has another name), or a TRUNCATE of a table with on_truncate: stop. Only stream_remap()
+ * helps. In the same session nothing is read again, so that it also helps when rows of one
+ * transaction need different mappings.
  */
 MUST_CHECK enum status stream_put(struct stream *s, struct str bytes, struct error *err);
 MUST_CHECK enum status stream_retry(struct stream *s, struct error *err);
 bool stream_is_pending(const struct stream *s);
+/* What is pending waits for other mappings. */
+bool stream_is_blocked(const struct stream *s);
+/* Why, also over sessions, until the transaction that did it has been handed on; NULL = nothing
+ * blocks. Borrowed until the next call. */
+const struct error *stream_blocked_by(const struct stream *s);
 
 /* What feedback is computed from; kept up to date by put and retry. */
 struct feedback *stream_feedback(struct stream *s);

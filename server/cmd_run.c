@@ -18,7 +18,9 @@
 #include "pipeline/route.h"
 #include "pipeline/router.h"
 #include "pipeline/worker.h"
+#include "server/blocked.h"
 #include "server/cli.h"
+#include "server/reload.h"
 #include "server/slot_loss.h"
 #include "server/startup.h"
 #include "state/sink.h"
@@ -51,6 +53,8 @@ struct run {
     struct startup_source source; /* the reader's, once it runs */
     char reader_name[128];
     struct error sink_trouble; /* logged last; code OK: none */
+    struct error blocked;      /* shown in the state directory; code OK: nothing is */
+    struct reload reload;
     atomic_bool stop_reader;
     atomic_bool stop_lease;
     struct stage reader;
@@ -308,6 +312,28 @@ static void report_sink(struct run *r)
     r->sink_trouble = trouble;
 }
 
+/* Shows a reader that stands still, and looks for a mended configuration. */
+static void report_blocked(struct run *r)
+{
+    struct error why = {0};
+    struct error err = {0};
+    (void)replication_blocked(r->replication, &why);
+    if (why.code == r->blocked.code && strcmp(why.text, r->blocked.text) == 0)
+        return;
+    r->blocked = why;
+    if (blocked_write(r->cfg->state_dir, why.code ? why.text : NULL, &err))
+        log_write(LOG_WARN, "run", "status cannot show what the reader waits for error=\"%s\"",
+                  err.text);
+}
+
+static void reload(struct run *r)
+{
+    const struct mapping_set *mappings = NULL;
+    struct error err = {0};
+    if (reload_read(&r->reload, &mappings) && replication_remap(r->replication, mappings, &err))
+        log_write(LOG_ERROR, "run", "could not change the mappings error=\"%s\"", err.text);
+}
+
 /* Until a signal asks to stop (OK) or something fails for good. */
 static enum status run_watch(struct run *r, const sigset_t *signals, struct error *err)
 {
@@ -320,17 +346,18 @@ static enum status run_watch(struct run *r, const sigset_t *signals, struct erro
             return STATUS_OK;
         }
         if (sig == SIGHUP)
-            log_write(LOG_WARN, "run",
-                      "reload is not part of this version: restart to apply "
-                      "a changed configuration");
+            reload(r);
         enum status st = run_health(r, err);
         if (st)
             return st;
         report_sink(r);
+        report_blocked(r);
         int64_t now = clock_mono_us(&clock_real);
         if (now - reported >= US_PER_SECOND) {
             reported = now;
             report_progress(r);
+            if (r->blocked.code && reload_is_due(&r->reload))
+                reload(r);
         }
     }
 }
@@ -387,17 +414,21 @@ static void log_summary(void)
 }
 
 /* From the start to the end of every stage. LOST: the slot was lost meanwhile. */
-static enum status run_once(const struct config *cfg, const sigset_t *signals, bool anew,
-                            struct error *err)
+static enum status run_once(struct cli *cli, const sigset_t *signals, bool anew, struct error *err)
 {
-    struct run r = {.cfg = cfg};
+    struct run r = {.cfg = cli->config};
+    reload_init(&r.reload, cli);
     enum status st = run_start(&r, anew, err);
+    if (!st)
+        st = blocked_write(r.cfg->state_dir, NULL, err); /* of an earlier run */
     if (!st) {
-        log_write(LOG_INFO, "run", "running pipeline=\"%s\" pid=%d", cfg->pipeline, (int)getpid());
+        log_write(LOG_INFO, "run", "running pipeline=\"%s\" pid=%d", r.cfg->pipeline,
+                  (int)getpid());
         st = run_watch(&r, signals, err);
     }
     struct error stop_err = {0};
     enum status stopped = run_stop(&r, !st, &stop_err);
+    reload_deinit(&r.reload);
     if (!st && stopped) {
         st = stopped;
         *err = stop_err;
@@ -416,12 +447,12 @@ int cmd_run(struct cli *cli)
     signal(SIGPIPE, SIG_IGN);
 
     struct error err = {0};
-    enum status st = run_once(cli->config, &signals, false, &err);
+    enum status st = run_once(cli, &signals, false, &err);
     /* Lost while it was read: the policy decides, and everything starts again in this process. */
     while (st == STATUS_LOST) {
         st = slot_loss_decide(cli->config, clock_wall_us(&clock_real), &err);
         if (!st)
-            st = run_once(cli->config, &signals, true, &err);
+            st = run_once(cli, &signals, true, &err);
     }
     log_summary();
     if (st)

@@ -9,6 +9,7 @@
 #include "core/pg.h"
 #include "engines/tables.h"
 #include "ingest/preflight.h"
+#include "server/blocked.h"
 #include "server/output.h"
 #include "state/store.h"
 
@@ -214,6 +215,17 @@ static json_t *read_state(const struct config *cfg)
                      "dead_letters", (json_int_t)letters);
 }
 
+/* What a reader that stands still waits for; null when none does. */
+static json_t *read_blocked(const struct config *cfg)
+{
+    struct error why;
+    int64_t since_us;
+    if (!blocked_read(cfg->state_dir, &why, &since_us))
+        return json_null();
+    return json_pack("{s:o, s:o}", "since", output_time(since_us), "reason",
+                     output_text(str_from(why.text)));
+}
+
 /* ---- the text form ---- */
 
 static const char *text_of(const json_t *o, const char *key)
@@ -303,6 +315,10 @@ static void print_text(FILE *out, const json_t *root)
         else
             fprintf(out, "not held, epoch %" JSON_INTEGER_FORMAT "\n", int_of(lease, "epoch"));
     }
+    const json_t *blocked = json_object_get(root, "blocked");
+    if (json_is_object(blocked))
+        fprintf(out, "%-10ssince %s: %s\n", "blocked", text_of(blocked, "since"),
+                text_of(blocked, "reason"));
     print_slot(out, json_object_get(root, "slot"));
     if (json_is_null(progress)) {
         fprintf(out, "%-10snone yet\n", "progress");
@@ -351,6 +367,7 @@ int cmd_status(struct cli *cli)
     read_sink(cfg, root);
     json_object_set_new(root, "slot", read_slot(cfg));
     json_object_set_new(root, "state", read_state(cfg));
+    json_object_set_new(root, "blocked", read_blocked(cfg));
     int code = has_error(root) ? CLI_FAILED : CLI_OK;
     if (cli_has(cli, "json"))
         return output_json(cli, root, code);

@@ -83,9 +83,10 @@ const struct command commands[] = {
         .summary = "keep the cache rows fresh, until SIGTERM",
         .details =
             "Reads the slot, keeps the engines' state in state.dir and writes the cache rows.\n"
-            "SIGTERM flushes, checkpoints and ends with exit code 0. Refuses to start where\n"
-            "changes could be lost or counted twice, and says what to do. A slot that the server\n"
-            "has given up ends it as well, or begins anew: source.on_slot_lost.",
+            "SIGTERM flushes, checkpoints and ends with exit code 0. SIGHUP reads the\n"
+            "configuration again: source.tables and log.level take effect at once. Refuses to\n"
+            "start where changes could be lost or counted twice, and says what to do. A slot that\n"
+            "the server has given up ends it as well, or begins anew: source.on_slot_lost.",
         .need = NEED_SOURCE | NEED_SINK | NEED_TABLES,
         .run = cmd_run,
     },

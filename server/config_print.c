@@ -109,6 +109,7 @@ static enum status print_field(enum mapping_field field, const struct mapping_so
 static enum status print_tables(const struct config *c, struct buf *out)
 {
     const struct config_row *event = config_row_find(str_from("source.tables[].event"));
+    const struct config_row *on_truncate = config_row_find(str_from("source.tables[].on_truncate"));
     enum status st = c->mappings.n ? buf_append_str(out, STR("  tables:\n")) : STATUS_OK;
     for (size_t i = 0; i < c->mappings.n; i++) {
         const struct mapping *m = &c->mappings.tables[i];
@@ -118,6 +119,8 @@ static enum status print_tables(const struct config *c, struct buf *out)
         PUT(config_string_print(str_from(relation), out));
         PUT(buf_append_str(out, STR("\n      event: ")));
         PUT(config_value_print(event, m, out));
+        PUT(buf_append_str(out, STR("\n      on_truncate: ")));
+        PUT(config_value_print(on_truncate, m, out));
         PUT(buf_append_str(out, STR("\n      fields:\n")));
         for (int f = 0; f < MAPPING_FIELD_COUNT; f++)
             if (m->fields[f].set)

@@ -27,6 +27,10 @@ static const struct config_choice event_choices[] = {{"message", EVENT_MESSAGE},
                                                      {"character", EVENT_CHARACTER},
                                                      {"privacy", EVENT_PRIVACY},
                                                      {NULL, 0}};
+static const struct config_choice on_truncate_choices[] = {{"dead_letter", TRUNCATE_DEAD_LETTER},
+                                                           {"ignore", TRUNCATE_IGNORE},
+                                                           {"stop", TRUNCATE_STOP},
+                                                           {NULL, 0}};
 static const struct config_choice unit_choices[] = {
     {"timestamp", TIME_TIMESTAMP}, {"naive_utc", TIME_NAIVE_UTC}, {"epoch_s", TIME_EPOCH_S},
     {"epoch_ms", TIME_EPOCH_MS},   {"epoch_us", TIME_EPOCH_US},   {NULL, 0}};
@@ -91,6 +95,10 @@ const struct config_row config_rows[] = {
      .help = "table to read, schema.table"},
     {"source.tables[].event", CONFIG_ENUM, TABLE(type), .choices = event_choices,
      .help = "what a row of the table is"},
+    {"source.tables[].on_truncate", CONFIG_ENUM, TABLE(on_truncate), "dead_letter",
+     .choices = on_truncate_choices,
+     .help = "what a TRUNCATE does, which does not say which rows went: be kept as a dead letter, "
+             "nothing, or stop reading until this setting is changed"},
     {"source.tables[].fields.*", CONFIG_STRING, FIELD(column),
      .help = "short form: the column that holds this field"},
     {"source.tables[].fields.*.column", CONFIG_STRING, FIELD(column),

@@ -294,10 +294,9 @@ struct preflight_config startup_preflight(const struct config *cfg)
     };
 }
 
-/* Fails on the first check that fails, with what was found and what mends it. */
-static enum status check_source(const struct config *cfg, struct error *err)
+enum status startup_check_prerequisites(const struct config *cfg, bool refuse, struct error *err)
 {
-    static struct preflight_report report; /* large, and `run` starts once */
+    static struct preflight_report report; /* large, and only one thread starts or reloads */
     struct preflight_config pc = startup_preflight(cfg);
     enum status st = preflight_run(&pc, &report, err);
     if (st)
@@ -306,10 +305,12 @@ static enum status check_source(const struct config *cfg, struct error *err)
         const struct check *c = &report.checks[i];
         if (strcmp(c->name, "slot_lost") == 0)
             continue; /* settle_slot() decides what to do about it */
-        if (c->result == CHECK_FAIL)
+        if (c->result == CHECK_FAIL && refuse)
             return error_set(err, STATUS_REFUSED, "%s: %s. To mend it: %.380s", c->name, c->found,
                              c->fix);
-        if (c->result == CHECK_WARN)
+        if (!refuse && strcmp(c->name, "slot_holder") == 0)
+            continue; /* ourselves */
+        if (c->result != CHECK_OK)
             log_write(LOG_WARN, "run", "%s: %s fix=\"%s\"", c->name, c->found, c->fix);
     }
     return STATUS_OK;
@@ -489,7 +490,7 @@ static enum status start_with(const struct config *cfg, struct startup *s, PGcon
 enum status startup_run(const struct config *cfg, bool anew, struct startup *ret, struct error *err)
 {
     struct startup s = {.anew = anew};
-    enum status st = check_source(cfg, err);
+    enum status st = startup_check_prerequisites(cfg, true, err);
     if (!st)
         st = acquire_lease(cfg, &s.lease, err);
     CLEANUP(PQfinishp) PGconn *conn = NULL;

@@ -36,6 +36,10 @@ MUST_CHECK enum status startup_run(const struct config *cfg, bool anew, struct s
 /* Closes the stores and gives the lease back. */
 void startup_release(struct startup *s);
 
+/* Looks at the source with the checks of ingest/preflight.h. Warnings are logged. The first failure
+ * is REFUSED, with what was found and what mends it; without refuse it is logged as well. */
+MUST_CHECK enum status startup_check_prerequisites(const struct config *cfg, bool refuse,
+                                                   struct error *err);
 /* What the start-up checks of ingest/ look at, from the configuration. */
 struct preflight_config startup_preflight(const struct config *cfg);
 
