@@ -7,6 +7,7 @@
 #include "core/log.h"
 #include "engines/kernels.h"
 #include "pipeline/route.h"
+#include "state/fault.h"
 
 /* A worker that got no events still learns what is covered, this often. */
 #define MARKER_US       (200 * INT64_C(1000))
@@ -253,10 +254,14 @@ enum status router_send(struct router *r, struct outgoing *o, enum frame_kind ki
     enum status st = frame_put_header(&r->head, &h);
     if (st)
         return error_set(err, st, "could not build a frame header");
+    if (FAULT_POINT("frame_before_send"))
+        return error_set(err, STATUS_IO, "fault point frame_before_send");
     struct str body = {o->body.data, o->body.len};
     st = link_send(o->link, (struct str){r->head.data, r->head.len}, body, SEND_TIMEOUT_MS, err);
     if (st)
         return st;
+    if (FAULT_POINT("frame_after_send"))
+        return error_set(err, STATUS_IO, "fault point frame_after_send");
     o->number++;
     o->frame_bytes[o->number % CREDIT_FRAMES] = (uint32_t)o->body.len;
     o->unacked_bytes += o->body.len;

@@ -11,9 +11,12 @@
 
 #define FAULTS_MAX 8
 
+enum mode { MODE_FAIL, MODE_ABORT, MODE_HANG };
+static const char *const mode_names[] = {"fail", "abort", "hang"};
+
 struct fault {
     char name[48];
-    bool kill;
+    enum mode mode;
     _Atomic int64_t left; /* passings until it happens; 0 and below: it has happened */
 };
 
@@ -27,14 +30,18 @@ bool fault_hit(const char *name)
     for (size_t i = 0; i < n_faults; i++) {
         if (strcmp(faults[i].name, name) != 0 || atomic_fetch_sub(&faults[i].left, 1) != 1)
             continue;
-        if (faults[i].kill)
+        if (faults[i].mode == MODE_ABORT)
             kill(getpid(), SIGKILL);
+        if (faults[i].mode == MODE_HANG)
+            fprintf(stderr, "hanging at %s\n", name); /* tests wait for this */
+        while (faults[i].mode == MODE_HANG)
+            pause();
         fail = true;
     }
     return fail;
 }
 
-/* One "name:n:abort|fail" of len bytes. */
+/* One "name:n:mode" of len bytes. */
 static bool parse_one(const char *text, size_t len, struct fault *ret)
 {
     char copy[96];
@@ -54,10 +61,13 @@ static bool parse_one(const char *text, size_t len, struct fault *ret)
     uintmax_t n = strtoumax(count, &end, 10);
     if (*count < '0' || *count > '9' || *end != '\0' || n == 0 || n > INT32_MAX)
         return false;
-    if (strcmp(mode, "abort") != 0 && strcmp(mode, "fail") != 0)
+    size_t m = 0;
+    while (m <= MODE_HANG && strcmp(mode, mode_names[m]) != 0)
+        m++;
+    if (m > MODE_HANG)
         return false;
     memcpy(ret->name, copy, strlen(copy) + 1);
-    ret->kill = mode[0] == 'a';
+    ret->mode = (enum mode)m;
     ret->left = (int64_t)n;
     return true;
 }
@@ -70,8 +80,8 @@ enum status fault_arm(const char *spec, struct error *err)
         size_t len = strcspn(at, ",");
         if (n_faults == FAULTS_MAX || !parse_one(at, len, &faults[n_faults]))
             return error_set(err, STATUS_INVALID,
-                             "could not read the fault \"%s\": expected name:n:abort or "
-                             "name:n:fail, at most %d of them separated by commas",
+                             "could not read the fault \"%s\": expected name:n:abort, "
+                             "name:n:fail or name:n:hang, at most %d of them separated by commas",
                              spec, FAULTS_MAX);
         n_faults++;
         at += len + (at[len] == ',');

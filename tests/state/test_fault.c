@@ -4,8 +4,11 @@
 #include "tests/state/store_support.h"
 
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <sys/time.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -45,6 +48,34 @@ static void test_abort_kills_at_the_nth_passing(void **state)
     assert_false(run_child("b:1:abort", pass_twice, "a"));
 }
 
+static void be_killed_if_passed(const char *name)
+{
+    (void)!FAULT_POINT(name);
+    kill(getpid(), SIGKILL);
+}
+
+static void interrupt(int sig)
+{
+    (void)sig;
+    _exit(0);
+}
+
+static void hang_until_interrupted(const char *name)
+{
+    struct sigaction act = {.sa_handler = interrupt};
+    struct itimerval soon = {.it_value = {.tv_usec = 1000}};
+    if (sigaction(SIGALRM, &act, NULL) || setitimer(ITIMER_REAL, &soon, NULL))
+        _exit(1);
+    be_killed_if_passed(name);
+}
+
+static void test_hang_stays_where_it_is(void **state)
+{
+    (void)state;
+    assert_false(run_child("a:1:hang", hang_until_interrupted, "a"));
+    assert_true(run_child("a:2:hang", be_killed_if_passed, "a"));
+}
+
 static void test_malformed_specs_are_refused_and_disarm(void **state)
 {
     (void)state;
@@ -77,6 +108,7 @@ int main(void)
         cmocka_unit_test(test_a_point_fails_once_at_the_nth_passing),
         cmocka_unit_test(test_unarmed_points_do_nothing),
         cmocka_unit_test(test_abort_kills_at_the_nth_passing),
+        cmocka_unit_test(test_hang_stays_where_it_is),
         cmocka_unit_test(test_malformed_specs_are_refused_and_disarm),
     };
     return cmocka_run_group_tests_name("state/fault", tests, NULL, NULL);
