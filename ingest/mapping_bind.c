@@ -102,7 +102,9 @@ static bool bind_source(struct mapping_binding *b, const struct mapping_source *
     size_t n = mapping_source_columns(s, columns);
     bool whole = true;
     for (size_t i = 0; i < MAPPING_TEMPLATE_COLUMNS; i++) {
-        found[i] = i < n ? find_column(rel, columns[i].name) : -1;
+        found[i] = -1;
+        if (i < n)
+            found[i] = find_column(rel, columns[i].name);
         if (i < n && found[i] < 0 && whole) {
             *ret_missing = columns[i];
             whole = false;
@@ -135,7 +137,7 @@ static enum status bind_field(struct mapping_binding *b, enum mapping_field f,
 static enum status bind_condition(const char *column, const char *name, const struct relation *rel,
                                   int16_t *ret, struct error *err)
 {
-    *ret = *column ? find_column(rel, column) : -1;
+    *ret = find_column(rel, column); /* no column has an empty name */
     return *column && *ret < 0 ? missing_column(rel, column, "", name, err) : STATUS_OK;
 }
 

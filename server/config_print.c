@@ -79,19 +79,34 @@ static enum status print_member(const char *name, const char *value, struct buf 
     return st;
 }
 
-static enum status print_field(enum mapping_field field, const struct mapping_source *src,
-                               struct buf *out)
+static enum status print_time(const struct mapping_source *src, struct buf *out)
 {
     const struct config_row *unit = config_row_find(str_from("source.tables[].fields.*.unit"));
-    enum status st = buf_printf(out, "        %s: {%s: ", mapping_field_name(field),
-                                src->column[0] ? "column" : "const");
-    PUT(config_string_print(str_from(src->column[0] ? src->column : src->constant), out));
+    const struct config_row *plus = config_row_find(str_from("source.tables[].fields.*.plus"));
+    enum status st = buf_append_str(out, STR(", unit: "));
+    PUT(config_value_print(unit, src, out));
+    if (src->zone[0])
+        PUT(print_member("zone", src->zone, out));
+    if (src->plus_us) {
+        PUT(buf_append_str(out, STR(", plus: ")));
+        PUT(config_value_print(plus, src, out));
+    }
+    return st;
+}
+
+static enum status print_source(enum mapping_field field, const struct mapping_source *src,
+                                struct buf *out)
+{
+    const char *name = src->column[0] ? "column" : src->template[0] ? "template" : "const";
+    const char *value = src->column[0]     ? src->column
+                        : src->template[0] ? src->template
+                                           : src->constant;
+    enum status st = buf_printf(out, "{%s: ", name);
+    PUT(config_string_print(str_from(value), out));
     if (src->path[0])
         PUT(print_member("path", src->path, out));
-    if (field == FIELD_AT) {
-        PUT(buf_append_str(out, STR(", unit: ")));
-        PUT(config_value_print(unit, src, out));
-    }
+    if (field == FIELD_AT)
+        PUT(print_time(src, out));
     for (size_t i = 0; i < src->n_enum; i++) {
         PUT(buf_append_str(out, i ? STR(", ") : STR(", map: {")));
         PUT(config_string_print(str_from(src->enum_map[i].from), out));
@@ -102,7 +117,31 @@ static enum status print_field(enum mapping_field field, const struct mapping_so
         PUT(buf_append_str(out, STR("}")));
     if (src->has_default)
         PUT(print_member("default", src->default_to, out));
-    PUT(buf_append_str(out, STR("}\n")));
+    PUT(buf_append_str(out, STR("}")));
+    return st;
+}
+
+static enum status print_field(const struct mapping *m, enum mapping_field field, struct buf *out)
+{
+    const struct mapping_source *src = mapping_source_first(m, field);
+    bool list = src->next != 0;
+    enum status st = buf_printf(out, "        %s: %s", mapping_field_name(field), list ? "[" : "");
+    while (src) {
+        PUT(print_source(field, src, out));
+        src = mapping_source_next(m, src);
+        if (src)
+            PUT(buf_append_str(out, STR(", ")));
+    }
+    PUT(buf_append_str(out, list ? STR("]\n") : STR("\n")));
+    return st;
+}
+
+static enum status print_condition(const char *key, const char *column, struct buf *out)
+{
+    if (!*column)
+        return STATUS_OK;
+    enum status st = buf_printf(out, "\n      %s: ", key);
+    PUT(config_string_print(str_from(column), out));
     return st;
 }
 
@@ -121,10 +160,13 @@ static enum status print_tables(const struct config *c, struct buf *out)
         PUT(config_value_print(event, m, out));
         PUT(buf_append_str(out, STR("\n      on_truncate: ")));
         PUT(config_value_print(on_truncate, m, out));
+        PUT(print_condition("soft_delete", m->soft_delete, out));
+        PUT(print_condition("only_if", m->only_if, out));
+        PUT(print_condition("counter", m->counter, out));
         PUT(buf_append_str(out, STR("\n      fields:\n")));
         for (int f = 0; f < MAPPING_FIELD_COUNT; f++)
             if (m->fields[f].set)
-                PUT(print_field((enum mapping_field)f, &m->fields[f], out));
+                PUT(print_field(m, (enum mapping_field)f, out));
     }
     return st;
 }

@@ -31,9 +31,13 @@ static const struct config_choice on_truncate_choices[] = {{"dead_letter", TRUNC
                                                            {"ignore", TRUNCATE_IGNORE},
                                                            {"stop", TRUNCATE_STOP},
                                                            {NULL, 0}};
-static const struct config_choice unit_choices[] = {
-    {"timestamp", TIME_TIMESTAMP}, {"naive_utc", TIME_NAIVE_UTC}, {"epoch_s", TIME_EPOCH_S},
-    {"epoch_ms", TIME_EPOCH_MS},   {"epoch_us", TIME_EPOCH_US},   {NULL, 0}};
+static const struct config_choice unit_choices[] = {{"timestamp", TIME_TIMESTAMP},
+                                                    {"naive_utc", TIME_NAIVE_UTC},
+                                                    {"epoch_s", TIME_EPOCH_S},
+                                                    {"epoch_ms", TIME_EPOCH_MS},
+                                                    {"epoch_us", TIME_EPOCH_US},
+                                                    {"epoch_ns", TIME_EPOCH_NS},
+                                                    {NULL, 0}};
 
 /* The same members for all bots and for one. */
 #define TRIGGER_ROWS(prefix)                                                                         \
@@ -99,19 +103,34 @@ const struct config_row config_rows[] = {
      .choices = on_truncate_choices,
      .help = "what a TRUNCATE does, which does not say which rows went: be kept as a dead letter, "
              "nothing, or stop reading until this setting is changed"},
+    {"source.tables[].soft_delete", CONFIG_STRING, TABLE(soft_delete),
+     .help = "a row whose value in this column is not NULL, false or 0 counts as deleted"},
+    {"source.tables[].only_if", CONFIG_STRING, TABLE(only_if),
+     .help = "a row counts only while its value in this column is not NULL, false or 0"},
+    {"source.tables[].counter", CONFIG_STRING, TABLE(counter),
+     .help = "memory accesses: each step by which this column grows is one, at most 64 at once"},
     {"source.tables[].fields.*", CONFIG_STRING, FIELD(column),
-     .help = "short form: the column that holds this field"},
+     .help = "short form: the column that holds this field. A list: the first of its elements that "
+             "has a value"},
     {"source.tables[].fields.*.column", CONFIG_STRING, FIELD(column),
      .help = "the column that holds this field"},
     {"source.tables[].fields.*.path", CONFIG_STRING, FIELD(path),
      .help = "member names, joined by dots, inside the JSON value of the column"},
     {"source.tables[].fields.*.const", CONFIG_STRING, FIELD(constant),
      .help = "the same text for every row, instead of a column"},
+    {"source.tables[].fields.*.template", CONFIG_STRING, FIELD(template),
+     .help = "text with the names of columns in braces, as in \"{id}:u\"; `{{` is a brace"},
     {"source.tables[].fields.*.unit", CONFIG_ENUM, FIELD(time_unit), "timestamp",
      .choices = unit_choices, .help = "how `at` is stored"},
+    {"source.tables[].fields.*.zone", CONFIG_STRING, FIELD(zone),
+     .help = "zone of an `at` without one: `UTC` or an offset like `+02:00`"},
+    {"source.tables[].fields.*.plus", CONFIG_DURATION, FIELD(plus_us), "0s", .min = 0,
+     .max = US_PER_DAY, .help = "added to `at`"},
     {"source.tables[].fields.*.map.*", CONFIG_MAP, FIELD(enum_map),
      .help = "value in the column: meaning; \"\" ignores the row. A value not listed is kept as a "
              "dead letter"},
+    {"source.tables[].fields.*.ignore", CONFIG_MAP, FIELD(enum_map),
+     .help = "value, or list of values, whose rows are ignored"},
     {"source.tables[].fields.*.default", CONFIG_STRING, FIELD(default_to),
      .help = "what values that the map does not list mean; \"\" ignores the row"},
 

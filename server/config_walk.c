@@ -4,6 +4,7 @@
  * A place pairs the path as written with the schema's pattern for it. step() goes down one key, for
  * the nodes of the YAML document and for the parts of `--set a.b.c=value` alike.
  */
+#include "ingest/value.h"
 #include "server/config_load.h"
 #include "server/suggest.h"
 
@@ -24,6 +25,7 @@ struct place {
     struct config_mark mark;
     struct mapping *table;
     enum mapping_field field;
+    struct mapping_source *source; /* of the field */
     const struct engine_ops *engine;
     char bot[LIMIT_ID_BYTES + 1];
     struct str map_key;
@@ -59,6 +61,7 @@ static bool enter_field(struct config_loader *l, struct place *p, struct str key
         struct str name = str_from(mapping_field_name((enum mapping_field)f));
         if (str_equal(name, key)) {
             p->field = (enum mapping_field)f;
+            p->source = &p->table->fields[f];
             return true;
         }
         suggest_offer(&s, name);
@@ -164,30 +167,28 @@ static void store_relation(struct config_loader *l, const struct place *p, struc
         config_problem(l, p->mark, p->path, "\"" STR_FMT "\" is not schema.table", STR_ARGS(text));
         return;
     }
-    if (mapping_find(&l->cfg->mappings, schema, table)) {
-        config_problem(l, p->mark, p->path, "\"" STR_FMT "\" is mapped twice", STR_ARGS(text));
-        return;
-    }
     snprintf(m->schema, sizeof(m->schema), STR_FMT, STR_ARGS(schema));
     snprintf(m->table, sizeof(m->table), STR_FMT, STR_ARGS(table));
 }
 
+/* An entry of a map, or of the list of values to ignore. */
 static void store_map_entry(struct config_loader *l, const struct place *p, struct str text)
 {
-    assert(p->table); /* the schema has maps in tables only */
-    struct mapping_source *src = &p->table->fields[p->field];
+    assert(p->source); /* the schema has maps in fields only */
+    struct mapping_source *src = p->source;
+    struct str from = p->map_key.ptr ? p->map_key : text;
+    struct str to = p->map_key.ptr ? text : STR("");
     if (src->n_enum == MAPPING_ENUM_MAX) {
         config_problem(l, p->mark, p->path, "a map holds at most %d values", MAPPING_ENUM_MAX);
         return;
     }
-    if (p->map_key.len >= sizeof(src->enum_map[0].from) ||
-        text.len >= sizeof(src->enum_map[0].to)) {
+    if (from.len >= sizeof(src->enum_map[0].from) || to.len >= sizeof(src->enum_map[0].to)) {
         config_problem(l, p->mark, p->path, "is too long");
         return;
     }
     size_t i = src->n_enum++;
-    snprintf(src->enum_map[i].from, sizeof(src->enum_map[i].from), STR_FMT, STR_ARGS(p->map_key));
-    snprintf(src->enum_map[i].to, sizeof(src->enum_map[i].to), STR_FMT, STR_ARGS(text));
+    snprintf(src->enum_map[i].from, sizeof(src->enum_map[i].from), STR_FMT, STR_ARGS(from));
+    snprintf(src->enum_map[i].to, sizeof(src->enum_map[i].to), STR_FMT, STR_ARGS(to));
 }
 
 static void store_plain(struct config_loader *l, const struct config_row *row,
@@ -203,11 +204,10 @@ static void store_plain(struct config_loader *l, const struct config_row *row,
     if (row->scope == SCOPE_TABLE) {
         base = p->table;
     } else if (row->scope == SCOPE_FIELD) {
-        assert(p->table);
-        struct mapping_source *src = &p->table->fields[p->field];
-        src->set = true;
-        src->has_default |= row->offset == offsetof(struct mapping_source, default_to);
-        base = src;
+        assert(p->source);
+        p->source->set = true;
+        p->source->has_default |= row->offset == offsetof(struct mapping_source, default_to);
+        base = p->source;
     } else if (row->scope == SCOPE_TRIGGER) {
         struct config_trigger *t = trigger_of(l->cfg, p);
         if (!t) {
@@ -320,16 +320,23 @@ static void walk_mapping(struct config_loader *l, yaml_document_t *doc, const ya
 
 static void check_field(struct config_loader *l, const struct place *p)
 {
-    const struct mapping_source *src = &p->table->fields[p->field];
-    if (src->column[0] && src->constant[0])
-        config_problem(l, p->mark, p->path, "takes a column or a const, not both");
-    else if (!src->column[0] &&
-             (src->path[0] || src->n_enum || src->has_default || src->time_unit != TIME_TIMESTAMP))
-        config_problem(l, p->mark, p->path, "path, map, default and unit need a column");
-    else if (p->field != FIELD_AT && src->time_unit != TIME_TIMESTAMP)
-        config_problem(l, p->mark, p->path, "only at has a unit");
-    else if (!src->set)
-        config_problem(l, p->mark, p->path, "needs a column or a const");
+    const struct mapping_source *src = p->source;
+    bool has_time = src->time_unit != TIME_TIMESTAMP || src->zone[0] || src->plus_us;
+    int32_t zone_s;
+    if (!!src->column[0] + !!src->constant[0] + !!src->template[0] > 1)
+        config_problem(l, p->mark, p->path, "takes one of column, template and const");
+    else if (src->path[0] && !src->column[0])
+        config_problem(l, p->mark, p->path, "a path needs a column");
+    else if (!src->column[0] && !src->template[0] && (src->n_enum || src->has_default || has_time))
+        config_problem(l, p->mark, p->path,
+                       "map, ignore, default, unit, zone and plus need a column or a template");
+    else if (p->field != FIELD_AT && has_time)
+        config_problem(l, p->mark, p->path, "only at has a unit, zone or plus");
+    else if (src->zone[0] && !value_zone(str_from(src->zone), &zone_s))
+        config_problem(l, p->mark, p->path, "zone \"%s\" is neither UTC nor an offset like +02:00",
+                       src->zone);
+    else if (!src->column[0] && !src->template[0] && !src->constant[0])
+        config_problem(l, p->mark, p->path, "needs a column, a template or a const");
 }
 
 static void check_table(struct config_loader *l, const struct place *p)
@@ -339,20 +346,29 @@ static void check_table(struct config_loader *l, const struct place *p)
         config_problem(l, p->mark, p->path, "relation is missing");
     if (!p->table->type)
         config_problem(l, p->mark, p->path, "event is missing: message or memory");
-    if (p->table->table[0] && p->table->type && mapping_check(p->table, &err) != STATUS_OK)
+    if (p->table->table[0] && p->table->type &&
+        (mapping_check(p->table, &err) != STATUS_OK ||
+         mapping_check_others(&l->cfg->mappings, p->table, &err) != STATUS_OK))
         config_problem(l, p->mark, p->path, "%s", err.text);
 }
 
-static void walk_sequence(struct config_loader *l, yaml_document_t *doc, const yaml_node_t *node,
-                          const struct place *p)
+/* The element of a list, before its pattern and its object are known. */
+static struct place element(const struct place *p, const yaml_node_t *value, ptrdiff_t index)
+{
+    struct place below = *p;
+    below.mark = config_yaml_mark(value->start_mark);
+    snprintf(below.path, sizeof(below.path), "%.480s[%td]", p->path, index);
+    return below;
+}
+
+static void walk_tables(struct config_loader *l, yaml_document_t *doc, const yaml_node_t *node,
+                        const struct place *p)
 {
     struct mapping_set *set = &l->cfg->mappings;
     const yaml_node_item_t *start = node->data.sequence.items.start;
     for (const yaml_node_item_t *item = start; item < node->data.sequence.items.top; item++) {
         yaml_node_t *value = yaml_document_get_node(doc, *item);
-        struct place below = *p;
-        below.mark = config_yaml_mark(value->start_mark);
-        snprintf(below.path, sizeof(below.path), "%.480s[%td]", p->path, item - start);
+        struct place below = element(p, value, item - start);
         snprintf(below.pattern, sizeof(below.pattern), "%.100s[]", p->pattern);
         if (set->n == MAPPING_TABLES_MAX) {
             config_problem(l, below.mark, p->path, "at most %d tables can be mapped",
@@ -367,6 +383,65 @@ static void walk_sequence(struct config_loader *l, yaml_document_t *doc, const y
     }
 }
 
+/* The sources of one field: each is what the field alone could be. */
+static void walk_alternatives(struct config_loader *l, yaml_document_t *doc,
+                              const yaml_node_t *node, const struct place *p)
+{
+    struct mapping *m = p->table;
+    struct mapping_source *last = NULL;
+    const yaml_node_item_t *start = node->data.sequence.items.start;
+    for (const yaml_node_item_t *item = start; item < node->data.sequence.items.top; item++) {
+        yaml_node_t *value = yaml_document_get_node(doc, *item);
+        struct place below = element(p, value, item - start);
+        if (value->type == YAML_SEQUENCE_NODE) {
+            config_problem(l, below.mark, below.path, "must not be a list");
+            return;
+        }
+        if (last && m->n_more == MAPPING_ALTERNATIVES_MAX) {
+            config_problem(l, below.mark, below.path,
+                           "the fields of a table have at most %d sources beside the first ones",
+                           MAPPING_ALTERNATIVES_MAX);
+            return;
+        }
+        if (last) {
+            below.source = &m->more[m->n_more];
+            last->next = (uint8_t)++m->n_more;
+        }
+        last = below.source;
+        walk(l, doc, value, &below);
+    }
+    if (!last)
+        config_problem(l, p->mark, p->path, "an empty list: needs at least one source");
+}
+
+static void walk_ignored(struct config_loader *l, yaml_document_t *doc, const yaml_node_t *node,
+                         const struct place *p)
+{
+    const yaml_node_item_t *start = node->data.sequence.items.start;
+    for (const yaml_node_item_t *item = start; item < node->data.sequence.items.top; item++) {
+        yaml_node_t *value = yaml_document_get_node(doc, *item);
+        struct place below = element(p, value, item - start);
+        if (value->type == YAML_SCALAR_NODE)
+            walk_scalar(l, value, &below);
+        else
+            config_problem(l, below.mark, below.path, "must be a single value");
+    }
+}
+
+/* The lists of the schema; each has a home of its own for its elements. */
+static void walk_sequence(struct config_loader *l, yaml_document_t *doc, const yaml_node_t *node,
+                          const struct place *p)
+{
+    if (strcmp(p->pattern, "source.tables") == 0)
+        walk_tables(l, doc, node, p);
+    else if (strcmp(p->pattern, "source.tables[].fields.*") == 0)
+        walk_alternatives(l, doc, node, p);
+    else if (strcmp(p->pattern, "source.tables[].fields.*.ignore") == 0)
+        walk_ignored(l, doc, node, p);
+    else
+        config_problem(l, p->mark, p->path, "must not be a list");
+}
+
 static void walk(struct config_loader *l, yaml_document_t *doc, yaml_node_t *node,
                  const struct place *p)
 {
@@ -376,12 +451,7 @@ static void walk(struct config_loader *l, yaml_document_t *doc, yaml_node_t *nod
         walk_scalar(l, node, p);
         return;
     case YAML_SEQUENCE_NODE:
-        snprintf(below, sizeof(below), "%s[]", p->pattern);
-        /* The only list of the schema; another one would need its own home for elements. */
-        if (strcmp(below, "source.tables[]") == 0)
-            walk_sequence(l, doc, node, p);
-        else
-            config_problem(l, p->mark, p->path, "must not be a list");
+        walk_sequence(l, doc, node, p);
         return;
     case YAML_MAPPING_NODE:
         snprintf(below, sizeof(below), "%s[]", p->pattern);
