@@ -25,6 +25,8 @@
     X(flush_predicate, "rows due: an engine asked")                            \
     X(flush_refresh, "rows due: refresh ahead of expiry")                      \
     X(flush_stop, "rows due: graceful stop or recovery")                       \
+    X(flush_rebuild, "rows due: the key was rebuilt from the source tables")   \
+    X(keys_rebuilt, "keys made again from the source tables")                  \
     X(rows_upserted, "rows written")                                           \
     X(rows_removed, "rows deleted: nothing is left of the key")                \
     X(rows_touched, "rows whose content was unchanged: only the expiry moved") \

@@ -75,6 +75,16 @@ bool key_has_row(const struct key *k, enum table_id table);
 const struct key_log *key_log(const struct key *k);
 size_t key_bytes(const struct key *k); /* memory held, for the LRU budget */
 
+/*
+ * Ends the making anew of a key from the rows of its source, fed in order of time: takes over what
+ * those cannot say from the key as it is, which is only good for key_free() afterwards. That is:
+ * records of the inbox and their deletions, what a deletion by the source must still hold back, the
+ * user's consent if its word is newer, and of a bot's key, unless the source has a table of them
+ * (types: 1 << enum event_type), its metrics and its character. *k may move.
+ */
+MUST_CHECK enum status key_carry(struct key **k, struct key *from, uint32_t types,
+                                 struct error *err);
+
 /* The durable page. Encoding what was decoded gives the same bytes. */
 #define KEY_FORMAT 2
 MUST_CHECK enum status key_encode(const struct key *k, struct buf *out);

@@ -84,6 +84,7 @@ enum status replication_new(const struct replication_config *cfg,
         replication_free(r);
         return st;
     }
+    stream_set_rebuild(r->stream, cfg->rebuild);
     *ret = r;
     return STATUS_OK;
 }

@@ -13,6 +13,7 @@
 #include "core/status.h"
 #include "ingest/mapping.h"
 #include "ingest/preflight.h"
+#include "ingest/rebuild_feed.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -31,6 +32,9 @@ struct receiver_ops {
     int64_t (*drained)(void *ctx);
     /* Every event of every transaction that ends at or before this LSN is durable here. */
     lsn_t (*durable)(void *ctx);
+    /* One step of a key that is rebuilt (rebuild_feed.h); AGAIN as above. NULL: never called. */
+    enum status (*rebuild)(void *ctx, const struct rebuild_event *e, struct position pos,
+                           int64_t commit_us, struct error *err);
     void *ctx;
 };
 
@@ -64,6 +68,7 @@ struct replication_config {
     enum status (*check)(void *ctx, const struct source_seen *seen, lsn_t durable,
                          struct error *err);
     void *check_ctx;
+    struct rebuild_feed *rebuild; /* borrowed; NULL: nothing is rebuilt while streaming */
 };
 
 struct replication;

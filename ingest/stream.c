@@ -22,7 +22,7 @@ _Static_assert(MAPPING_COUNTERS_MAX *MAPPING_EVENTS_MAX +
                "the events of a row have positions of their own");
 
 /* What the receiver has not taken yet. */
-enum pending { PENDING_NONE, PENDING_ROW, PENDING_TRUNCATE, PENDING_COMMIT };
+enum pending { PENDING_NONE, PENDING_ROW, PENDING_TRUNCATE, PENDING_COMMIT, PENDING_REBUILD };
 
 /* What the mappings cannot go past. */
 struct blocked {
@@ -35,6 +35,7 @@ struct blocked {
 struct stream {
     const struct mapping_set *mappings;
     const struct receiver_ops *receiver;
+    struct rebuild_feed *rebuild; /* borrowed, or NULL */
     struct pgoutput_decoder *decoder;
     struct relation_cache *relations;
     struct event_arena *arena;
@@ -101,6 +102,13 @@ void stream_start(struct stream *s, lsn_t start, int64_t now_us)
     s->final_lsn = LSN_INVALID;
     s->pending = PENDING_NONE;
     s->blocked.now = false;
+    if (s->rebuild)
+        rebuild_feed_session(s->rebuild);
+}
+
+void stream_set_rebuild(struct stream *s, struct rebuild_feed *f)
+{
+    s->rebuild = f;
 }
 
 bool stream_is_blocked(const struct stream *s)
@@ -302,6 +310,8 @@ static enum status offer_row(struct stream *s, struct error *err)
     enum status st = e->unreadable ? block_unreadable(s, e) : offer_events(s, err);
     while (!st && s->next_binding < e->n_bindings) {
         st = map_row(s, e, &e->bindings[s->next_binding++], err);
+        for (size_t i = 0; s->rebuild && !st && i < s->n_events; i++)
+            rebuild_feed_record(s->rebuild, &s->events[i]);
         if (!st)
             st = offer_events(s, err);
     }
@@ -370,6 +380,20 @@ static enum status offer_truncate(struct stream *s, struct error *err)
     return st;
 }
 
+/* What rebuilds keys, one step after the other, all at positions of the high watermark. */
+static enum status offer_rebuild(struct stream *s, struct error *err)
+{
+    struct rebuild_event e;
+    while (rebuild_feed_next(s->rebuild, &e)) {
+        enum status st = s->receiver->rebuild(s->receiver->ctx, &e, s->position, s->commit_us, err);
+        if (st)
+            return st;
+        rebuild_feed_taken(s->rebuild);
+        s->position.seq++;
+    }
+    return STATUS_OK;
+}
+
 static enum status offer_commit(struct stream *s, struct error *err)
 {
     lsn_t end_lsn = s->message.u.commit.end_lsn;
@@ -378,6 +402,8 @@ static enum status offer_commit(struct stream *s, struct error *err)
         if (st)
             return st;
         s->feedback.committed = end_lsn;
+        if (s->rebuild)
+            rebuild_feed_committed(s->rebuild, end_lsn);
     }
     pass_blocked(s);
     s->feedback.in_transaction = false;
@@ -400,6 +426,9 @@ enum status stream_retry(struct stream *s, struct error *err)
         break;
     case PENDING_COMMIT:
         st = offer_commit(s, err);
+        break;
+    case PENDING_REBUILD:
+        st = offer_rebuild(s, err);
         break;
     }
     if (st != STATUS_AGAIN)
@@ -464,6 +493,8 @@ static enum status take_change(struct stream *s, const struct pgoutput_message *
         s->next_event = 0;
         s->next_truncated = 0;
         s->pending = s->skip ? PENDING_NONE : PENDING_TRUNCATE;
+        if (s->rebuild)
+            rebuild_feed_lost(s->rebuild);
         return STATUS_OK;
     }
 
@@ -485,6 +516,18 @@ static enum status take_change(struct stream *s, const struct pgoutput_message *
     return STATUS_OK;
 }
 
+/* A logical message is no data: outside transactions it even survives a rollback. Inside one it may
+ * be a watermark of ours, which is alone in its transaction. */
+static void take_logical_message(struct stream *s, const struct pgoutput_message *m)
+{
+    if (!s->rebuild || !s->feedback.in_transaction || s->skip || !m->u.message.transactional)
+        return;
+    if (!rebuild_feed_message(s->rebuild, m->u.message.prefix, m->u.message.content))
+        return;
+    s->position = (struct position){s->final_lsn, s->row_index << 8};
+    s->pending = PENDING_REBUILD;
+}
+
 static enum status take_message(struct stream *s, struct error *err)
 {
     const struct pgoutput_message *m = &s->message;
@@ -500,8 +543,9 @@ static enum status take_message(struct stream *s, struct error *err)
     case PGOUTPUT_DELETE:
     case PGOUTPUT_TRUNCATE:
         return take_change(s, m, err);
-    /* A logical message is no data: outside transactions it even survives a rollback. */
     case PGOUTPUT_MESSAGE:
+        take_logical_message(s, m);
+        return STATUS_OK;
     case PGOUTPUT_ORIGIN:
     case PGOUTPUT_TYPE:
         return STATUS_OK;

@@ -6,8 +6,9 @@
  *
  * Positions: (final_lsn of the transaction, row index << 8 | k). The row index counts every row
  * change and TRUNCATE of the transaction, mapped or not, so that it does not depend on the mapping;
- * k counts the events of one row. A transaction that begins below the start LSN is already durable
- * (its end is not beyond it) and is read past.
+ * k counts the events of one row. Rows that are rebuilt have the positions behind the high
+ * watermark, whose transaction holds nothing else. A transaction that begins below the start LSN is
+ * already durable (its end is not beyond it) and is read past.
  */
 #pragma once
 
@@ -23,6 +24,8 @@ MUST_CHECK enum status stream_new(const struct mapping_set *mappings,
                                   const struct receiver_ops *receiver, struct stream **ret,
                                   struct error *err);
 void stream_free(struct stream *s); /* NULL is a no-op */
+/* Keys that are rebuilt join the stream through f (borrowed; NULL: none do). */
+void stream_set_rebuild(struct stream *s, struct rebuild_feed *f);
 CLEANUP_FREEP(struct stream, stream_free);
 
 /* A new session: forgets relations, the open transaction and what was pending. */

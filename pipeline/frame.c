@@ -5,7 +5,7 @@
 #include "core/limits.h"
 
 #define HEADER_FIELDS  9
-#define EVENT_FIELDS   7
+#define EVENT_FIELDS   8
 #define APPLIED_FIELDS 5
 #define SUMS_FIELDS    2
 
@@ -50,7 +50,27 @@ enum status frame_put_event(struct buf *out, const struct frame_event *e)
     failed |= msgpack_pack_int64(&pk, e->commit_us);
     failed |= msgpack_pack_int64(&pk, e->as_of_us);
     failed |= msgpack_pack_bin_with_body(&pk, e->bytes.ptr, e->bytes.len);
+    failed |= msgpack_pack_uint32(&pk, e->step);
     return packed(failed);
+}
+
+enum status frame_mark_encode(const struct rebuild_event *e, struct buf *out)
+{
+    enum status st = buf_put_bytes(out, e->user_id);
+    st = st ? st : buf_put_bytes(out, e->bot_name);
+    st = st ? st : buf_put_varint(out, e->types);
+    return st ? st : buf_put_varint(out, e->tables);
+}
+
+enum status frame_mark_decode(struct str bytes, struct rebuild_event *ret, struct error *err)
+{
+    struct reader r = reader_of(bytes.ptr, bytes.len);
+    *ret = (struct rebuild_event){.user_id = reader_blob(&r), .bot_name = reader_blob(&r)};
+    ret->types = (uint32_t)reader_varint(&r);
+    ret->tables = (uint32_t)reader_varint(&r);
+    if (r.bad || reader_left(&r) > 0 || ret->bot_name.len == 0)
+        return error_set(err, STATUS_PROTOCOL, "malformed mark of a rebuilt key");
+    return STATUS_OK;
 }
 
 enum status frame_put_applied(struct buf *out, const struct frame_applied *a)
@@ -165,12 +185,15 @@ enum status frame_next_event(struct frame_reader *r, struct frame_event *ret, st
     const msgpack_object *f = next_array(r, &object, EVENT_FIELDS);
     struct frame_event e = {0};
     uint64_t partition = 0;
+    uint64_t step = 0;
     if (!f || !read_u64(&f[0], LIMIT_PARTITIONS - 1, &partition) ||
-        !read_u64(&f[1], UINT64_MAX, &e.pseq) || !read_u64(&f[2], UINT64_MAX, &e.pos.lsn) ||
-        !read_u64(&f[3], UINT64_MAX, &e.pos.seq) || !read_i64(&f[4], &e.commit_us) ||
-        !read_i64(&f[5], &e.as_of_us) || f[6].type != MSGPACK_OBJECT_BIN)
+        !read_u64(&f[7], REBUILD_END, &step) || !read_u64(&f[1], UINT64_MAX, &e.pseq) ||
+        !read_u64(&f[2], UINT64_MAX, &e.pos.lsn) || !read_u64(&f[3], UINT64_MAX, &e.pos.seq) ||
+        !read_i64(&f[4], &e.commit_us) || !read_i64(&f[5], &e.as_of_us) ||
+        f[6].type != MSGPACK_OBJECT_BIN)
         return error_set(err, STATUS_PROTOCOL, "malformed event at byte %zu of a frame", r->offset);
     e.partition = (uint32_t)partition;
+    e.step = (enum rebuild_step)step;
     e.bytes = (struct str){f[6].via.bin.ptr, f[6].via.bin.size};
     *ret = e;
     return STATUS_OK;

@@ -4,7 +4,9 @@
  * A frame is a sequence of msgpack objects. First a header array
  *   [FRAME_VERSION, kind, source, number, as_of_us, covered_lsn, n, opened, closed]
  * then n arrays, by kind:
- *   EVENTS (down): [partition, pseq, lsn, seq, commit_us, as_of_us, event as bin (core/event.h)]
+ *   EVENTS (down): [partition, pseq, lsn, seq, commit_us, as_of_us, event as bin (core/event.h),
+ *                   step]; step: 0, or enum rebuild_step of a key that is rebuilt, and then instead
+ *                   of the event of BEGIN and END: frame_mark_encode()
  *   HELLO, REWIND (up): [source, partition, lsn, seq, pseq], what is applied of each partition
  *   ACK (up): nothing more
  * and, for the change of day (pipeline/partition.h), where days count from 1970-01-01 UTC:
@@ -25,8 +27,9 @@
 #include "core/buf.h"
 #include "core/lsn.h"
 #include "core/status.h"
+#include "ingest/rebuild_feed.h"
 
-#define FRAME_VERSION 2
+#define FRAME_VERSION 3
 
 enum frame_kind {
     FRAME_EVENTS = 1,
@@ -58,8 +61,15 @@ struct frame_event {
     struct position pos;
     int64_t commit_us;
     int64_t as_of_us;
-    struct str bytes; /* event_decode() */
+    struct str bytes; /* event_decode(); BEGIN, END: frame_mark_decode() */
+    enum rebuild_step step;
 };
+
+/* What REBUILD_BEGIN and REBUILD_END say: all of the struct but step and event. */
+MUST_CHECK enum status frame_mark_encode(const struct rebuild_event *e, struct buf *out);
+/* PROTOCOL. Borrows from bytes. */
+MUST_CHECK enum status frame_mark_decode(struct str bytes, struct rebuild_event *ret,
+                                         struct error *err);
 
 struct frame_applied {
     enum source source;

@@ -177,6 +177,7 @@ void partition_close(struct partition *p)
 {
     if (!p)
         return;
+    partition_drop_shadow(p);
     keymap_deinit(&p->keys);
     botmap_deinit(&p->bots);
     heap_deinit(&p->timers);
@@ -189,6 +190,7 @@ void partition_close(struct partition *p)
         free(p->dead_letters[i].text);
     free(p->dead_letters);
     free(p->fold_ids);
+    free(p->replaced);
     event_arena_free(p->arena);
     free(p);
 }
@@ -358,6 +360,12 @@ enum status partition_event(struct partition *p, enum source source, const struc
     enum status st = check_turn(p, source, f);
     if (st)
         return st == STATUS_END ? STATUS_OK : st;
+    if (f->step != REBUILD_NONE) {
+        st = partition_rebuild(p, source, f, now_us, err);
+        if (!st)
+            note_applied(p, source, f);
+        return st;
+    }
     struct event e;
     struct error why = {0};
     event_arena_reset(p->arena);
@@ -404,6 +412,9 @@ static void count_flush(enum flush_reason reason)
     case FLUSH_REFRESH:
         COUNTER_ADD(flush_refresh, 1);
         break;
+    case FLUSH_REBUILD:
+        COUNTER_ADD(flush_rebuild, 1);
+        break;
     case FLUSH_STOP:
     case FLUSH_NONE:
         COUNTER_ADD(flush_stop, 1);
@@ -411,8 +422,8 @@ static void count_flush(enum flush_reason reason)
     }
 }
 
-static enum status flush(struct partition *p, struct held_key *h, enum table_id table,
-                         enum flush_reason reason, int64_t now_us, struct error *err)
+enum status partition_flush(struct partition *p, struct held_key *h, enum table_id table,
+                            enum flush_reason reason, int64_t now_us, struct error *err)
 {
     struct entry e = {
         .kind = ENTRY_FLUSH,
@@ -449,7 +460,7 @@ enum status partition_tick(struct partition *p, int64_t now_us, struct error *er
         enum table_id table = 0;
         struct trigger_due due = partition_due(p, h, now_us, &table);
         while (!st && due.at_us <= now_us) {
-            st = flush(p, h, table, due.reason, now_us, err);
+            st = partition_flush(p, h, table, due.reason, now_us, err);
             due = partition_due(p, h, now_us, &table);
         }
         if (!st)
@@ -464,7 +475,7 @@ enum status partition_flush_all(struct partition *p, int64_t now_us, struct erro
         for (size_t t = 0; t < TABLE_COUNT; t++) {
             if (h->trigger[t].first_us == 0)
                 continue;
-            enum status st = flush(p, h, (enum table_id)t, FLUSH_STOP, now_us, err);
+            enum status st = partition_flush(p, h, (enum table_id)t, FLUSH_STOP, now_us, err);
             if (st)
                 return st;
         }

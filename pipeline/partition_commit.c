@@ -75,6 +75,8 @@ static enum status part_list_add(struct partition *p, struct page_list *l, struc
 static enum status page_list_add(struct partition *p, struct page_list *l, struct held_key *h,
                                  int64_t now_us, struct error *err)
 {
+    if (h->listed)
+        return STATUS_OK;
     if (l->n == l->cap) {
         size_t cap = l->cap ? l->cap * 2 : 64;
         struct held_key **keys = realloc(l->keys, cap * sizeof(struct held_key *));
@@ -107,7 +109,20 @@ static enum status page_list_add(struct partition *p, struct page_list *l, struc
         .bot_name = log->bot_name,
         .bytes = {NULL, l->bytes.len - offset},
     };
+    h->listed = true;
     return part_list_add(p, l, h->bot, err);
+}
+
+/* A key that was made again is not what its entries say: from here on its page is. */
+static enum status list_replaced(struct partition *p, struct page_list *l, struct error *err)
+{
+    enum status st = STATUS_OK;
+    for (size_t i = 0; i < p->n_replaced && !st; i++) {
+        struct held_key *h = keymap_find(&p->keys, p->replaced[i]);
+        assert(h); /* keys only leave after a commit */
+        st = page_list_add(p, l, h, p->replaced_us, err);
+    }
+    return st;
 }
 
 static int compare_ids(const void *a, const void *b)
@@ -376,8 +391,11 @@ enum status partition_take_results(struct partition *p, int64_t now_us, struct e
 
 static void forget_committed(struct partition *p, const struct page_list *l)
 {
-    for (size_t i = 0; i < l->n; i++)
+    for (size_t i = 0; i < l->n; i++) {
         l->keys[i]->page_jseq = l->pages[i].jseq;
+        l->keys[i]->listed = false;
+    }
+    p->n_replaced = 0;
     for (size_t i = 0; i < l->n_parts; i++) {
         l->bots[i]->stored_jseq = l->parts[i].jseq;
         l->bots[i]->dirty = false;
@@ -435,6 +453,9 @@ struct day_change {
 static enum status commit_with(struct partition *p, struct page_list *l, uint64_t fold_below,
                                struct day_change day, struct error *err)
 {
+    enum status st = list_replaced(p, l, err);
+    if (st)
+        return st;
     struct store_dead_letter *letters = calloc(p->n_dead_letters + 1, sizeof(*letters));
     struct store_epoch *epochs = calloc(p->n_new_epochs + 1, sizeof(*epochs));
     if (!letters || !epochs) {
@@ -465,7 +486,7 @@ static enum status commit_with(struct partition *p, struct page_list *l, uint64_
         .close_day = day.close_day,
         .open_day = day.open_day,
     };
-    enum status st = store_commit(p->cfg.store, &c, err);
+    st = store_commit(p->cfg.store, &c, err);
     free(letters);
     free(epochs);
     if (!st)

@@ -1,5 +1,5 @@
 /* pipeline/partition_internal.h - the state shared by partition.c, partition_keys.c,
- * partition_commit.c and partition_epochs.c; nobody else includes it. */
+ * partition_commit.c, partition_epochs.c and partition_rebuild.c; nobody else includes it. */
 #pragma once
 
 #include "pipeline/bots.h"
@@ -14,6 +14,7 @@
 #define FOLD_SLICE      256  /* pages written per commit while the journal is being folded */
 #define EVICT_SLICE     4096 /* pages written per commit while over the memory budget */
 #define SUBMIT_SLICE    64   /* rows computed and handed over at a time */
+#define REBUILT_WEIGHT  16   /* a rebuilt key counts like so many events towards a commit */
 #define EPOCH_WEIGHT    16   /* a closed epoch counts like so many events towards a commit */
 
 struct dead_letter_text {
@@ -25,6 +26,13 @@ struct dead_letter_text {
 struct new_epoch {
     int32_t day;
     size_t at, name_len, bytes_len;
+};
+
+/* The key that is being made again (partition_rebuild.c). */
+struct shadow {
+    struct key *key;      /* NULL: none is */
+    struct held_bot *bot; /* whose epochs it borrows */
+    uint32_t types;
 };
 
 struct partition {
@@ -55,6 +63,10 @@ struct partition {
     struct new_epoch *new_epochs;
     size_t n_new_epochs, cap_new_epochs;
     struct buf new_epoch_bytes;
+    uint64_t *replaced; /* keys whose pages must go with it */
+    size_t n_replaced, cap_replaced;
+    int64_t replaced_us;
+    struct shadow shadow;
 
     /* The folding pass: keys in order, until every entry up to fold_target is in a page. */
     uint64_t *fold_ids;
@@ -109,6 +121,18 @@ MUST_CHECK enum status partition_hold_bot(struct partition *p, struct str name,
 void partition_release_bot(struct partition *p, struct held_bot *bot);
 MUST_CHECK enum status partition_teach(struct partition *p, struct held_bot *bot,
                                        const struct epoch_delta *delta, struct error *err);
+
+/* ---- partition.c ---- */
+/* The row of the table is due now. */
+MUST_CHECK enum status partition_flush(struct partition *p, struct held_key *h, enum table_id table,
+                                       enum flush_reason reason, int64_t now_us, struct error *err);
+
+/* ---- partition_rebuild.c ---- */
+/* One step of a key that is rebuilt. */
+MUST_CHECK enum status partition_rebuild(struct partition *p, enum source source,
+                                         const struct frame_event *f, int64_t now_us,
+                                         struct error *err);
+void partition_drop_shadow(struct partition *p);
 
 /* ---- partition_commit.c ---- */
 /* A commit without rows that closes or opens a day (0: it does not). */

@@ -281,8 +281,9 @@ enum status router_send_events(struct router *r, struct outgoing *o, int64_t now
 }
 
 /* Puts one event into the frame of its partition's worker; the caller checked room. */
-static enum status put_event(struct router *r, uint32_t partition, struct position pos,
-                             int64_t commit_us, int64_t now_us, struct error *err)
+static enum status put_event(struct router *r, uint32_t partition, enum rebuild_step step,
+                             struct position pos, int64_t commit_us, int64_t now_us,
+                             struct error *err)
 {
     struct partition_out *p = &r->partitions[partition];
     struct outgoing *o = &r->out[route_worker(partition, r->cfg.workers)];
@@ -293,6 +294,7 @@ static enum status put_event(struct router *r, uint32_t partition, struct positi
         .commit_us = commit_us,
         .as_of_us = as_of_at(r, now_us),
         .bytes = {r->scratch.data, r->scratch.len},
+        .step = step,
     };
     enum status st = frame_put_event(&o->body, &f);
     if (st)
@@ -338,15 +340,21 @@ static enum status make_room(struct router *r, uint32_t partition, int64_t now_u
     return router_send_events(r, o, now_us, err);
 }
 
-enum status router_event(struct router *r, const struct event *e, struct position pos,
-                         int64_t commit_us, struct error *err)
+/* Before anything is sent that was committed then: AGAIN while it has to wait. */
+static enum status may_send(struct router *r, int64_t commit_us, int64_t now_us, struct error *err)
 {
     enum status st = check_rewind(r, err);
     if (st)
         return st;
-    int64_t now_us = clock_mono_us(r->cfg.clock);
     learn_time(r, commit_us, now_us);
-    st = router_day_follow(r, commit_us, now_us, err);
+    return router_day_follow(r, commit_us, now_us, err);
+}
+
+enum status router_event(struct router *r, const struct event *e, struct position pos,
+                         int64_t commit_us, struct error *err)
+{
+    int64_t now_us = clock_mono_us(r->cfg.clock);
+    enum status st = may_send(r, commit_us, now_us, err);
     if (st)
         return st;
     struct route route = route_event(e);
@@ -368,11 +376,33 @@ enum status router_event(struct router *r, const struct event *e, struct positio
                 return st;
             encoded = true;
         }
-        st = put_event(r, route.partition[i], pos, commit_us, now_us, err);
+        st = put_event(r, route.partition[i], REBUILD_NONE, pos, commit_us, now_us, err);
         if (st)
             return st;
     }
     return STATUS_OK;
+}
+
+/* To the home of its key alone, whoever else an event like it concerns. */
+enum status router_rebuild(struct router *r, const struct rebuild_event *e, struct position pos,
+                           int64_t commit_us, struct error *err)
+{
+    int64_t now_us = clock_mono_us(r->cfg.clock);
+    enum status st = may_send(r, commit_us, now_us, err);
+    uint32_t partition = route_home(e->user_id, e->bot_name);
+    st = st ? st : make_room(r, partition, now_us, err);
+    if (st)
+        return st;
+    if (position_compare(pos, r->partitions[partition].sent) <= 0) {
+        COUNTER_ADD(events_skipped, 1);
+        return STATUS_OK;
+    }
+    buf_reset(&r->scratch);
+    st = e->step == REBUILD_ROW ? buf_append_str(&r->scratch, e->event)
+                                : frame_mark_encode(e, &r->scratch);
+    if (st)
+        return error_set(err, st, "could not put a step of a rebuilt key into a frame");
+    return put_event(r, partition, e->step, pos, commit_us, now_us, err);
 }
 
 enum status router_commit(struct router *r, lsn_t end_lsn, int64_t commit_us, struct error *err)
@@ -473,7 +503,14 @@ static lsn_t op_durable(void *ctx)
     return router_durable(ctx);
 }
 
+static enum status op_rebuild(void *ctx, const struct rebuild_event *e, struct position pos,
+                              int64_t commit_us, struct error *err)
+{
+    return router_rebuild(ctx, e, pos, commit_us, err);
+}
+
 struct receiver_ops router_receiver(struct router *r)
 {
-    return (struct receiver_ops){op_event, op_commit, op_idle, op_drained, op_durable, r};
+    return (struct receiver_ops){op_event,   op_commit,  op_idle, op_drained,
+                                 op_durable, op_rebuild, r};
 }

@@ -36,6 +36,8 @@ struct receiver_ops router_receiver(struct router *r);
 /* The receiver's operations, for callers that are not the slot reader (`replay`, tests). */
 MUST_CHECK enum status router_event(struct router *r, const struct event *e, struct position pos,
                                     int64_t commit_us, struct error *err);
+MUST_CHECK enum status router_rebuild(struct router *r, const struct rebuild_event *e,
+                                      struct position pos, int64_t commit_us, struct error *err);
 MUST_CHECK enum status router_commit(struct router *r, lsn_t end_lsn, int64_t commit_us,
                                      struct error *err);
 void router_idle(struct router *r, lsn_t wal_end, int64_t server_us);

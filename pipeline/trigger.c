@@ -7,7 +7,7 @@ const char *flush_reason_name(enum flush_reason reason)
     static const char *const names[] = {
         [FLUSH_NONE] = "none", [FLUSH_COUNT] = "count",         [FLUSH_AGE] = "age",
         [FLUSH_IDLE] = "idle", [FLUSH_PREDICATE] = "predicate", [FLUSH_REFRESH] = "refresh",
-        [FLUSH_STOP] = "stop",
+        [FLUSH_STOP] = "stop", [FLUSH_REBUILD] = "rebuild",
     };
     assert((unsigned)reason < sizeof(names) / sizeof(names[0]));
     return names[reason];

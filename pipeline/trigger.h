@@ -25,7 +25,8 @@ enum flush_reason {
     FLUSH_IDLE,
     FLUSH_PREDICATE,
     FLUSH_REFRESH,
-    FLUSH_STOP, /* graceful stop, or found unfinished after a crash */
+    FLUSH_STOP,    /* graceful stop, or found unfinished after a crash */
+    FLUSH_REBUILD, /* the key was made again from the source tables */
 };
 const char *flush_reason_name(enum flush_reason reason);
 

@@ -71,8 +71,8 @@ static lsn_t on_durable(void *ctx)
     return 0;
 }
 
-static const struct receiver_ops receiver = {on_event,   on_commit,  on_idle,
-                                             on_drained, on_durable, NULL};
+static const struct receiver_ops receiver = {on_event,   on_commit, on_idle, on_drained,
+                                             on_durable, NULL,      NULL};
 
 static void map(struct mapping *m, enum mapping_field f, const char *column, const char *path)
 {

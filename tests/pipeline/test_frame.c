@@ -15,9 +15,10 @@ static void make_frame(struct buf *b)
 {
     struct frame_header h = {FRAME_EVENTS, SOURCE_INBOX, 9, -5, UINT64_C(0xABCDEF0123), 2, 7, 8};
     assert_int_equal(frame_put_header(b, &h), STATUS_OK);
-    struct frame_event e = {63, 1, {2, 3}, 4, -6, STR("first")};
+    struct frame_event e = {63, 1, {2, 3}, 4, -6, STR("first"), REBUILD_NONE};
     assert_int_equal(frame_put_event(b, &e), STATUS_OK);
-    e = (struct frame_event){0, UINT64_MAX, {UINT64_MAX, 0}, INT64_MAX, INT64_MIN, STR("")};
+    e = (struct frame_event){0,         UINT64_MAX, {UINT64_MAX, 0}, INT64_MAX,
+                             INT64_MIN, STR(""),    REBUILD_ROW};
     assert_int_equal(frame_put_event(b, &e), STATUS_OK);
 }
 
