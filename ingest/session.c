@@ -9,6 +9,7 @@
 #include <string.h>
 
 #define START_TIMEOUT_US   (60 * US_PER_SECOND)
+#define CONNECT_TIMEOUT_US (10 * US_PER_SECOND)
 #define COMMAND_TIMEOUT_US (10 * US_PER_SECOND)
 #define END_READER_US      (5 * US_PER_SECOND)
 #define END_READER_STEP_US (US_PER_SECOND / 10)
@@ -23,6 +24,9 @@ static enum status open_to_source(const struct replication_config *cfg, const st
         .mode = mode,
         .application_name = mode == PG_REPLICATION ? cfg->application_name : NULL,
         .setup = mode == PG_REPLICATION ? NULL : "SET statement_timeout = '10s'",
+        .timeout_ms =
+            (int)((cfg->silence_us < CONNECT_TIMEOUT_US ? cfg->silence_us : CONNECT_TIMEOUT_US) /
+                  1000),
         .wait = wait,
     };
     return pg_open(&what, ret, err);

@@ -225,6 +225,7 @@ static enum status start_router(struct run *r, struct error *err)
         .status_interval_us = US_PER_SECOND,
         .backoff_min_us = US_PER_SECOND / 10,
         .backoff_max_us = 10 * US_PER_SECOND,
+        .silence_us = r->cfg->source_silence_us,
         .timeline = r->source.identity.timeline,
         .check = startup_check_source,
         .check_ctx = &r->source,
@@ -246,6 +247,7 @@ static enum status run_start(struct run *r, bool anew, struct error *err)
         .tables = tables,
         .n_tables = TABLE_COUNT,
         .ttl_us = r->cfg->ttl_us,
+        .silence_us = r->cfg->sink_silence_us,
         .queue_rows_max = SINK_QUEUE_ROWS,
         .clock = &clock_real,
     };

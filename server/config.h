@@ -54,7 +54,8 @@ struct config {
     char publication[64];
     bool create; /* create publication and slot when missing */
     enum config_on_slot_lost on_slot_lost;
-    bool failover; /* make the slot so that standbys keep it */
+    int64_t source_silence_us; /* of the server, until the connection counts as lost */
+    bool failover;             /* make the slot so that standbys keep it */
     enum config_snapshot snapshot;
     int64_t snapshot_window_us; /* older messages and metrics are left out of it */
     int64_t snapshot_jobs;      /* parts of a large table that are read at once */
@@ -63,6 +64,7 @@ struct config {
     char sink_conninfo[CONFIG_CONNINFO_BYTES]; /* secret; filled from source_conninfo when not given
                                                 */
     int64_t ttl_us;
+    int64_t sink_silence_us;
 
     char state_dir[CONFIG_PATH_BYTES];
     int64_t memory_bytes;   /* LRU budget for keys, over all workers */

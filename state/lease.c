@@ -15,6 +15,10 @@
  * belongs to a process that is stopped or unreachable and would block us for ever. */
 #define SILENT_S 3
 
+/* Beyond what a statement may wait for locks; two of them, and a connection, fit into LEASE_TTL_S.
+ */
+#define ANSWER_TIMEOUT_US (4 * US_PER_SECOND)
+
 struct lease {
     char *conninfo;
     char *pipeline;
@@ -22,6 +26,7 @@ struct lease {
     uint64_t epoch;
     bool (*is_dead)(const char *holder); /* only while acquiring */
     PGconn *conn;                        /* NULL between connections */
+    bool unreachable;                    /* when last renewed */
 };
 
 static void lease_free(struct lease *l)
@@ -36,6 +41,21 @@ static void lease_free(struct lease *l)
 }
 CLEANUP_FREEP(struct lease, lease_free);
 
+/* A server, or a network, that hangs must not hang us: the lease is renewed on another connection.
+ */
+static enum status query(const struct lease *l, const char *sql, int n, const char *const *params,
+                         const char *what, PGresult **ret, struct error *err)
+{
+    return pg_query_within(l->conn, sql, n, params, ANSWER_TIMEOUT_US, what, ret, err);
+}
+
+/* The same, and the result is not looked at. */
+static enum status run(const struct lease *l, const char *sql, const char *what, struct error *err)
+{
+    CLEANUP(PQclearp) PGresult *res = NULL;
+    return query(l, sql, 0, NULL, what, &res, err);
+}
+
 static enum status connect_lease(struct lease *l, struct error *err)
 {
     if (l->conn && PQstatus(l->conn) == CONNECTION_OK)
@@ -46,8 +66,9 @@ static enum status connect_lease(struct lease *l, struct error *err)
         .application_name = "warmpath lease",
         .setup = "SET synchronous_commit = on; SET lock_timeout = '" TEXT_OF(
             SILENT_S) "s';"
-                      " SET statement_timeout = '10s'",
-        .timeout_ms = 5000,
+                      " SET statement_timeout = '10s';"
+                      " SET idle_in_transaction_session_timeout = '5s'",
+        .timeout_ms = 4000,
     };
     return pg_open(&o, &l->conn, err);
 }
@@ -56,8 +77,8 @@ static enum status connect_lease(struct lease *l, struct error *err)
  * Their pipeline's rows are rolled back; a sink that was only slow sends them again. */
 static enum status end_silent_sinks(struct lease *l, struct error *err)
 {
-    return pg_exec(
-        l->conn,
+    return run(
+        l,
         "SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a"
         " WHERE a.application_name = 'warmpath sink' AND a.wait_event = 'ClientRead'"
         " AND a.xact_start < clock_timestamp() - interval '" TEXT_OF(
@@ -72,10 +93,10 @@ static enum status refuse(struct lease *l, struct error *err)
     const char *params[] = {l->pipeline};
     CLEANUP(PQclearp) PGresult *res = NULL;
     enum status st =
-        pg_query(l->conn,
-                 "SELECT holder, greatest(1, ceil(extract(epoch FROM until - clock_timestamp())))"
-                 "::int FROM strategic_lease WHERE pipeline = $1",
-                 1, params, "could not read the lease", &res, err);
+        query(l,
+              "SELECT holder, greatest(1, ceil(extract(epoch FROM until - clock_timestamp())))"
+              "::int FROM strategic_lease WHERE pipeline = $1",
+              1, params, "could not read the lease", &res, err);
     if (st)
         return st;
     if (PQntuples(res) == 0)
@@ -92,15 +113,15 @@ static enum status take(struct lease *l, uint64_t *ret_epoch, struct error *err)
     const char *params[] = {l->pipeline, l->holder, ""};
     const char *what = "could not take the lease";
     CLEANUP(PQclearp) PGresult *held = NULL;
-    enum status st = pg_query(l->conn, "SELECT holder FROM strategic_lease WHERE pipeline = $1", 1,
-                              params, what, &held, err);
+    enum status st = query(l, "SELECT holder FROM strategic_lease WHERE pipeline = $1", 1, params,
+                           what, &held, err);
     if (st)
         return st;
     if (l->is_dead && PQntuples(held) == 1 && l->is_dead(PQgetvalue(held, 0, 0)))
         params[2] = PQgetvalue(held, 0, 0);
     CLEANUP(PQclearp) PGresult *lease = NULL;
-    st = pg_query(
-        l->conn,
+    st = query(
+        l,
         "INSERT INTO strategic_lease AS l (pipeline, holder, until)"
         " VALUES ($1, $2, clock_timestamp() + interval '" TEXT_OF(
             LEASE_TTL_S) " s')"
@@ -115,11 +136,11 @@ static enum status take(struct lease *l, uint64_t *ret_epoch, struct error *err)
         return refuse(l, err);
     /* Also for the same holder's name: it is another process, whose predecessor may still write. */
     CLEANUP(PQclearp) PGresult *epoch = NULL;
-    st = pg_query(l->conn,
-                  "INSERT INTO strategic_epoch (pipeline, epoch)"
-                  " SELECT $1, coalesce(max(epoch), 0) + 1 FROM strategic_epoch"
-                  " ON CONFLICT (pipeline) DO UPDATE SET epoch = EXCLUDED.epoch RETURNING epoch",
-                  1, params, what, &epoch, err);
+    st = query(l,
+               "INSERT INTO strategic_epoch (pipeline, epoch)"
+               " SELECT $1, coalesce(max(epoch), 0) + 1 FROM strategic_epoch"
+               " ON CONFLICT (pipeline) DO UPDATE SET epoch = EXCLUDED.epoch RETURNING epoch",
+               1, params, what, &epoch, err);
     if (st)
         return st;
     *ret_epoch = strtoull(PQgetvalue(epoch, 0, 0), NULL, 10);
@@ -129,14 +150,14 @@ static enum status take(struct lease *l, uint64_t *ret_epoch, struct error *err)
 static enum status take_in_transaction(struct lease *l, struct error *err)
 {
     uint64_t epoch = 0;
-    enum status st = pg_exec(l->conn, "BEGIN", "could not take the lease", err);
+    enum status st = run(l, "BEGIN", "could not take the lease", err);
     if (!st)
         st = take(l, &epoch, err);
     if (st) {
         pg_rollback(l->conn);
         return st;
     }
-    st = pg_exec(l->conn, "COMMIT", "could not take the lease", err);
+    st = run(l, "COMMIT", "could not take the lease", err);
     if (!st)
         l->epoch = epoch;
     return st;
@@ -182,17 +203,17 @@ static enum status renew(struct lease *l, struct error *err)
     const char *params[] = {l->pipeline, l->holder};
     CLEANUP(PQclearp) PGresult *renewed = NULL;
     enum status st =
-        pg_query(l->conn,
-                 "UPDATE strategic_lease SET until = clock_timestamp() + interval '" TEXT_OF(
-                     LEASE_TTL_S) " s' WHERE pipeline = $1 AND holder = $2 RETURNING 1",
-                 2, params, "could not renew the lease", &renewed, err);
+        query(l,
+              "UPDATE strategic_lease SET until = clock_timestamp() + interval '" TEXT_OF(
+                  LEASE_TTL_S) " s' WHERE pipeline = $1 AND holder = $2 RETURNING 1",
+              2, params, "could not renew the lease", &renewed, err);
     if (st)
         return st;
     /* A statement of its own: the UPDATE may have waited for a take-over that its snapshot is too
      * old to see. */
     CLEANUP(PQclearp) PGresult *current = NULL;
-    st = pg_query(l->conn, "SELECT epoch FROM strategic_epoch WHERE pipeline = $1", 1, params,
-                  "could not read the epoch", &current, err);
+    st = query(l, "SELECT epoch FROM strategic_epoch WHERE pipeline = $1", 1, params,
+               "could not read the epoch", &current, err);
     if (st)
         return st;
     bool same = PQntuples(current) == 1 && strcmp(PQgetvalue(current, 0, 0), epoch) == 0;
@@ -208,7 +229,8 @@ enum status lease_renew(struct lease *l, struct error *err)
     if (!st)
         st = renew(l, err);
     /* libpq may call a connection good whose peer has gone. */
-    if (st == STATUS_IO)
+    l->unreachable = st == STATUS_IO;
+    if (l->unreachable)
         PQfinish(TAKE(l->conn));
     return st;
 }
@@ -223,13 +245,13 @@ void lease_release(struct lease *l)
     CLEANUP(PQclearp) PGresult *res = NULL;
     /* Without an answer the lease simply runs out. The epoch condition leaves a successor that uses
      * the same name alone. */
-    if (!connect_lease(l, NULL)) {
+    if (!l->unreachable && !connect_lease(l, NULL)) {
         enum status st =
-            pg_query(l->conn,
-                     "UPDATE strategic_lease SET until = clock_timestamp() WHERE pipeline = $1"
-                     " AND holder = $2 AND EXISTS (SELECT FROM strategic_epoch"
-                     " WHERE pipeline = $1 AND epoch = $3::bigint)",
-                     3, params, "could not give the lease back", &res, NULL);
+            query(l,
+                  "UPDATE strategic_lease SET until = clock_timestamp() WHERE pipeline = $1"
+                  " AND holder = $2 AND EXISTS (SELECT FROM strategic_epoch"
+                  " WHERE pipeline = $1 AND epoch = $3::bigint)",
+                  3, params, "could not give the lease back", &res, NULL);
         (void)st;
     }
     lease_free(l);

@@ -56,6 +56,7 @@ struct sink_config {
     const struct table_def *tables;
     size_t n_tables;
     int64_t ttl_us;            /* expires_at = computed_at + ttl */
+    int64_t silence_us;        /* of the server, until the connection counts as lost; 0 = 60 s */
     size_t queue_rows_max;     /* submit() answers AGAIN beyond this */
     const struct clock *clock; /* wall time, for latency */
     const char *slot;          /* shown in strategic_progress; NULL = leave as it is */

@@ -11,8 +11,11 @@
 #include <string.h>
 
 /* A batch takes milliseconds; a server that is silent this long is treated as gone. */
-#define ANSWER_TIMEOUT_US (60 * US_PER_SECOND)
-#define ARRAY_BYTES_MAX   (128u << 20)
+#define SILENCE_US           (60 * US_PER_SECOND)
+#define CONNECT_TIMEOUT_US   (10 * US_PER_SECOND)
+#define LOCK_TIMEOUT_US      (5 * US_PER_SECOND)
+#define STATEMENT_TIMEOUT_US (30 * US_PER_SECOND)
+#define ARRAY_BYTES_MAX      (128u << 20)
 
 /* Which statement of the pipeline a result belongs to: decides what its failure means. */
 enum step_kind { STEP_PLAIN, STEP_UPSERT, STEP_REMOVE, STEP_TOUCH, STEP_ACTIVITY, STEP_NOTIFY };
@@ -26,7 +29,7 @@ struct step {
 
 /* BEGIN, fence, per table three, activity, progress, heartbeats, notify, COMMIT; or what connecting
  * takes. */
-#define STEPS_MAX (3 * LIMIT_TABLES + 12)
+#define STEPS_MAX (3 * LIMIT_TABLES + 20)
 
 struct script {
     struct sink_writer *w;
@@ -379,6 +382,16 @@ static enum status failure(const struct script *s, const struct step *step, cons
                      err ? err->text : "");
 }
 
+static int64_t min_us(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t silence_us(const struct sink_config *cfg)
+{
+    return cfg->silence_us > 0 ? cfg->silence_us : SILENCE_US;
+}
+
 /* Reads every result up to the synchronisation point; the first failure is the one that counts. */
 static enum status receive(struct script *s, struct error *err)
 {
@@ -387,8 +400,8 @@ static enum status receive(struct script *s, struct error *err)
     bool separated = false;
     for (;;) {
         CLEANUP(PQclearp) PGresult *res = NULL;
-        enum status st = pg_next_result(s->w->conn, clock_mono_us(&clock_real) + ANSWER_TIMEOUT_US,
-                                        &s->w->wait, &res, err);
+        enum status st = pg_next_result(
+            s->w->conn, clock_mono_us(&clock_real) + silence_us(s->w->cfg), &s->w->wait, &res, err);
         if (st)
             return st;
         ExecStatusType status = PQresultStatus(res); /* of NULL: fatal error */
@@ -447,6 +460,13 @@ static void send_prepare_table(struct script *s, enum step_kind kind, size_t tab
     send_prepare(s, name, sql.data);
 }
 
+static void send_limit(struct script *s, const char *setting, int64_t us)
+{
+    char sql[96];
+    snprintf(sql, sizeof(sql), "SET %s = %" PRId64, setting, us / 1000);
+    send_text(s, sql);
+}
+
 enum status sink_writer_connect(struct sink_writer *w, struct error *err)
 {
     if (w->conn)
@@ -454,6 +474,7 @@ enum status sink_writer_connect(struct sink_writer *w, struct error *err)
     struct pg_options o = {
         .conninfo = w->cfg->conninfo,
         .application_name = "warmpath sink",
+        .timeout_ms = (int)(min_us(silence_us(w->cfg), CONNECT_TIMEOUT_US) / 1000),
         .wait = &w->wait,
     };
     enum status st = pg_open(&o, &w->conn, err);
@@ -464,8 +485,16 @@ enum status sink_writer_connect(struct sink_writer *w, struct error *err)
         s.st = STATUS_IO;
     /* A row that is told to be written must survive a crash of the server. */
     send_text(&s, "SET synchronous_commit = on");
-    send_text(&s, "SET lock_timeout = '5s'");
-    send_text(&s, "SET statement_timeout = '30s'");
+    /* The server gives up before we do, so that no statement of ours outlives its connection. And a
+     * transaction is sent in one go: when the connection has died in the middle of one, its locks
+     * would keep out the next connection until the server noticed. */
+    int64_t silence = silence_us(w->cfg);
+    send_limit(&s, "lock_timeout", min_us(silence / 2, LOCK_TIMEOUT_US));
+    send_limit(&s, "idle_in_transaction_session_timeout", min_us(silence / 2, LOCK_TIMEOUT_US));
+    send_limit(&s, "statement_timeout", min_us(silence / 2, STATEMENT_TIMEOUT_US));
+    send_text(&s, "SET tcp_keepalives_idle = 30");
+    send_text(&s, "SET tcp_keepalives_interval = 10");
+    send_text(&s, "SET tcp_keepalives_count = 3");
     /* Every statement looks rows up by their key: planning again for each array gains nothing. */
     send_text(&s, "SET plan_cache_mode = force_generic_plan");
     send_prepare(&s, "begin", "BEGIN");
