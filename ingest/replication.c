@@ -35,6 +35,8 @@ struct replication {
     struct pg_wait wait;
     int wake_pipe[2];
     uint64_t random;
+    _Atomic int64_t lag_us;    /* of the newest heartbeat ... */
+    _Atomic int64_t lag_at_us; /* ... written after it; 0 = none yet */
 
     /* One session */
     struct session session;
@@ -85,6 +87,7 @@ enum status replication_new(const struct replication_config *cfg,
         return st;
     }
     stream_set_rebuild(r->stream, cfg->rebuild);
+    stream_heartbeat(r->stream)->pipeline = r->cfg.heartbeat;
     *ret = r;
     return STATUS_OK;
 }
@@ -363,6 +366,24 @@ static enum status wait_for_work(struct replication *r, int64_t at_most_us, stru
                    err);
 }
 
+bool replication_lag(const struct replication *r, int64_t *ret_lag_us, int64_t *ret_at_us)
+{
+    *ret_at_us = atomic_load(&r->lag_at_us);
+    *ret_lag_us = atomic_load(&r->lag_us);
+    return *ret_at_us != 0;
+}
+
+static void look_for_heartbeat(struct replication *r)
+{
+    struct heartbeat *h = stream_heartbeat(r->stream);
+    int64_t lag_us = 0;
+    int64_t now_us = clock_wall_us(r->cfg.clock);
+    if (!h->sent_us || !heartbeat_done(h, r->receiver->durable(r->receiver->ctx), now_us, &lag_us))
+        return;
+    atomic_store(&r->lag_us, lag_us);
+    atomic_store(&r->lag_at_us, now_us);
+}
+
 static enum status session_loop(struct replication *r, const atomic_bool *stop, struct error *err)
 {
     while (!atomic_load(stop)) {
@@ -375,6 +396,7 @@ static enum status session_loop(struct replication *r, const atomic_bool *stop, 
             st = check_notice(r, err);
         if (st && st != STATUS_AGAIN)
             return st;
+        look_for_heartbeat(r);
         int64_t at_most_us = INT64_MAX;
         publish_blocked(r);
         /* Standing still, the socket is not drained, but what was handed on must not wait. */

@@ -50,6 +50,7 @@ struct replication_config {
     /* Shown in pg_stat_activity, so that the next holder of the lease knows whose reader holds the
      * slot; NULL = "warmpath". */
     const char *application_name;
+    const char *heartbeat; /* the pipeline whose heartbeats are looked for; NULL = none */
     const struct mapping_set *mappings; /* until replication_remap() */
     const struct clock *clock;
     int64_t status_interval_us; /* feedback at least this often; 1 s */
@@ -96,5 +97,8 @@ MUST_CHECK enum status replication_remap(struct replication *r, const struct map
 /* Whether the reader stands still because the mapping cannot read what comes next
  * (ingest/stream.h); why is filled then. Any thread. */
 bool replication_blocked(struct replication *r, struct error *why);
+/* The newest heartbeat that has become durable: how long that took, and when it did (wall clock).
+ * False: none yet. Any thread. */
+bool replication_lag(const struct replication *r, int64_t *ret_lag_us, int64_t *ret_at_us);
 /* Writes a byte to the reader's wake pipe: durable() has moved or room was made. Any thread. */
 void replication_wake(struct replication *r);

@@ -42,6 +42,7 @@ struct stream {
     struct buf dead_letter; /* bytes of the dead letter in events[0] */
     struct log_limit log_limit;
     struct feedback feedback;
+    struct heartbeat heartbeat;
     struct blocked blocked;
     /* The relation id of each mapping, once seen; 0 = not yet. Outlives sessions: a table that is
      * renamed keeps its id. */
@@ -124,6 +125,11 @@ const struct error *stream_blocked_by(const struct stream *s)
 struct feedback *stream_feedback(struct stream *s)
 {
     return &s->feedback;
+}
+
+struct heartbeat *stream_heartbeat(struct stream *s)
+{
+    return &s->heartbeat;
 }
 
 bool stream_is_pending(const struct stream *s)
@@ -520,9 +526,10 @@ static enum status take_change(struct stream *s, const struct pgoutput_message *
  * be a watermark of ours, which is alone in its transaction. */
 static void take_logical_message(struct stream *s, const struct pgoutput_message *m)
 {
-    if (!s->rebuild || !s->feedback.in_transaction || s->skip || !m->u.message.transactional)
+    if (!s->feedback.in_transaction || s->skip || !m->u.message.transactional)
         return;
-    if (!rebuild_feed_message(s->rebuild, m->u.message.prefix, m->u.message.content))
+    heartbeat_came(&s->heartbeat, m->u.message.prefix, m->u.message.content, s->final_lsn);
+    if (!s->rebuild || !rebuild_feed_message(s->rebuild, m->u.message.prefix, m->u.message.content))
         return;
     s->position = (struct position){s->final_lsn, s->row_index << 8};
     s->pending = PENDING_REBUILD;

@@ -16,6 +16,7 @@
 #include "core/cleanup.h"
 #include "core/status.h"
 #include "ingest/feedback.h"
+#include "ingest/heartbeat.h"
 #include "ingest/mapping.h"
 #include "ingest/replication.h"
 
@@ -52,6 +53,9 @@ bool stream_is_blocked(const struct stream *s);
 /* Why, also over sessions, until the transaction that did it has been handed on; NULL = nothing
  * blocks. Borrowed until the next call. */
 const struct error *stream_blocked_by(const struct stream *s);
+
+/* Heartbeats that come back; its pipeline is the caller's to set. */
+struct heartbeat *stream_heartbeat(struct stream *s);
 
 /* What feedback is computed from; kept up to date by put and retry. */
 struct feedback *stream_feedback(struct stream *s);

@@ -63,7 +63,8 @@ enum status begin_state(const struct config *cfg, struct startup *s, PGconn *con
     return write_identity(s, err);
 }
 
-/* What readers of the progress were told by the state that is thrown away. */
+/* What readers of the progress were told by the state that is thrown away. The row stays: the
+ * sink's role may not delete it (deploy/roles.sql). */
 static enum status forget_progress(const struct config *cfg, struct error *err)
 {
     CLEANUP(PQfinishp) PGconn *conn = NULL;
@@ -71,8 +72,10 @@ static enum status forget_progress(const struct config *cfg, struct error *err)
     const char *params[] = {cfg->pipeline};
     enum status st = preflight_connect(cfg->sink_conninfo, &conn, err);
     return st ? st
-              : pg_query(conn, "DELETE FROM strategic_progress WHERE pipeline = $1", 1, params,
-                         "could not delete from strategic_progress", &res, err);
+              : pg_query(conn,
+                         "UPDATE strategic_progress SET slot = NULL, slot_birth = NULL, "
+                         "covered_lsn = NULL WHERE pipeline = $1",
+                         1, params, "could not write to strategic_progress", &res, err);
 }
 
 static enum status check_may_begin(const struct config *cfg, PGconn *conn, struct error *err)

@@ -22,6 +22,7 @@
 #include "server/cli.h"
 #include "server/reload.h"
 #include "server/slot_loss.h"
+#include "server/source_watch.h"
 #include "server/startup.h"
 #include "state/sink.h"
 
@@ -59,6 +60,8 @@ struct run {
     atomic_bool stop_lease;
     struct stage reader;
     struct stage lease;
+    struct source_watch *watch;
+    int64_t lag_at_us; /* of the heartbeat shown last */
 };
 
 /* ---- threads ---- */
@@ -217,6 +220,7 @@ static enum status start_router(struct run *r, struct error *err)
         .cfg = r->cfg, .epoch = lease_epoch(r->start.lease), .identity = r->start.identity};
     struct replication_config pc = {
         .application_name = r->reader_name,
+        .heartbeat = r->cfg->heartbeat_us > 0 ? r->cfg->pipeline : NULL,
         .conninfo = r->cfg->source_conninfo,
         .slot = r->cfg->slot,
         .publication = r->cfg->publication,
@@ -260,6 +264,8 @@ static enum status run_start(struct run *r, bool anew, struct error *err)
         st = stage_start(&r->reader, reader_main, r, err);
     if (!st)
         st = stage_start(&r->lease, lease_main, r, err);
+    if (!st)
+        st = source_watch_start(r->cfg, &r->watch, err);
     return st;
 }
 
@@ -281,6 +287,16 @@ static enum status run_health(struct run *r, struct error *err)
             st = error_set(err, STATUS_IO, "a stage ended early");
     }
     return st;
+}
+
+static void report_lag(struct run *r)
+{
+    int64_t lag_us = 0;
+    int64_t at_us = 0;
+    if (!replication_lag(r->replication, &lag_us, &at_us) || at_us == r->lag_at_us)
+        return;
+    r->lag_at_us = at_us;
+    source_lag_write(r->cfg->state_dir, lag_us, at_us);
 }
 
 static void report_progress(struct run *r)
@@ -358,6 +374,7 @@ static enum status run_watch(struct run *r, const sigset_t *signals, struct erro
         if (now - reported >= US_PER_SECOND) {
             reported = now;
             report_progress(r);
+            report_lag(r);
             if (r->blocked.code && reload_is_due(&r->reload))
                 reload(r);
         }
@@ -378,6 +395,7 @@ static bool all_drained(struct run *r)
  * is left stays in the outbox and goes out after the next start. */
 static enum status run_stop(struct run *r, bool graceful, struct error *err)
 {
+    source_watch_stop(r->watch);
     atomic_store(&r->stop_reader, true);
     if (r->reader.started)
         replication_wake(r->replication);

@@ -11,6 +11,7 @@
 #include "ingest/preflight.h"
 #include "server/blocked.h"
 #include "server/output.h"
+#include "server/source_watch.h"
 #include "state/store.h"
 
 #include <inttypes.h>
@@ -226,6 +227,17 @@ static json_t *read_blocked(const struct config *cfg)
                      output_text(str_from(why.text)));
 }
 
+/* Null when there is none: source.heartbeat is off, or none has come back. */
+static json_t *read_heartbeat(const struct config *cfg)
+{
+    int64_t lag_us = 0;
+    int64_t at_us = 0;
+    if (!source_lag_read(cfg->state_dir, &lag_us, &at_us))
+        return json_null();
+    return json_pack("{s:I, s:I}", "lag_us", (json_int_t)lag_us, "age_us",
+                     (json_int_t)(clock_wall_us(&clock_real) - at_us));
+}
+
 /* ---- the text form ---- */
 
 static const char *text_of(const json_t *o, const char *key)
@@ -320,6 +332,13 @@ static void print_text(FILE *out, const json_t *root)
         fprintf(out, "%-10ssince %s: %s\n", "blocked", text_of(blocked, "since"),
                 text_of(blocked, "reason"));
     print_slot(out, json_object_get(root, "slot"));
+    const json_t *heartbeat = json_object_get(root, "heartbeat");
+    if (!json_is_null(heartbeat)) {
+        char lag[32];
+        output_age(int_of(heartbeat, "lag_us"), lag);
+        output_age(int_of(heartbeat, "age_us"), age);
+        fprintf(out, "%-10sdurable here %s after it was sent, %s ago\n", "heartbeat", lag, age);
+    }
     if (json_is_null(progress)) {
         fprintf(out, "%-10snone yet\n", "progress");
     } else if (begin_part(out, "progress", progress)) {
@@ -366,6 +385,7 @@ int cmd_status(struct cli *cli)
     json_object_set_new(root, "pipeline", json_string(cfg->pipeline));
     read_sink(cfg, root);
     json_object_set_new(root, "slot", read_slot(cfg));
+    json_object_set_new(root, "heartbeat", read_heartbeat(cfg));
     json_object_set_new(root, "state", read_state(cfg));
     json_object_set_new(root, "blocked", read_blocked(cfg));
     int code = has_error(root) ? CLI_FAILED : CLI_OK;

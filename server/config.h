@@ -55,6 +55,7 @@ struct config {
     bool create; /* create publication and slot when missing */
     enum config_on_slot_lost on_slot_lost;
     int64_t source_silence_us; /* of the server, until the connection counts as lost */
+    int64_t heartbeat_us;      /* 0 = none */
     bool failover;             /* make the slot so that standbys keep it */
     enum config_snapshot snapshot;
     int64_t snapshot_window_us; /* older messages and metrics are left out of it */

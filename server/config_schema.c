@@ -89,6 +89,9 @@ const struct config_row config_rows[] = {
      .help =
          "ask a server that has sent nothing for this long for a sign of life, and connect anew "
          "when none comes within half of it"},
+    {"source.heartbeat", CONFIG_DURATION, ROOT(heartbeat_us), "0s", .min = 0, .max = YEAR_US,
+     .help = "send a tiny logical message through the slot so often, and show in `status` how long "
+             "it takes to become durable; 0s = never"},
     {"source.failover", CONFIG_BOOL, ROOT(failover), "true",
      .help = "make the slot so that standbys keep it, for a failover (PostgreSQL 17 or later)"},
     {"source.snapshot", CONFIG_ENUM, ROOT(snapshot), "initial", .choices = snapshot_choices,

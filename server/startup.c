@@ -18,6 +18,7 @@
 #include "pipeline/partition.h"
 #include "server/begin.h"
 #include "server/slot_loss.h"
+#include "server/source_watch.h"
 
 #define HOLDER_BYTES 128
 
@@ -454,6 +455,8 @@ static enum status settle_slot(const struct config *cfg, struct startup *s, bool
     if (slot.exists && preflight_slot_lost(&slot, lost))
         in.slot_lost = lost;
     st = settle_loss(cfg, s, conn, startup_check_gap(&in, err), &in, err);
+    if (!st && in.state_fresh)
+        source_watch_forget(cfg->state_dir);
     if (!st && in.state_fresh)
         st = begin_state(cfg, s, conn, &in, err);
     if (!st && s->identity.timeline != in.timeline) {

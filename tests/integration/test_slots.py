@@ -9,7 +9,7 @@ import unittest
 
 import harness
 from cluster import Cluster
-from harness import Database, Load, PipelineTest, connect, lsn, wait_until
+from harness import CONFIG, Database, Load, PipelineTest, Warmpath, connect, lsn, wait_until
 
 SEGMENT = 16 << 20
 own = None
@@ -294,3 +294,74 @@ class PublicationStopTest(SlotTest):
             self.assertEqual(1, self.w.wait(30))
             self.assertIn("catalogue of their own time", self.w.new_log())
             self.assertIn("source.on_slot_lost: rebuild", self.w.new_log())
+
+
+class HeartbeatTest(SlotTest):
+    HEARTBEAT = CONFIG.replace("  create: true\n", "  create: true\n  heartbeat: 100ms\n", 1)
+    options = {"config": HEARTBEAT}
+
+    def test_a_heartbeat_moves_an_idle_slot_and_measures_the_lag(self):
+        self.w.start()
+        self.db.run("INSERT INTO chat_message(user_id, bot_name, role, content) VALUES ('u', 'b', 'user', 'x')")
+        self.w.wait_covered()
+        begun = lsn(self.w.slot()["confirmed"])
+        wait_until("the confirmed position to move by heartbeats alone",
+                   lambda: lsn(self.w.slot()["confirmed"]) > begun + 500, 30, alive=self.w)
+        heartbeat = wait_until("a lag", lambda: self.w.status()["heartbeat"], 30, alive=self.w)
+        self.assertGreater(heartbeat["lag_us"], 0)
+        self.assertLess(heartbeat["lag_us"], 10_000_000)
+        self.assertIn("durable here", self.w.must("status"))
+        # No data: nothing but the one message has ever been applied.
+        self.w.verify()
+        self.assert_counts()
+        self.assertEqual(0, self.w.stop())
+        self.assertIn("events=1 ", self.w.new_log())
+        self.assertNotIn("heartbeat,", self.w.new_log())
+
+    def test_a_role_that_may_not_send_them_is_told_once_and_served(self):
+        self.db.run("CREATE ROLE modest LOGIN REPLICATION; GRANT SELECT ON ALL TABLES IN SCHEMA public TO modest;"
+                    "REVOKE EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) FROM PUBLIC")
+        name = self.name + "_m"
+        w = Warmpath(name, self.db, self.db, config=self.HEARTBEAT)
+        w.write_config(conninfo=self.db.conninfo.replace("user=postgres", "user=modest"))
+        self.db.run(f'CREATE PUBLICATION "{name}" FOR TABLE chat_message, memory, memory_access WITH (publish_via_partition_root = true)')
+        w.start()
+        self.addCleanup(self.db.run, "DROP OWNED BY modest; DROP ROLE modest")
+        wait_until("the warning", lambda: "could not send a heartbeat" in w.new_log(), 30, alive=w)
+        self.db.run("INSERT INTO chat_message(user_id, bot_name, role, content) VALUES ('v', 'b', 'user', 'x')")
+        wait_until("a row", lambda: self.db.one("SELECT event_count FROM strategic_conversation_patterns WHERE user_id = 'v'"),
+                   30, alive=w)
+        self.assertEqual(0, w.stop())
+        self.assertEqual(1, w.new_log().count("could not send a heartbeat"))
+
+
+class PublicationWatchTest(SlotTest):
+    def test_a_table_that_was_out_of_the_publication_for_a_while_is_reported(self):
+        missing = "a mapped table is not published"
+        again = "was taken out of the publication and added again"
+        publication = f'ALTER PUBLICATION "{self.w.name}"'
+        known = os.path.join(self.w.state, "publication")
+        self.w.start()
+        wait_until("the publication to be looked at", lambda: os.path.exists(known), 30, alive=self.w)
+        self.db.run(f"{publication} DROP TABLE memory")
+        wait_until("the loss to be noticed", lambda: missing in self.w.new_log(), 30, alive=self.w)
+        self.assertIn("public.memory", self.w.new_log())
+        self.assertNotIn(again, self.w.new_log())
+        self.db.run(f"{publication} ADD TABLE memory")
+        wait_until("the return to be noticed", lambda: again in self.w.new_log(), 30, alive=self.w)
+        self.assertEqual(0, self.w.stop())
+        # The same while nothing ran: the entry is another one.
+        with open(known) as f:
+            before = f.read()
+        self.db.run(f"{publication} DROP TABLE memory_access")
+        self.db.run(f"{publication} ADD TABLE memory_access")
+        self.w.start()
+        wait_until("it to be noticed", lambda: again in self.w.new_log(), 30, alive=self.w)
+        self.assertIn("public.memory_access", self.w.new_log())
+        wait_until("it to be remembered", lambda: open(known).read() != before, 30, alive=self.w)
+        self.assertEqual(0, self.w.stop())
+        looked = os.stat(known).st_mtime_ns
+        self.w.start()
+        wait_until("another look", lambda: os.stat(known).st_mtime_ns != looked, 30, alive=self.w)
+        self.assertEqual(0, self.w.stop())
+        self.assertNotIn(again, self.w.new_log())
