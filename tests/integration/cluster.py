@@ -32,6 +32,7 @@ SETTINGS = {
     "max_wal_senders": "30",
     "max_replication_slots": "30",
     "max_connections": "100",
+    "max_prepared_transactions": "20",
     "timezone": "UTC",
     "log_min_messages": "warning",
 }
