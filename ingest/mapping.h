@@ -106,7 +106,7 @@ struct mapping_source {
 
 /* What becomes of a TRUNCATE, which does not say which rows it took away. Of several mappings of a
  * table the last one in this order counts. */
-enum on_truncate { TRUNCATE_DEAD_LETTER, TRUNCATE_IGNORE, TRUNCATE_STOP };
+enum on_truncate { TRUNCATE_DEAD_LETTER, TRUNCATE_IGNORE, TRUNCATE_REBUILD, TRUNCATE_STOP };
 
 struct mapping {
     char schema[MAPPING_NAME_BYTES];

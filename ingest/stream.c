@@ -337,6 +337,16 @@ static enum status truncate_letter(struct stream *s, const struct relation *rel,
                             err);
 }
 
+/* Read on only when the request is stored: a crash before that reads the TRUNCATE again. */
+static enum status truncate_rebuild(struct stream *s, const struct relation *rel, struct error *err)
+{
+    char reason[160];
+    if (!s->rebuild)
+        return truncate_letter(s, rel, err);
+    snprintf(reason, sizeof(reason), "table \"%.63s.%.63s\" was truncated", rel->schema, rel->name);
+    return rebuild_feed_request(s->rebuild, reason);
+}
+
 /* One mapped table of a TRUNCATE: which rows it took away is not said. */
 static enum status truncate_table(struct stream *s, const struct relation_entry *e,
                                   struct error *err)
@@ -356,11 +366,13 @@ static enum status truncate_table(struct stream *s, const struct relation_entry 
                   "table=\"%s.%s\"",
                   rel->schema, rel->name);
         return STATUS_OK;
+    case TRUNCATE_REBUILD:
+        return truncate_rebuild(s, rel, err);
     case TRUNCATE_STOP:
         (void)error_set(&why, STATUS_REFUSED,
                         "table \"%.120s.%.120s\" was truncated, and its on_truncate is stop: set "
-                        "it to ignore (its rows go on counting) or to dead_letter to go on; it may "
-                        "be set back to stop afterwards",
+                        "it to ignore (its rows go on counting), dead_letter or rebuild to go on; "
+                        "it may be set back to stop afterwards",
                         rel->schema, rel->name);
         return block(s, &why);
     }

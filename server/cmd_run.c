@@ -465,6 +465,7 @@ int cmd_run(struct cli *cli)
     sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* inherited by every thread */
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is an error of a write, as a full disk is */
 
     struct error err = {0};
     enum status st = run_once(cli, &signals, false, &err);

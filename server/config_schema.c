@@ -29,6 +29,7 @@ static const struct config_choice event_choices[] = {{"message", EVENT_MESSAGE},
                                                      {NULL, 0}};
 static const struct config_choice on_truncate_choices[] = {{"dead_letter", TRUNCATE_DEAD_LETTER},
                                                            {"ignore", TRUNCATE_IGNORE},
+                                                           {"rebuild", TRUNCATE_REBUILD},
                                                            {"stop", TRUNCATE_STOP},
                                                            {NULL, 0}};
 static const struct config_choice unit_choices[] = {{"timestamp", TIME_TIMESTAMP},
@@ -110,7 +111,7 @@ const struct config_row config_rows[] = {
     {"source.tables[].on_truncate", CONFIG_ENUM, TABLE(on_truncate), "dead_letter",
      .choices = on_truncate_choices,
      .help = "what a TRUNCATE does, which does not say which rows went: be kept as a dead letter, "
-             "nothing, or stop reading until this setting is changed"},
+             "nothing, read the tables again, or stop reading until this setting is changed"},
     {"source.tables[].soft_delete", CONFIG_STRING, TABLE(soft_delete),
      .help = "a row whose value in this column is not NULL, false or 0 counts as deleted"},
     {"source.tables[].only_if", CONFIG_STRING, TABLE(only_if),

@@ -46,8 +46,13 @@ enum status store_db_error(sqlite3 *db, const char *path, const char *what, stru
         st = STATUS_CORRUPT;
     char text[128];
     const char *system = db ? system_error(db, code, text, sizeof(text)) : "";
-    return error_set(err, st, "could not %s \"%s\": %s%s%s", what, path,
-                     db ? sqlite3_errmsg(db) : "out of memory", *system ? ": " : "", system);
+    /* FULL is ENOSPC. A quota and a limit on file sizes are failed writes like any other. */
+    bool full = code == SQLITE_FULL || (db && sqlite3_extended_errcode(db) == SQLITE_IOERR_WRITE);
+    return error_set(err, st, "could not %s \"%s\": %s%s%s%s", what, path,
+                     db ? sqlite3_errmsg(db) : "out of memory", *system ? ": " : "", system,
+                     full ? "; make room there (disk, quota, limit on file sizes) and start again: "
+                            "nothing is lost, the slot keeps what follows"
+                          : "");
 }
 
 static enum status run_script(sqlite3 *db, const char *path, const char *sql, const char *what,

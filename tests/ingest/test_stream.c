@@ -6,6 +6,7 @@
  * one line per call, and that can be told to be full n times.
  */
 #include "core/clock.h"
+#include "ingest/rebuild_feed.h"
 #include "ingest/stream.h"
 #include "tests/ingest/wire.h"
 
@@ -411,6 +412,37 @@ static void test_logical_messages_are_no_data(void **state)
     assert_seen("message m 200.0\ncommit 230\n");
 }
 
+static void test_a_truncate_may_ask_for_a_rebuild_and_waits_until_it_is_stored(void **state)
+{
+    (void)state;
+    const uint32_t ids[] = {1};
+    char reason[160] = "";
+    struct rebuild_feed *feed = NULL;
+    struct mapping_set other = mappings;
+    other.tables[0].on_truncate = TRUNCATE_REBUILD;
+    assert_int_equal(rebuild_feed_new(&feed, &err), STATUS_OK);
+    stream_remap(stream, &other);
+    stream_set_rebuild(stream, feed);
+    describe(1, "chat");
+    begin(0x200);
+    frame(0x150);
+    wire_truncate(&wire, 1, ids);
+    assert_int_equal(put(), STATUS_AGAIN);
+    assert_false(stream_is_blocked(stream));
+    assert_true(rebuild_feed_wanted(feed, reason, sizeof(reason)));
+    assert_string_equal(reason, "table \"public.chat\" was truncated");
+    assert_int_equal(stream_retry(stream, &err), STATUS_AGAIN);
+    rebuild_feed_stored(feed);
+    assert_int_equal(stream_retry(stream, &err), STATUS_OK);
+    assert_false(rebuild_feed_wanted(feed, reason, sizeof(reason)));
+    insert(1, "m1", "user");
+    commit(0x200, 0x230);
+    assert_seen("message m1 200.256\ncommit 230\n");
+    stream_set_rebuild(stream, NULL);
+    stream_remap(stream, &mappings);
+    rebuild_feed_free(feed);
+}
+
 static void test_a_changed_table_is_bound_again(void **state)
 {
     (void)state;
@@ -665,6 +697,7 @@ int main(void)
         STREAM_TEST(test_a_mapped_column_that_is_gone_stops_the_stream_until_it_is_mended),
         STREAM_TEST(test_a_description_that_does_not_fit_is_no_harm_without_a_row_of_it),
         STREAM_TEST(test_a_mapped_table_under_a_new_name_is_not_ignored),
+        STREAM_TEST(test_a_truncate_may_ask_for_a_rebuild_and_waits_until_it_is_stored),
         STREAM_TEST(test_a_truncate_may_be_ignored_or_stop_the_stream),
         STREAM_TEST(test_a_new_session_starts_from_nothing),
         STREAM_TEST(test_a_failing_receiver_stops_the_stream_with_its_reason),
