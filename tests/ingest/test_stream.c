@@ -275,6 +275,42 @@ static void test_a_full_receiver_is_offered_the_same_again(void **state)
     assert_seen("message m1 200.0\ndelete m1 200.256\nmessage m2 200.257\ncommit 230\n");
 }
 
+/* The table is mapped once more: each mapping gives its own events, and its own dead letter. */
+static void test_every_mapping_of_a_table_gives_its_events(void **state)
+{
+    (void)state;
+    static struct mapping_set both;
+    const char *const row[] = {"m1", "u", "b", time_text, "user", "text"};
+    const char *const odd[] = {"m2", "u", "b", time_text, "alien", "text"};
+    both.n = 2;
+    both.tables[0] = mappings.tables[0];
+    both.tables[1] = mappings.tables[0];
+    struct mapping_source *id = &both.tables[1].fields[FIELD_ID];
+    id->column[0] = '\0';
+    snprintf(id->template, sizeof(id->template), "{id}:b");
+    both.tables[1].fields[FIELD_ROLE] = (struct mapping_source){.set = true, .constant = "bot"};
+    assert_int_equal(mapping_check(&both.tables[1], &err), STATUS_OK);
+    stream_remap(stream, &both);
+    stream_start(stream, 0x100, 0);
+    describe(1, "chat");
+    begin(0x200);
+    full = 2; /* before the first event, and between the two */
+    insert(1, "m1", "user");
+    frame(0x150);
+    wire_insert(&wire, 1, 6, odd);
+    full = 1;
+    give();
+    frame(0x160);
+    wire_delete(&wire, 1, 'K', 6, row);
+    give();
+    commit(0x200, 0x230);
+    stream_remap(stream, &mappings);
+    assert_seen("message m1 200.0\nmessage m1:b 200.1\ndead 0/200/256 200.256\n"
+                "  new: id(2)=m2 user_id(1)=u bot(1)=b at(22)=2026-01-05 14:00:00+00 role(5)=alien "
+                "content(4)=text\nmessage m2:b 200.257\n"
+                "delete m1 200.512\ndelete m1:b 200.513\ncommit 230\n");
+}
+
 static void test_a_transaction_is_open_until_its_commit_is_taken(void **state)
 {
     (void)state;
@@ -685,6 +721,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         STREAM_TEST(test_rows_are_numbered_within_their_transaction),
         STREAM_TEST(test_a_full_receiver_is_offered_the_same_again),
+        STREAM_TEST(test_every_mapping_of_a_table_gives_its_events),
         STREAM_TEST(test_a_transaction_is_open_until_its_commit_is_taken),
         STREAM_TEST(test_keepalives_are_idle_only_between_transactions),
         STREAM_TEST(test_transactions_that_are_durable_are_read_past),
