@@ -604,8 +604,9 @@ static void test_a_dropped_column_stops_with_its_name_until_the_mapping_is_mende
     assert_true(wait_until(r, is_blocked, "\"content\""));
     const char *const ids[] = {"m1", NULL};
     assert_ids(r, ids);
-    /* The server hears from a reader that stands still: what came before is forgotten there. */
-    assert_int_equal(r->n_commits, 1);
+    /* The server hears from a reader that stands still: what came before is forgotten there. Before
+     * PostgreSQL 15 the ALTER TABLE comes as an empty transaction. */
+    assert_int_equal(r->n_commits, PQserverVersion(c) < 150000 ? 2 : 1);
     assert_true(wait_until(r, is_confirmed, c));
 
     struct mapping_set mended = r->mappings;
