@@ -98,9 +98,13 @@ struct pg_options {
     const struct pg_wait *wait; /* what may end that early, or NULL */
 };
 
+/* Hosts of a conninfo that are tried one by one. */
+#define PG_HOSTS_MAX 8
+
 /*
  * Connects, in UTF-8 and silent about notices. TCP keep-alives make a vanished server an error
- * within a minute; the conninfo may say otherwise.
+ * within a minute; the conninfo may say otherwise. Of several hosts the first that takes us (with
+ * target_session_attrs=read-write: the primary); each has timeout_ms of its own.
  *
  * END: stopped meanwhile. INVALID: see pg_conninfo_check(). REFUSED, only from the source: no retry
  * mends it (wrong password, no such database, no right to replicate). With PG_PLAIN that is IO as

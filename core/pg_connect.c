@@ -71,14 +71,74 @@ static enum status session_options(const struct pg_options *o, struct buf *out, 
     return st ? error_set(err, st, "the connection options are too long") : STATUS_OK;
 }
 
+/* ---- several hosts ---- */
+
+/* One of the servers that the conninfo names. */
+struct host {
+    char host[256];
+    char hostaddr[64];
+    char port[16];
+};
+
+static size_t count_items(const char *list)
+{
+    size_t n = list && *list ? 1 : 0;
+    for (const char *c = list; c && *c; c++)
+        n += *c == ',';
+    return n;
+}
+
+/* The item at i of a list with commas, the only one for every i; false: empty, or does not fit. */
+static bool item_of(const char *list, size_t i, char *out, size_t size)
+{
+    if (count_items(list) < 2)
+        i = 0;
+    const char *from = list ? list : "";
+    for (; i > 0; i--)
+        from = strchr(from, ',') + 1;
+    size_t len = strcspn(from, ",");
+    if (len >= size || (len == 0 && list))
+        return false;
+    memcpy(out, from, len);
+    out[len] = '\0';
+    return true;
+}
+
+/*
+ * The hosts to try one after the other, each in a time of its own: libpq would spend all of it on a
+ * first host that does not answer. 0: as libpq does it (one host, or a list that only it can read).
+ */
+static size_t find_hosts(const char *conninfo, struct host hosts[PG_HOSTS_MAX])
+{
+    PQconninfoOption *given = parse(conninfo, NULL);
+    if (!given)
+        return 0;
+    const char *names = value_of(given, "host");
+    const char *addresses = value_of(given, "hostaddr");
+    const char *ports = value_of(given, "port");
+    const char *wanted = value_of(given, "target_session_attrs");
+    size_t n = count_items(addresses ? addresses : names);
+    bool plain =
+        n > 1 && n <= PG_HOSTS_MAX && (count_items(ports) <= 1 || count_items(ports) == n) &&
+        (!names || count_items(names) == n) && (!wanted || strcmp(wanted, "prefer-standby") != 0);
+    for (size_t i = 0; plain && i < n; i++)
+        plain = item_of(names, i, hosts[i].host, sizeof(hosts[i].host)) &&
+                item_of(addresses, i, hosts[i].hostaddr, sizeof(hosts[i].hostaddr)) &&
+                item_of(ports, i, hosts[i].port, sizeof(hosts[i].port));
+    PQconninfoFree(given);
+    return plain ? n : 0;
+}
+
 /* ---- connecting ---- */
 
-static PGconn *start_connecting(const struct pg_options *o, const char *options)
+/* host: NULL = as the conninfo says. */
+static PGconn *start_connecting(const struct pg_options *o, const char *options,
+                                const struct host *host)
 {
     const char *name = o->application_name ? o->application_name : "warmpath";
     /* Later keywords override earlier ones, so the conninfo stands between defaults and musts. */
-    const char *keywords[12];
-    const char *values[12];
+    const char *keywords[16];
+    const char *values[16];
     size_t n = 0;
 #define SET(keyword, value) (keywords[n] = (keyword), values[n++] = (value))
     SET("fallback_application_name", name);
@@ -88,6 +148,11 @@ static PGconn *start_connecting(const struct pg_options *o, const char *options)
     SET("keepalives_count", "3");
     SET("tcp_user_timeout", "30000");
     SET("dbname", o->conninfo);
+    if (host) { /* an empty value is as good as none */
+        SET("host", host->host);
+        SET("hostaddr", host->hostaddr);
+        SET("port", host->port);
+    }
     SET("client_encoding", "UTF8");
     if (o->mode == PG_PLAIN)
         SET("application_name", name);
@@ -182,6 +247,46 @@ static enum status take_any_bytes(PGconn *conn, int64_t timeout_us, const struct
                      "could not set the client encoding", err);
 }
 
+static enum status connect_to(const struct pg_options *o, const char *options,
+                              const struct host *host, int64_t timeout_us, PGconn **ret,
+                              struct error *err)
+{
+    CLEANUP(PQfinishp) PGconn *conn = start_connecting(o, options, host);
+    if (!conn)
+        return error_set(err, STATUS_NOMEM, "could not allocate a connection");
+    PQsetErrorVerbosity(conn, PQERRORS_VERBOSE);
+    enum status st = connect_in_time(o, conn, timeout_us, err);
+    if (!st)
+        *ret = TAKE(conn);
+    return st;
+}
+
+/* The first that takes us. When none does, all may have to say why; worth a retry, unless each of
+ * them refuses for good. */
+static enum status connect_to_any(const struct pg_options *o, const char *options,
+                                  int64_t timeout_us, PGconn **ret, struct error *err)
+{
+    struct host hosts[PG_HOSTS_MAX] = {0};
+    size_t n = find_hosts(o->conninfo, hosts);
+    if (n == 0)
+        return connect_to(o, options, NULL, timeout_us, ret, err);
+    char all[512] = "";
+    size_t len = 0;
+    enum status worst = STATUS_REFUSED;
+    for (size_t i = 0; i < n; i++) {
+        struct error why;
+        enum status st = connect_to(o, options, &hosts[i], timeout_us, ret, &why);
+        if (st == STATUS_OK)
+            return st;
+        if (st != STATUS_REFUSED && st != STATUS_IO)
+            return error_set(err, st, "%s", why.text);
+        worst = st == STATUS_IO ? st : worst;
+        if (len < sizeof(all))
+            len += (size_t)snprintf(all + len, sizeof(all) - len, "%s%s", i ? "; " : "", why.text);
+    }
+    return error_set(err, worst, "%s", all);
+}
+
 enum status pg_open(const struct pg_options *o, PGconn **ret, struct error *err)
 {
     assert(o->conninfo);
@@ -195,12 +300,9 @@ enum status pg_open(const struct pg_options *o, PGconn **ret, struct error *err)
         st = session_options(o, &options, err);
     if (st)
         return st;
-    CLEANUP(PQfinishp) PGconn *conn = start_connecting(o, options.data);
-    if (!conn)
-        return error_set(err, STATUS_NOMEM, "could not allocate a connection");
-    PQsetErrorVerbosity(conn, PQERRORS_VERBOSE);
+    CLEANUP(PQfinishp) PGconn *conn = NULL;
     int64_t timeout_us = (o->timeout_ms ? o->timeout_ms : CONNECT_TIMEOUT_MS) * INT64_C(1000);
-    st = connect_in_time(o, conn, timeout_us, err);
+    st = connect_to_any(o, options.data, timeout_us, &conn, err);
     if (st)
         return st;
     PQsetErrorVerbosity(conn, PQERRORS_DEFAULT);

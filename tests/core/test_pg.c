@@ -7,9 +7,13 @@
 #include <stdarg.h>
 #include <stddef.h>
 
+#include <arpa/inet.h>
 #include <cmocka.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 static void test_failures_are_classified_by_sqlstate(void **state)
@@ -70,6 +74,28 @@ static void test_a_malformed_connection_string_is_no_reason_to_retry(void **stat
     PGconn *conn = NULL;
     assert_int_equal(pg_open(&what, &conn, &err), STATUS_INVALID);
     assert_null(conn);
+}
+
+/* The first takes connections and never says a word, as a host behind a broken network does. */
+static void test_a_silent_host_does_not_keep_the_next_one_from_being_tried(void **state)
+{
+    (void)state;
+    int silent = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(at);
+    assert_int_equal(bind(silent, (struct sockaddr *)&at, len), 0);
+    assert_int_equal(listen(silent, 4), 0);
+    assert_int_equal(getsockname(silent, (struct sockaddr *)&at, &len), 0);
+    char conninfo[200];
+    snprintf(conninfo, sizeof(conninfo), "host=127.0.0.1,/nonexistent port=%d,5 dbname=x",
+             (int)ntohs(at.sin_port));
+    const struct pg_options what = {.conninfo = conninfo, .mode = PG_PLAIN, .timeout_ms = 50};
+    struct error err;
+    PGconn *conn = NULL;
+    assert_int_equal(pg_open(&what, &conn, &err), STATUS_IO);
+    assert_non_null(strstr(err.text, "did not answer in time"));
+    assert_non_null(strstr(err.text, "/nonexistent/.s.PGSQL.5"));
+    close(silent);
 }
 
 static void test_an_absent_server_is_worth_a_retry(void **state)
@@ -150,6 +176,7 @@ int main(void)
         cmocka_unit_test(test_names_and_literals_are_quoted),
         cmocka_unit_test(test_an_error_becomes_one_line),
         cmocka_unit_test(test_a_malformed_connection_string_is_no_reason_to_retry),
+        cmocka_unit_test(test_a_silent_host_does_not_keep_the_next_one_from_being_tried),
         cmocka_unit_test(test_an_absent_server_is_worth_a_retry),
         cmocka_unit_test(test_a_wake_up_ends_a_wait_and_is_used_up),
         cmocka_unit_test(test_a_cancelled_wait_stays_cancelled),

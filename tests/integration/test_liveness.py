@@ -7,7 +7,7 @@ import time
 import harness
 from chaos_proxy import ChaosProxy
 from cluster import Cluster
-from harness import CONFIG, Database, Load, PipelineTest, Warmpath, lsn, wait_until
+from harness import CONFIG, Load, PipelineTest, lsn, wait_until
 
 SILENT_CONFIG = CONFIG.replace("  create: true\n", "  create: true\n  silence: 400ms\n")
 
