@@ -1,17 +1,21 @@
 #!/usr/bin/python3
 """Runs the integration tests beside one private PostgreSQL server and writes one line per test.
 
-usage: run.py [--pg MAJOR] [--results FILE] [--keep] [NAME...]
+usage: run.py [--pg MAJOR] [--results FILE] [--keep] [--jobs N] [NAME...]
 
 NAME selects tests as unittest does: test_crash, test_crash.KillTest, test_crash.KillTest.test_kill. --results writes "OK name",
 "FAIL name" or "SKIP name" for each. --keep leaves logs, states and databases for a look (they stay anyway when a test fails).
+--jobs runs so many NAMEs (by default: modules) at a time, each beside a server of its own: most tests wait for something.
 --pg names the server's major version (tools/postgres.py fetches it); else PG_BINDIR or Debian's. WARMPATH names the program,
 default build/warmpath.
 """
 import argparse
+import concurrent.futures
+import glob
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -69,11 +73,36 @@ class Result(unittest.TextTestResult):
             self.outcomes.append((outcome, str(test).replace("\n", " ")))  # setUpClass, or a module that cannot be imported
 
 
+def run_one(name, results, keep):
+    """A process for one name; "FAIL name" when it ended without results."""
+    args = [sys.executable, os.path.abspath(__file__), "--results", results, *(["--keep"] if keep else []), name]
+    code = subprocess.run(args, stdin=subprocess.DEVNULL, preexec_fn=lambda: cluster.die_with_parent(signal.SIGTERM)).returncode
+    try:
+        with open(results) as f:
+            return code, f.read()
+    except FileNotFoundError:
+        return code, f"FAIL {name}\n"
+
+
+def run_jobs(names, jobs, results, keep):
+    """Every name in a process of its own, the larger modules first so that no long one is left for the end."""
+    if not names:
+        modules = sorted(glob.glob(os.path.join(HERE, "test_*.py")), key=os.path.getsize, reverse=True)
+        names = [os.path.splitext(os.path.basename(m))[0] for m in modules]
+    with tempfile.TemporaryDirectory(prefix="warmpath-it-") as work, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        ran = list(pool.map(lambda i: run_one(names[i], os.path.join(work, str(i)), keep), range(len(names))))
+    if results:
+        with open(results, "w") as f:
+            f.writelines(text for _, text in ran)
+    return 1 if any(code for code, _ in ran) else 0
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--pg", metavar="MAJOR", choices=postgres.MAJORS)
     p.add_argument("--results")
     p.add_argument("--keep", action="store_true")
+    p.add_argument("--jobs", type=int, default=1)
     p.add_argument("names", nargs="*")
     a = p.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the finally below
@@ -82,6 +111,8 @@ def main():
             os.environ["PG_BINDIR"] = postgres.bindir(a.pg)
         except postgres.FetchError as e:
             sys.exit(f"run.py: {e}")
+    if a.jobs > 1 and len(a.names) != 1:
+        return run_jobs(a.names, a.jobs, a.results, a.keep)
     loader = unittest.TestLoader()
     suite = loader.loadTestsFromNames(a.names) if a.names else loader.discover(HERE, "test_*.py")
     work = tempfile.mkdtemp(prefix="warmpath-it-")
