@@ -42,8 +42,9 @@ static enum status check_primary(PGconn *conn, const struct slot_info *slot, str
                         "could not ask whether the server is a standby", &res, err);
     if (st || *PQgetvalue(res, 0, 0) != 't')
         return st;
-    /* From version 16 a standby can have logical slots of its own. */
-    if (PQserverVersion(conn) >= 160000 && slot->exists)
+    /* From version 16 a standby can have logical slots of its own; its copies of the primary's
+     * cannot be read. */
+    if (PQserverVersion(conn) >= 160000 && slot->exists && !slot->synced)
         return STATUS_OK;
     return error_set(err, STATUS_IO,
                      "the server is a standby; waiting until it is promoted, or until the primary "
