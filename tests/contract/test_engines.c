@@ -6,8 +6,7 @@
  */
 #include "core/clock.h"
 #include "engines/key.h"
-#include "tests/support/epochs.h"
-#include "tests/support/script.h"
+#include "tests/contract/world.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -19,76 +18,22 @@
 
 #include <cmocka.h>
 
-#define START_US  (INT64_C(1767225600) * US_PER_SECOND) /* 2026-01-01 */
-#define USERS_MAX 8
-
-struct world {
-    struct key *keys[USERS_MAX]; /* in order of first appearance */
-    size_t n;
-    struct test_epochs epochs;        /* of its bot ... */
-    const struct epoch_list *foreign; /* ... unless those of another world hold */
-};
-
-static void world_free(struct world *w)
-{
-    for (size_t i = 0; i < w->n; i++)
-        key_free(w->keys[i]);
-    w->n = 0;
-    test_epochs_deinit(&w->epochs);
-}
-
-static const struct epoch_list *world_epochs(const struct world *w)
-{
-    return w->foreign ? w->foreign : &w->epochs.list;
-}
-
-static struct key **world_key_of(struct world *w, struct str user_id, struct str bot_name)
-{
-    for (size_t i = 0; i < w->n; i++)
-        if (str_equal(key_log(w->keys[i])->user_id, user_id))
-            return &w->keys[i];
-    assert_true(w->n < USERS_MAX);
-    assert_int_equal(key_new(user_id, bot_name, &w->keys[w->n], NULL), STATUS_OK);
-    key_set_epochs(w->keys[w->n], world_epochs(w));
-    return &w->keys[w->n++];
-}
-
-/* The key that the event is about first: the user's, or the bot's own. */
-static struct key **world_key(struct world *w, const struct event *e)
-{
-    bool user = engine_scopes(e) & 1u << ENGINE_USER;
-    return world_key_of(w, user ? e->user_id : STR(""), e->bot_name);
-}
+#define START_US (INT64_C(1767225600) * US_PER_SECOND) /* 2026-01-01 */
 
 static void apply(struct world *w, const struct script_step *step, int64_t as_of_us)
 {
-    uint32_t scopes = feature_ignored(&step->e) ? 0 : engine_scopes(&step->e);
-    test_epochs_reach(&w->epochs, as_of_us);
-    for (enum engine_scope scope = ENGINE_USER; scope <= ENGINE_BOT; scope++) {
-        struct feature f;
-        struct key_change change;
-        if (!(scopes & 1u << scope))
-            continue;
-        feature_extract(&step->e, step->source, step->ver, world_epochs(w), &f);
-        if (scope == ENGINE_BOT)
-            feature_for_bot(&f, step->e.user_id);
-        struct str user = scope == ENGINE_BOT ? STR("") : step->e.user_id;
-        struct key **k = world_key_of(w, user, step->e.bot_name);
-        enum status st = key_apply(*k, &f, as_of_us, &change, NULL);
-        assert_true(st == STATUS_OK || (st == STATUS_INVALID && step->e.type == EVENT_METRIC));
-        test_epochs_learn(&w->epochs, &change);
-    }
+    world_apply(w, &step->e, step->source, step->ver, as_of_us);
 }
 
 /* The epochs that the bot closes during the script. Worlds that hear it in different ways are given
  * the same ones: an epoch is an input like the log, and does not depend on them. */
 static struct test_epochs epochs_of(const struct script *s)
 {
-    struct world w = {0};
+    struct world w = {.learns = true};
     for (size_t i = 0; i < script_count(s); i++)
-        apply(&w, script_at(s, i), script_at(s, i)->as_of_us);
-    struct test_epochs learned = w.epochs;
-    w.epochs = (struct test_epochs){0};
+        world_step(&w, script_at(s, i));
+    struct test_epochs learned = w.learned;
+    w.learned = (struct test_epochs){0};
     world_free(&w);
     assert_true(learned.list.n > 1);
     return learned;
@@ -170,9 +115,9 @@ static void assert_same_worlds(struct world *a, struct world *b, int64_t as_of_u
 {
     assert_int_equal(a->n, b->n);
     for (size_t i = 0; i < a->n; i++) {
-        struct event who = {.user_id = key_log(a->keys[i])->user_id,
-                            .bot_name = key_log(a->keys[i])->bot_name};
-        assert_same_keys(a->keys[i], *world_key(b, &who), as_of_us, seed);
+        const struct key_log *log = key_log(a->keys[i]);
+        struct key *other = world_key(b, log->user_id, log->bot_name);
+        assert_same_keys(a->keys[i], other, as_of_us, seed);
     }
 }
 
@@ -201,12 +146,12 @@ static void test_a_restart_changes_nothing(void **state)
         uint64_t seed = script_seed(1000 + round);
         struct script_options o = {seed, SCRIPT_ALL, 600, 2, START_US, 45 * US_PER_DAY};
         struct script *s = script_new(&o);
-        struct world steady = {0}, restarted = {0};
+        struct world steady = {.learns = true}, restarted = {.learns = true};
         uint64_t random = seed;
         for (size_t i = 0; i < script_count(s); i++) {
             const struct script_step *step = script_at(s, i);
-            apply(&steady, step, step->as_of_us);
-            apply(&restarted, step, step->as_of_us);
+            world_step(&steady, step);
+            world_step(&restarted, step);
             if (script_below(&random, 40) > 0)
                 continue;
             struct key **k = &restarted.keys[script_below(&random, (uint32_t)restarted.n)];
@@ -231,15 +176,15 @@ static void test_emitting_changes_nothing(void **state)
         uint64_t seed = script_seed(2000 + round);
         struct script_options o = {seed, SCRIPT_ALL, 500, 2, START_US, 40 * US_PER_DAY};
         struct script *s = script_new(&o);
-        struct world quiet = {0}, asked = {0};
+        struct world quiet = {.learns = true}, asked = {.learns = true};
         uint64_t random = seed;
         for (size_t i = 0; i < script_count(s); i++) {
             const struct script_step *step = script_at(s, i);
-            apply(&quiet, step, step->as_of_us);
-            apply(&asked, step, step->as_of_us);
+            world_step(&quiet, step);
+            world_step(&asked, step);
             if (script_below(&random, 8) > 0)
                 continue;
-            struct key *k = *world_key(&asked, &step->e);
+            struct key *k = world_key_about(&asked, &step->e);
             struct buf out;
             buf_init(&out, 1 << 20);
             emit(k, script_below(&random, TABLE_COUNT), step->as_of_us, &out);
@@ -264,11 +209,11 @@ static void test_the_order_of_arrival_does_not_matter(void **state)
         struct script *shuffled = script_new(&o);
         script_shuffle(shuffled, seed + 1);
         struct test_epochs epochs = epochs_of(s);
-        struct world a = {.foreign = &epochs.list}, b = {.foreign = &epochs.list};
+        struct world a = {.epochs = &epochs.list}, b = {.epochs = &epochs.list};
         int64_t end_us = script_end_us(s);
         assert_true(end_us < START_US + 29 * US_PER_DAY);
         for (size_t i = 0; i < script_count(s); i++)
-            apply(&a, script_at(s, i), script_at(s, i)->as_of_us);
+            world_step(&a, script_at(s, i));
         for (size_t i = 0; i < script_count(shuffled); i++)
             apply(&b, script_at(shuffled, i), end_us);
         assert_same_worlds(&a, &b, end_us, seed);
@@ -295,16 +240,15 @@ static void test_the_order_of_deletions_does_not_matter_to_rows(void **state)
         struct script *shuffled = script_new(&o);
         script_shuffle(shuffled, seed + 1);
         struct test_epochs epochs = epochs_of(s);
-        struct world a = {.foreign = &epochs.list}, b = {.foreign = &epochs.list};
+        struct world a = {.epochs = &epochs.list}, b = {.epochs = &epochs.list};
         int64_t end_us = script_end_us(s);
         for (size_t i = 0; i < script_count(s); i++) {
-            apply(&a, script_at(s, i), script_at(s, i)->as_of_us);
+            world_step(&a, script_at(s, i));
             apply(&b, script_at(shuffled, i), end_us);
         }
         for (size_t i = 0; i < a.n; i++) {
-            struct event who = {.user_id = key_log(a.keys[i])->user_id,
-                                .bot_name = key_log(a.keys[i])->bot_name};
-            assert_same_rows(a.keys[i], *world_key(&b, &who), end_us, seed);
+            const struct key_log *log = key_log(a.keys[i]);
+            assert_same_rows(a.keys[i], world_key(&b, log->user_id, log->bot_name), end_us, seed);
         }
         world_free(&a);
         world_free(&b);
@@ -323,12 +267,12 @@ static void test_insert_then_delete_is_never_inserted(void **state)
     struct script_options o = {seed, SCRIPT_MEMORIES, 400, 1, START_US, 10 * US_PER_DAY};
     struct script *s = script_new(&o);
     struct test_epochs epochs = epochs_of(s);
-    struct world with = {.foreign = &epochs.list}, without = {.foreign = &epochs.list};
+    struct world with = {.epochs = &epochs.list}, without = {.epochs = &epochs.list};
     uint64_t random = seed;
     for (size_t i = 0; i < script_count(s); i++) {
         const struct script_step *step = script_at(s, i);
-        apply(&with, step, step->as_of_us);
-        apply(&without, step, step->as_of_us);
+        world_step(&with, step);
+        world_step(&without, step);
         struct script_step extra = *step;
         struct script_step gone = *step;
         extra.e.id = STR("extra");
@@ -362,11 +306,11 @@ static void test_users_do_not_mix(void **state)
     struct script_options o = {seed, SCRIPT_ALL, 800, 4, START_US, 20 * US_PER_DAY};
     struct script *s = script_new(&o);
     struct test_epochs epochs = epochs_of(s);
-    struct world all = {.foreign = &epochs.list};
+    struct world all = {.epochs = &epochs.list};
     for (size_t i = 0; i < script_count(s); i++)
-        apply(&all, script_at(s, i), script_at(s, i)->as_of_us);
+        world_step(&all, script_at(s, i));
     for (size_t u = 0; u < all.n; u++) {
-        struct world one = {.foreign = &epochs.list};
+        struct world one = {.epochs = &epochs.list};
         struct str user = key_log(all.keys[u])->user_id;
         if (user.len == 0)
             continue; /* the bot's own key is everybody's */
@@ -377,7 +321,7 @@ static void test_users_do_not_mix(void **state)
             if (str_equal(step->e.user_id, user))
                 apply(&one, step, t_us);
         }
-        assert_same_keys(all.keys[u], *world_key_of(&one, user, STR("elena")), t_us, seed);
+        assert_same_keys(all.keys[u], world_key(&one, user, STR("elena")), t_us, seed);
         world_free(&one);
     }
     world_free(&all);
@@ -401,10 +345,10 @@ static void test_rows_explain_every_null(void **state)
     (void)state;
     struct script_options o = {script_seed(7000), SCRIPT_ALL, 300, 2, START_US, 20 * US_PER_DAY};
     struct script *s = script_new(&o);
-    struct world w = {0};
+    struct world w = {.learns = true};
     for (size_t i = 0; i < script_count(s); i++) {
-        apply(&w, script_at(s, i), script_at(s, i)->as_of_us);
-        struct key *k = *world_key(&w, &script_at(s, i)->e);
+        world_step(&w, script_at(s, i));
+        struct key *k = world_key_about(&w, &script_at(s, i)->e);
         for (enum table_id t = 0; t < TABLE_COUNT; t++) {
             struct row row;
             row_init(&row, &tables[t]);

@@ -14,6 +14,12 @@ void world_free(struct world *w)
     for (size_t i = 0; i < w->n; i++)
         key_free(w->keys[i]);
     w->n = 0;
+    test_epochs_deinit(&w->learned);
+}
+
+static const struct epoch_list *epochs_of(const struct world *w)
+{
+    return w->learns ? &w->learned.list : w->epochs;
 }
 
 struct key *world_key(struct world *w, struct str user_id, struct str bot_name)
@@ -25,13 +31,23 @@ struct key *world_key(struct world *w, struct str user_id, struct str bot_name)
     }
     assert_true(w->n < WORLD_KEYS_MAX);
     assert_int_equal(key_new(user_id, bot_name, &w->keys[w->n], NULL), STATUS_OK);
+    if (epochs_of(w))
+        key_set_epochs(w->keys[w->n], epochs_of(w));
     return w->keys[w->n++];
+}
+
+struct key *world_key_about(struct world *w, const struct event *e)
+{
+    bool user = engine_scopes(e) & 1u << ENGINE_USER;
+    return world_key(w, user ? e->user_id : STR(""), e->bot_name);
 }
 
 void world_apply(struct world *w, const struct event *e, enum source source, uint64_t ver,
                  int64_t as_of_us)
 {
     uint32_t scopes = feature_ignored(e) ? 0 : engine_scopes(e);
+    if (w->learns)
+        test_epochs_reach(&w->learned, as_of_us);
     for (enum engine_scope scope = ENGINE_USER; scope <= ENGINE_BOT; scope++) {
         struct feature f;
         struct key_change change;
@@ -44,6 +60,8 @@ void world_apply(struct world *w, const struct event *e, enum source source, uin
         enum status st = key_apply(k, &f, as_of_us, &change, NULL);
         /* A point out of range is refused; everything else must be taken. */
         assert_true(st == STATUS_OK || (st == STATUS_INVALID && e->type == EVENT_METRIC));
+        if (w->learns)
+            test_epochs_learn(&w->learned, &change);
     }
 }
 

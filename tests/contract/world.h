@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engines/key.h"
+#include "tests/support/epochs.h"
 #include "tests/support/script.h"
 
 #include <stdbool.h>
@@ -12,6 +13,9 @@
 struct world {
     struct key *keys[WORLD_KEYS_MAX]; /* in order of first appearance; the bot's own has no user */
     size_t n;
+    bool learns;                     /* its one bot closes epochs from what it is taught ... */
+    struct test_epochs learned;      /* ... these */
+    const struct epoch_list *epochs; /* given to all keys, where it does not learn; or NULL */
 };
 
 void world_free(struct world *w);
@@ -21,6 +25,8 @@ struct key *world_key(struct world *w, struct str user_id, struct str bot_name);
 void world_apply(struct world *w, const struct event *e, enum source source, uint64_t ver,
                  int64_t as_of_us);
 void world_step(struct world *w, const struct script_step *step);
+/* The key of the user of e, or where it has none the bot's own. */
+struct key *world_key_about(struct world *w, const struct event *e);
 
 /* The row as one line of JSON without the newline, or "" when the key has none; freed by the
  * caller. */
