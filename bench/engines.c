@@ -177,7 +177,7 @@ static double engine_event_us(const struct engine_ops *ops, const struct key_log
                             : order[k] == RECORD_MESSAGE ? &prefix.n_messages
                                                          : &prefix.n_accesses;
             *count = i + 1;
-            if (!(ops->kinds & 1u << order[k]))
+            if (!ops->insert || !(ops->kinds & 1u << order[k]))
                 continue;
             double begin = now_us();
             must(ops->insert(state, &prefix, order[k], i, &err), &err);

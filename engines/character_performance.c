@@ -13,19 +13,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-static enum status performance_insert(void *state, const struct key_log *log, enum record_kind kind,
-                                      size_t index, struct error *err)
-{
-    (void)state, (void)log, (void)kind, (void)index, (void)err;
-    return STATUS_OK;
-}
-
-static void performance_retract(void *state, const struct key_log *log, enum record_kind kind,
-                                size_t index)
-{
-    (void)state, (void)log, (void)kind, (void)index;
-}
-
 static uint32_t performance_weight(const struct key_log *log, enum record_kind kind, size_t index)
 {
     (void)log, (void)index;
@@ -320,8 +307,6 @@ const struct engine_ops engine_character_performance = {
             .refresh_jitter_us = 30 * US_PER_SECOND,
             .warm_us = 30 * US_PER_MINUTE,
         },
-    .insert = performance_insert,
-    .retract = performance_retract,
     .weight = performance_weight,
     .urgent = performance_urgent,
     .emit = performance_emit,

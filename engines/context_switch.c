@@ -17,25 +17,6 @@
 
 #define LEARN_BLOCK 8 /* messages */
 
-static enum status cs_insert(void *state, const struct key_log *log, enum record_kind kind,
-                             size_t index, struct error *err)
-{
-    (void)state;
-    (void)log;
-    (void)kind;
-    (void)index;
-    (void)err;
-    return STATUS_OK;
-}
-
-static void cs_retract(void *state, const struct key_log *log, enum record_kind kind, size_t index)
-{
-    (void)state;
-    (void)log;
-    (void)kind;
-    (void)index;
-}
-
 /* ---- rows ---- */
 
 /* The newest segments that the user took part in, oldest first. */
@@ -285,8 +266,6 @@ const struct engine_ops engine_context_switch = {
                 .refresh_us = 210 * US_PER_SECOND,
                 .refresh_jitter_us = 30 * US_PER_SECOND,
                 .warm_us = 30 * US_PER_MINUTE},
-    .insert = cs_insert,
-    .retract = cs_retract,
     .weight = cs_weight,
     .urgent = cs_urgent,
     .emit = cs_emit,

@@ -46,7 +46,7 @@ struct engine_ops {
     enum table_id table; /* the first table it fills columns of ... */
     uint32_t n_tables;   /* ... and how many, by number; 0 counts as 1 */
     bool uses_epochs;    /* state depends on them: it is made anew when one was closed */
-    uint32_t kinds; /* bit mask of (1 << record_kind) that insert() and retract() are called for */
+    uint32_t kinds;      /* bit mask of (1 << record_kind) that it reads */
     /* Bit mask of kinds that justify a row: key_has_row() asks for one record of them. Other kinds
      * are context; a change that weighs 0 does not touch the table. */
     uint32_t row_kinds;
@@ -55,8 +55,9 @@ struct engine_ops {
                         * so far is then inserted record by record */
     enum status (*init)(void *state, struct error *err);
     void (*fini)(void *state); /* accepts a half-initialised state */
-    /* After record `index` of its array was put into the log. Memories whose fields changed are
-     * retracted and inserted again. */
+    /* After record `index` of its array, of one of kinds, was put into the log. Memories whose
+     * fields changed are retracted and inserted again. NULL, like retract, where there is no state
+     * to keep up to date. */
     enum status (*insert)(void *state, const struct key_log *log, enum record_kind kind,
                           size_t index, struct error *err);
     /* Before record `index` leaves the log: the exact mirror of insert(). */

@@ -269,7 +269,7 @@ enum status klog_start_engine(struct key *k, size_t engine, struct error *err)
         return error_set(err, STATUS_NOMEM, "could not allocate the state of an engine");
     k->states[engine] = state;
     enum status st = ops->init ? ops->init(state, err) : STATUS_OK;
-    return st ? st : replay_log(k, ops, state, err);
+    return st || !ops->insert ? st : replay_log(k, ops, state, err);
 }
 
 enum status klog_open_shared(struct key *k, struct error *err)
@@ -321,7 +321,7 @@ static enum status engines_insert(struct key *k, enum record_kind kind, size_t i
         retention_insert(k->log.retention, &k->log, kind, index);
     for (size_t i = 0; !st && i < k->n_states; i++) {
         const struct engine_ops *ops = engine_at(i);
-        if (k->states[i] && ops->kinds & 1u << kind)
+        if (k->states[i] && ops->insert && ops->kinds & 1u << kind)
             st = ops->insert(k->states[i], &k->log, kind, index, err);
         else if (!k->states[i] && ops->row_kinds & 1u << kind && ops->scope == k->scope)
             st = klog_start_engine(k, i, err);
@@ -335,9 +335,11 @@ static void engines_retract(struct key *k, enum record_kind kind, size_t index)
         dialogue_retract(k->log.dialogue, &k->log, index);
     if (k->log.retention)
         retention_retract(k->log.retention, &k->log, kind, index);
-    for (size_t i = 0; i < k->n_states; i++)
-        if (k->states[i] && engine_at(i)->kinds & 1u << kind)
-            engine_at(i)->retract(k->states[i], &k->log, kind, index);
+    for (size_t i = 0; i < k->n_states; i++) {
+        const struct engine_ops *ops = engine_at(i);
+        if (k->states[i] && ops->retract && ops->kinds & 1u << kind)
+            ops->retract(k->states[i], &k->log, kind, index);
+    }
 }
 
 enum status klog_open_metrics(struct key *k, struct error *err)

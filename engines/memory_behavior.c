@@ -87,26 +87,6 @@ static enum status behavior_emit(void *state, const struct key_log *log, struct 
     return mb_write(&counts, row, err);
 }
 
-static enum status behavior_insert(void *state, const struct key_log *log, enum record_kind kind,
-                                   size_t index, struct error *err)
-{
-    (void)state;
-    (void)log;
-    (void)kind;
-    (void)index;
-    (void)err;
-    return STATUS_OK;
-}
-
-static void behavior_retract(void *state, const struct key_log *log, enum record_kind kind,
-                             size_t index)
-{
-    (void)state;
-    (void)log;
-    (void)kind;
-    (void)index;
-}
-
 /* A memory that comes or goes changes exposure and lists, but only accesses hurry. */
 static uint32_t behavior_weight(const struct key_log *log, enum record_kind kind, size_t index)
 {
@@ -161,8 +141,6 @@ const struct engine_ops engine_memory_behavior = {
             .refresh_jitter_us = 30 * US_PER_SECOND,
             .warm_us = 30 * US_PER_MINUTE,
         },
-    .insert = behavior_insert,
-    .retract = behavior_retract,
     .weight = behavior_weight,
     .urgent = behavior_urgent,
     .emit = behavior_emit,

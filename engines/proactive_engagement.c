@@ -364,25 +364,6 @@ static void eo_learn(void *state, const struct key_log *log, enum record_kind ki
 
 /* ---- the engine ---- */
 
-static enum status eo_insert(void *state, const struct key_log *log, enum record_kind kind,
-                             size_t index, struct error *err)
-{
-    (void)state;
-    (void)log;
-    (void)kind;
-    (void)index;
-    (void)err;
-    return STATUS_OK;
-}
-
-static void eo_retract(void *state, const struct key_log *log, enum record_kind kind, size_t index)
-{
-    (void)state;
-    (void)log;
-    (void)kind;
-    (void)index;
-}
-
 static struct eo_counts empty_counts(const struct key_log *log)
 {
     return (struct eo_counts){.as_of_us = log->as_of_us,
@@ -465,8 +446,6 @@ const struct engine_ops engine_proactive_engagement = {
                 .refresh_us = 210 * US_PER_SECOND,
                 .refresh_jitter_us = 30 * US_PER_SECOND,
                 .warm_us = 30 * US_PER_MINUTE},
-    .insert = eo_insert,
-    .retract = eo_retract,
     .weight = eo_weight,
     .urgent = eo_urgent,
     .emit = eo_emit,

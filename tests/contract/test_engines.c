@@ -132,7 +132,8 @@ static void test_every_engine_fills_every_operation(void **state)
         assert_true(ops->table < TABLE_COUNT);
         assert_true(ops->kinds > 0 && ops->kinds < 1u << RECORD_KINDS);
         assert_true(ops->row_kinds > 0 && (ops->row_kinds & ~ops->kinds) == 0);
-        assert_true(ops->insert && ops->retract && ops->emit && ops->weight);
+        assert_true(ops->emit && ops->weight);
+        assert_true(!ops->insert == (ops->state_size == 0) && !ops->retract == !ops->insert);
         assert_true(ops->trigger.max_age_us > 0);
     }
     assert_null(engine_find("no such engine"));
