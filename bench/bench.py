@@ -19,6 +19,7 @@ source:
   conninfo: "{conninfo}"
   slot: bench_{tag}
   publication: bench_pub
+  snapshot: never
   create: true
   tables:
     - relation: public.bench_message

@@ -2,6 +2,9 @@
 
 #include "core/limits.h"
 
+#include <stdio.h>
+#include <string.h>
+
 static enum status render_bytes(struct str s, struct buf *out)
 {
     enum status st = STATUS_OK;
@@ -47,4 +50,30 @@ enum status dead_letter_render(const struct relation *rel, const struct tuple *o
     if (!st && new_tuple && new_tuple->n > 0)
         st = render_tuple(out->len > 0 ? " new:" : "new:", rel, new_tuple, out);
     return st;
+}
+
+enum status dead_letter_event(const struct relation *rel, const char *reason,
+                              struct position position, int64_t at_us, struct str bytes,
+                              struct event_arena *arena, struct event *ret, struct error *err)
+{
+    size_t reason_len = strlen(reason);
+    size_t where_len = strlen(rel->schema) + 1 + strlen(rel->name);
+    char *copy = event_arena_alloc(arena, reason_len + 1);
+    char *where = event_arena_alloc(arena, where_len + 1);
+    char *id = event_arena_alloc(arena, 64);
+    if (!copy || !where || !id)
+        return error_set(err, STATUS_NOMEM, "could not allocate a dead letter");
+    memcpy(copy, reason, reason_len + 1);
+    snprintf(where, where_len + 1, "%s.%s", rel->schema, rel->name);
+    int id_len = snprintf(id, 64, LSN_FMT "/%" PRIu64, LSN_ARGS(position.lsn), position.seq);
+
+    *ret = (struct event){.type = EVENT_DEAD_LETTER,
+                          .id = {id, (size_t)id_len},
+                          .user_id = STR(""),
+                          .bot_name = STR(""),
+                          .at_us = at_us};
+    ret->u.dead_letter.where = (struct str){where, where_len};
+    ret->u.dead_letter.reason = (struct str){copy, reason_len};
+    ret->u.dead_letter.bytes = bytes.ptr ? bytes : STR("");
+    return STATUS_OK;
 }

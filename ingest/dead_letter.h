@@ -8,6 +8,8 @@
 #pragma once
 
 #include "core/buf.h"
+#include "core/event.h"
+#include "core/lsn.h"
 #include "core/status.h"
 #include "ingest/pgoutput.h"
 
@@ -16,3 +18,9 @@
 /* Appends as much as fits below LIMIT_DEAD_LETTER_BYTES; a tuple with n == 0 is left out. */
 MUST_CHECK enum status dead_letter_render(const struct relation *rel, const struct tuple *old_tuple,
                                           const struct tuple *new_tuple, struct buf *out);
+
+/* The event that keeps it. reason is copied into the arena; bytes are borrowed. NOMEM. */
+MUST_CHECK enum status dead_letter_event(const struct relation *rel, const char *reason,
+                                         struct position position, int64_t at_us, struct str bytes,
+                                         struct event_arena *arena, struct event *ret,
+                                         struct error *err);

@@ -137,30 +137,15 @@ bool stream_is_pending(const struct stream *s)
     return s->pending != PENDING_NONE;
 }
 
-/* Fills events[0]; the reason is moved into the arena since err belongs to the caller. */
+/* Fills events[0]; the reason is copied since err belongs to the caller. */
 static enum status make_dead_letter(struct stream *s, const struct relation *rel,
                                     const char *reason, struct error *err)
 {
-    size_t reason_len = strlen(reason);
-    size_t where_len = strlen(rel->schema) + 1 + strlen(rel->name);
-    char *copy = event_arena_alloc(s->arena, reason_len + 1);
-    char *where = event_arena_alloc(s->arena, where_len + 1);
-    char *id = event_arena_alloc(s->arena, 64);
-    if (!copy || !where || !id)
-        return error_set(err, STATUS_NOMEM, "could not allocate a dead letter");
-    memcpy(copy, reason, reason_len + 1);
-    snprintf(where, where_len + 1, "%s.%s", rel->schema, rel->name);
-    int id_len = snprintf(id, 64, LSN_FMT "/%" PRIu64, LSN_ARGS(s->position.lsn), s->position.seq);
-
-    s->events[0] = (struct event){.type = EVENT_DEAD_LETTER,
-                                  .id = {id, (size_t)id_len},
-                                  .user_id = STR(""),
-                                  .bot_name = STR(""),
-                                  .at_us = s->commit_us};
-    s->events[0].u.dead_letter.where = (struct str){where, where_len};
-    s->events[0].u.dead_letter.reason = (struct str){copy, reason_len};
-    s->events[0].u.dead_letter.bytes =
-        (struct str){s->dead_letter.data ? s->dead_letter.data : "", s->dead_letter.len};
+    struct str bytes = {s->dead_letter.data, s->dead_letter.len};
+    enum status st = dead_letter_event(rel, reason, s->position, s->commit_us, bytes, s->arena,
+                                       &s->events[0], err);
+    if (st)
+        return st;
     s->n_events = 1;
     s->next_event = 0;
 
@@ -168,9 +153,9 @@ static enum status make_dead_letter(struct stream *s, const struct relation *rel
         log_limit_pass(&s->log_limit, (long long)clock_mono_us(&clock_real), DEAD_LETTER_LOG_US);
     if (held >= 0)
         log_write(LOG_WARN, "ingest",
-                  "a change cannot be used and is kept as a dead letter table=\"%s\" "
+                  "a change cannot be used and is kept as a dead letter table=\"%s.%s\" "
                   "position=" LSN_FMT "/%" PRIu64 " more_before=%d",
-                  where, LSN_ARGS(s->position.lsn), s->position.seq, held);
+                  rel->schema, rel->name, LSN_ARGS(s->position.lsn), s->position.seq, held);
     return STATUS_OK;
 }
 

@@ -20,6 +20,7 @@
 #include "pipeline/worker.h"
 #include "server/blocked.h"
 #include "server/cli.h"
+#include "server/load.h"
 #include "server/reload.h"
 #include "server/slot_loss.h"
 #include "server/source_watch.h"
@@ -58,6 +59,7 @@ struct run {
     struct reload reload;
     atomic_bool stop_reader;
     atomic_bool stop_lease;
+    atomic_bool loading; /* the state is not complete: no row may leave it */
     struct stage reader;
     struct stage lease;
     struct source_watch *watch;
@@ -70,7 +72,13 @@ static void *reader_main(void *arg)
 {
     struct run *r = arg;
     r->reader.status = router_handshake(r->router, HANDSHAKE_US, &r->reader.error);
-    if (!r->reader.status)
+    if (!r->reader.status && atomic_load(&r->loading)) {
+        bool complete = false;
+        r->reader.status =
+            load_run(r->cfg, &r->start, r->router, &r->stop_reader, &complete, &r->reader.error);
+        atomic_store(&r->loading, !complete);
+    }
+    if (!r->reader.status && !atomic_load(&r->loading))
         r->reader.status =
             replication_run(r->replication, r->start.start, &r->stop_reader, &r->reader.error);
     atomic_store(&r->reader.ended, true);
@@ -145,17 +153,18 @@ static void link_url(const struct run *r, uint32_t worker, char *out, size_t siz
 
 static size_t port_room(void *ctx)
 {
-    return sink_room(ctx);
+    struct run *r = ctx;
+    return atomic_load(&r->loading) ? 0 : sink_room(r->sink);
 }
 
 static enum status port_submit(void *ctx, struct sink_item *items, size_t n)
 {
-    return sink_submit(ctx, items, n);
+    return sink_submit(((struct run *)ctx)->sink, items, n);
 }
 
 static size_t port_poll(void *ctx, uint32_t worker, struct sink_result *out, size_t max)
 {
-    return sink_poll(ctx, worker, out, max);
+    return sink_poll(((struct run *)ctx)->sink, worker, out, max);
 }
 
 static void worker_acked(void *ctx, uint32_t worker)
@@ -176,7 +185,7 @@ static enum status start_workers(struct run *r, struct error *err)
                     .worker = i,
                     .workers = r->start.workers,
                     .store = r->start.stores[i],
-                    .sink = {port_room, port_submit, port_poll, r->sink},
+                    .sink = {port_room, port_submit, port_poll, r},
                     .policy = startup_policy,
                     .policy_ctx = (void *)(uintptr_t)r->cfg, /* only read */
                     .memory_max = (size_t)r->cfg->memory_bytes / r->start.workers,
@@ -242,6 +251,7 @@ static enum status run_start(struct run *r, bool anew, struct error *err)
     enum status st = startup_run(r->cfg, anew, &r->start, err);
     if (st)
         return st;
+    atomic_store(&r->loading, r->start.snapshot.conn != NULL);
     struct sink_config sc = {
         .conninfo = r->cfg->sink_conninfo,
         .pipeline = r->cfg->pipeline,
@@ -397,6 +407,7 @@ static enum status run_stop(struct run *r, bool graceful, struct error *err)
 {
     source_watch_stop(r->watch);
     atomic_store(&r->stop_reader, true);
+    graceful = graceful && !atomic_load(&r->loading); /* nothing of it is kept */
     if (r->reader.started)
         replication_wake(r->replication);
     stage_join(&r->reader);

@@ -208,9 +208,9 @@ static json_t *read_state(const struct config *cfg)
     st = store_dead_letters_read(cfg->state_dir, count_letter, &letters, &err);
     if (st != STATUS_OK && st != STATUS_END)
         return part_error(&err);
-    return json_pack("{s:s, s:b, s:s, s:s, s:s, s:o, s:o, s:i, s:i, s:I}", "dir", cfg->state_dir,
-                     "exists", 1, "pipeline", id.pipeline, "system_identifier",
-                     id.system_identifier, "slot", id.slot, "slot_birth_lsn",
+    return json_pack("{s:s, s:b, s:b, s:s, s:s, s:s, s:o, s:o, s:i, s:i, s:I}", "dir",
+                     cfg->state_dir, "exists", 1, "loading", id.loading, "pipeline", id.pipeline,
+                     "system_identifier", id.system_identifier, "slot", id.slot, "slot_birth_lsn",
                      lsn_json(id.slot_birth), "covered_lsn", lsn_json(covered), "partitions",
                      (int)id.partitions, "workers", (int)store_set_workers(cfg->state_dir),
                      "dead_letters", (json_int_t)letters);
@@ -349,10 +349,16 @@ static void print_text(FILE *out, const json_t *root)
     if (begin_part(out, "state", state)) {
         if (json_is_true(json_object_get(state, "exists")))
             fprintf(out,
-                    "%s covers %s, %" JSON_INTEGER_FORMAT " workers, %" JSON_INTEGER_FORMAT
+                    "%s %s %s, %" JSON_INTEGER_FORMAT " workers, %" JSON_INTEGER_FORMAT
                     " dead letters\n",
-                    text_of(state, "dir"), text_of(state, "covered_lsn"), int_of(state, "workers"),
-                    int_of(state, "dead_letters"));
+                    text_of(state, "dir"),
+                    json_is_true(json_object_get(state, "loading"))
+                        ? "is loading the initial snapshot as of"
+                        : "covers",
+                    text_of(state, json_is_true(json_object_get(state, "loading"))
+                                       ? "slot_birth_lsn"
+                                       : "covered_lsn"),
+                    int_of(state, "workers"), int_of(state, "dead_letters"));
         else
             fprintf(out, "%s is empty\n", text_of(state, "dir"));
     }

@@ -19,9 +19,9 @@
 #include "engines/engine.h"
 #include "engines/kernels.h"
 #include "engines/oracle/oracle.h"
+#include "ingest/table_scan.h"
 #include "server/output.h"
 #include "server/row_compare.h"
-#include "server/source_rows.h"
 #include "state/store.h"
 
 #include <errno.h>
@@ -48,7 +48,9 @@ struct verify {
     struct cli *cli;
     int64_t sample; /* rows per table; 0 = all */
     int64_t seed;   /* of the order in which a sample is taken */
-    struct source_rows *source;
+    struct table_scan *source;
+    uint64_t unusable;
+    char reason[sizeof(((struct error *)0)->text)]; /* of the first unusable row */
     PGconn *sink; /* the source's connection when both are one database */
     bool own_sink;
     struct oracle *oracle;
@@ -128,8 +130,18 @@ static bool set_has(struct hash_set *set, uint64_t hash)
 }
 
 /* An event up to 5 minutes ahead of T counts (ENGINES.md 1.3), so that is when it is let in: then
- * it is never late, never too far ahead, and a row older than the event does not see it. */
+ * it is never late, never too far ahead, and a row older than the event does not see it. But not
+ * before its own day: what a text is read as depends on what the bot had learned by the day it
+ * came.
+ */
 #define ARRIVES_AHEAD_US (5 * US_PER_MINUTE)
+
+static int64_t arrival_us(const struct event *e)
+{
+    int64_t midnight_us = kernel_day(e->at_us) * US_PER_DAY;
+    int64_t ahead_us = e->at_us - ARRIVES_AHEAD_US;
+    return ahead_us > midnight_us ? ahead_us : midnight_us;
+}
 
 /* Of a key of the sample: the user's, or the bot's own. */
 static bool is_sampled(struct verify *v, const struct event *e)
@@ -140,18 +152,32 @@ static bool is_sampled(struct verify *v, const struct event *e)
            (scopes & 1u << ENGINE_BOT && set_has(&v->sampled, key_hash(0, STR(""), e->bot_name)));
 }
 
+/* Why the first one cannot be used is told. */
+static void count_unusable(struct verify *v, const struct event *e)
+{
+    struct str why = e->u.dead_letter.reason;
+    if (v->unusable++ == 0)
+        snprintf(v->reason, sizeof(v->reason), STR_FMT, STR_ARGS(why));
+}
+
+static enum status feed_one(struct verify *v, const struct event *e, struct error *err)
+{
+    if (e->type == EVENT_DEAD_LETTER)
+        count_unusable(v, e);
+    if (e->type == EVENT_DEAD_LETTER || (v->sample && !is_sampled(v, e)))
+        return STATUS_OK;
+    return oracle_add(v->oracle, e, SOURCE_POSTGRES, ++v->n_events, arrival_us(e), err);
+}
+
 static enum status feed_oracle(struct verify *v, struct error *err)
 {
-    struct event e;
+    const struct event *e = NULL;
     enum status st;
-    while ((st = source_rows_next(v->source, &e, err)) == STATUS_OK) {
-        if (v->sample && !is_sampled(v, &e))
-            continue;
-        st = oracle_add(v->oracle, &e, SOURCE_POSTGRES, ++v->n_events, e.at_us - ARRIVES_AHEAD_US,
-                        err);
-        if (st != STATUS_OK)
-            return st;
-    }
+    do {
+        st = table_scan_next(v->source, US_PER_SECOND, &e, err);
+        if (st == STATUS_OK)
+            st = feed_one(v, e, err);
+    } while (st == STATUS_OK || st == STATUS_AGAIN);
     return st == STATUS_END ? STATUS_OK : st;
 }
 
@@ -380,7 +406,7 @@ static enum status open_sink(struct verify *v, struct error *err)
 {
     const struct config *c = v->cli->config;
     if (strcmp(c->sink_conninfo, c->source_conninfo) == 0) {
-        v->sink = source_rows_connection(v->source);
+        v->sink = table_scan_connection(v->source);
         return STATUS_OK;
     }
     v->own_sink = true;
@@ -395,7 +421,7 @@ static void verify_deinit(struct verify *v)
 {
     if (v->own_sink)
         PQfinish(v->sink);
-    source_rows_close(v->source);
+    table_scan_close(v->source);
     oracle_free(v->oracle);
     free(v->with_row.items);
     free(v->sampled.items);
@@ -405,6 +431,27 @@ static void verify_deinit(struct verify *v)
         free(v->bots[i].name);
     }
     free(v->bots);
+}
+
+/* What the initial snapshot left out is not in the state, so it must not be counted here. */
+static enum status open_source(struct verify *v, struct error *err)
+{
+    const struct config *c = v->cli->config;
+    struct store_identity id = {0};
+    lsn_t covered;
+    bool known = store_identity_read(c->state_dir, &id, &covered, NULL) == STATUS_OK;
+    if (known && id.loading)
+        return error_set(err, STATUS_REFUSED,
+                         "the initial snapshot is still being read: there are no rows yet");
+    struct table_scan_config sc = {
+        .conninfo = c->source_conninfo,
+        .application_name = "warmpath verify",
+        .publication = c->publication,
+        .mappings = &c->mappings,
+        .since_us = known && id.since_us ? id.since_us : INT64_MIN,
+        .jobs = 1,
+    };
+    return table_scan_open(&sc, &v->source, err);
 }
 
 /* Everything once. The caller deinitialises v in any case. */
@@ -417,7 +464,7 @@ static enum status verify_once(struct verify *v, struct error *err)
         v->has_counter |= c->mappings.tables[i].counter[0] != '\0';
     enum status st = oracle_new(&v->oracle, err);
     if (st == STATUS_OK)
-        st = source_rows_open(c->source_conninfo, &c->mappings, &v->source, err);
+        st = open_source(v, err);
     if (st == STATUS_OK)
         st = open_sink(v, err);
     if (st == STATUS_OK)
@@ -450,9 +497,9 @@ static void print_text(struct cli *cli, const struct verify *v)
     }
     if (json_array_size(v->differences) >= DIFFERENCES_SHOWN)
         fprintf(cli->out, "(only the first %d differences are listed)\n", DIFFERENCES_SHOWN);
-    if (source_rows_unusable(v->source))
+    if (v->unusable)
         fprintf(cli->out, "%" PRIu64 " source rows cannot be used, the first because %s\n",
-                source_rows_unusable(v->source), source_rows_unusable_reason(v->source));
+                v->unusable, v->reason);
     if (v->too_old)
         fprintf(cli->out, "%" PRIu64 " rows were not compared: they are more than %d days old\n",
                 v->too_old, EPOCH_STORED_DAYS - EPOCH_KEPT_DAYS);
@@ -479,7 +526,7 @@ static int print_result(struct cli *cli, struct verify *v)
                   (json_int_t)v->equal, "differ", (json_int_t)v->differ, "missing",
                   (json_int_t)v->missing, "inexact", (json_int_t)v->inexact, "too_old",
                   (json_int_t)v->too_old, "events", (json_int_t)v->n_events, "unusable_source_rows",
-                  (json_int_t)source_rows_unusable(v->source), "differences", v->differences);
+                  (json_int_t)v->unusable, "differences", v->differences);
     return output_json(cli, root, code);
 }
 

@@ -428,7 +428,7 @@ static enum status settle_slot(const struct config *cfg, struct startup *s, bool
         .state_dir = cfg->state_dir,
         .pipeline = cfg->pipeline,
         .create = cfg->create,
-        .snapshot = false,
+        .snapshot = cfg->snapshot == SNAPSHOT_INITIAL,
     };
     struct server_identity server = {0};
     char lost[SLOT_LOSS_BYTES];

@@ -371,7 +371,8 @@ class PipelineTest(unittest.TestCase):
             nonlocal wrong
             rows = {(u, b): n for u, b, n in self.sink.run("SELECT user_id, bot_name, event_count FROM strategic_conversation_patterns")}
             plain = {(u, b): n for u, b, n in self.db.run("SELECT user_id, bot_name, count(*) FROM chat_message "
-                                                         "WHERE role IN ('user', 'bot') GROUP BY 1, 2")}
+                                                         "WHERE role IN ('user', 'bot') AND created_at > now() - interval '30 days' "
+                                                         "GROUP BY 1, 2")}
             wrong = {key: (rows.get(key), plain.get(key)) for key in rows.keys() | plain.keys() if rows.get(key) != plain.get(key)}
             return not wrong
 

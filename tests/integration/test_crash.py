@@ -13,7 +13,6 @@ SERVER_ROUNDS = 5
 class KillTest(PipelineTest):
     def test_kill_at_random_moments_loses_and_doubles_nothing(self):
         rng = random.Random(20)
-        # What was there before the slot is not counted: there is no initial snapshot.
         self.w.start()
         self.w.kill()
         with Load(self.db, seed=1, pause=0.002) as load:

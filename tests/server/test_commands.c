@@ -8,8 +8,8 @@
 #include "core/clock.h"
 #include "core/pg.h"
 #include "engines/key.h"
+#include "ingest/table_scan.h"
 #include "server/cli.h"
-#include "server/source_rows.h"
 #include "state/store.h"
 #include "tests/support/pgcluster.h"
 
@@ -263,15 +263,24 @@ static void make_state(const struct config *c)
 static void write_rows(struct fixture *f, const struct config *c, int64_t as_of_us)
 {
     make_state(c);
-    struct source_rows *rows;
+    struct table_scan_config sc = {.conninfo = f->conninfo,
+                                   .publication = "none",
+                                   .mappings = &c->mappings,
+                                   .since_us = INT64_MIN,
+                                   .jobs = 1};
+    struct table_scan *rows;
     struct made_key keys[8];
     size_t n = 0;
-    struct event e;
+    const struct event *e = NULL;
     struct error err;
-    assert_int_equal(source_rows_open(f->conninfo, &c->mappings, &rows, &err), STATUS_OK);
-    while (source_rows_next(rows, &e, &err) == STATUS_OK)
-        apply(keys, &n, &e);
-    source_rows_close(rows);
+    enum status st = table_scan_open(&sc, &rows, &err);
+    assert_int_equal(st, STATUS_OK);
+    while ((st = table_scan_next(rows, US_PER_SECOND, &e, &err)) != STATUS_END) {
+        assert_true(st == STATUS_OK || st == STATUS_AGAIN);
+        if (st == STATUS_OK && e->type != EVENT_DEAD_LETTER)
+            apply(keys, &n, e);
+    }
+    table_scan_close(rows);
     for (size_t i = 0; i < n; i++) {
         for (int t = 0; t < TABLE_COUNT; t++) {
             if (!key_has_row(keys[i].key, (enum table_id)t))
