@@ -73,6 +73,15 @@ class Result(unittest.TextTestResult):
             self.outcomes.append((outcome, str(test).replace("\n", " ")))  # setUpClass, or a module that cannot be imported
 
 
+def fitting(suite, major):
+    """The tests that this server is new enough for: a class may say needs_major."""
+    for test in suite:
+        if isinstance(test, unittest.TestSuite):
+            yield from fitting(test, major)
+        elif getattr(test, "needs_major", 0) <= major:
+            yield test
+
+
 def run_one(name, results, keep):
     """A process for one name; "FAIL name" when it ended without results."""
     args = [sys.executable, os.path.abspath(__file__), "--results", results, *(["--keep"] if keep else []), name]
@@ -122,6 +131,7 @@ def main():
         with cluster.Cluster(os.path.join(work, "pg"), fsync=False) as server:
             print(f"integration tests on PostgreSQL {server.major} in {work}", file=sys.stderr, flush=True)
             harness.begin(server, work)
+            suite = unittest.TestSuite(fitting(suite, server.major))
             result = unittest.TextTestRunner(stream=sys.stderr, resultclass=Result, verbosity=0).run(suite)
         if a.results:
             with open(a.results, "w") as f:

@@ -8,12 +8,10 @@ import unittest
 import psycopg2
 
 import harness
-from cluster import Cluster, find_bindir
+from cluster import Cluster
 from harness import CONFIG, Database, Load, Warmpath, lsn, wait_until
 
 FAST_CONFIG = CONFIG.replace("  create: true\n", "  create: true\n  silence: 1s\n")
-HAS_FAILOVER_SLOTS = int(subprocess.run([os.path.join(find_bindir(), "postgres"), "--version"], stdout=subprocess.PIPE,
-                                        text=True).stdout.split()[2].split(".")[0]) >= 17
 
 
 class Standby(Cluster):
@@ -169,8 +167,8 @@ class FailoverTest(unittest.TestCase):
         self.assertIn("which the new one never had", self.w.new_log())
 
 
-@unittest.skipUnless(HAS_FAILOVER_SLOTS, "slots that fail over came with PostgreSQL 17")
 class FailoverSlotTest(FailoverTest):
+    needs_major = 17  # slots that fail over
     failover_slots = True
     test_without_the_slot_it_stops_with_instructions = None
     test_a_standby_that_lacks_what_the_state_has_is_refused = None
