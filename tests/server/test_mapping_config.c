@@ -204,6 +204,34 @@ static void test_the_shipped_mappings_load_as_they_are(void **state)
     }
 }
 
+/* Every example of docs/MAPPING.md is a configuration. */
+static void test_the_examples_of_the_documentation_load(void **state)
+{
+    (void)state;
+    char text[32 << 10];
+    FILE *f = fopen(SOURCE_ROOT "/docs/MAPPING.md", "r");
+    assert_non_null(f);
+    size_t len = fread(text, 1, sizeof(text) - 1, f);
+    fclose(f);
+    text[len] = '\0';
+    int n = 0;
+    char *at = text;
+    while ((at = strstr(at, "```yaml\n"))) {
+        char *end = strstr(at + 8, "```\n");
+        struct buf problems;
+        assert_non_null(end);
+        *end = '\0';
+        struct config *c = parse(at + 8, &problems);
+        if (!c)
+            fail_msg("%s gave: %s", at + 8, problems.data);
+        config_free(c);
+        buf_deinit(&problems);
+        at = end + 4;
+        n++;
+    }
+    assert_true(n >= 4);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -211,6 +239,7 @@ int main(void)
         cmocka_unit_test(test_a_table_has_at_most_three_counters),
         cmocka_unit_test(test_sources_are_kept_in_order_with_all_they_say),
         cmocka_unit_test(test_the_shipped_mappings_load_as_they_are),
+        cmocka_unit_test(test_the_examples_of_the_documentation_load),
     };
     return cmocka_run_group_tests_name("server/mapping_config", tests, NULL, NULL);
 }
