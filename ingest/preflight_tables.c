@@ -19,7 +19,9 @@ static const char table_sql[] =
     " WHERE n.nspname = $1 AND c.relname = $2";
 
 static const char columns_sql[] =
-    "SELECT a.attname, t.typname, t.typcategory"
+    "SELECT a.attname, t.typname, t.typcategory,"
+    " a.attgenerated <> '' AND (a.attgenerated <> 's' OR"
+    "  pg_catalog.current_setting('server_version_num')::int < 180000) AS never_sent"
     " FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid"
     " WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped";
 
@@ -116,8 +118,17 @@ static const char *missing_column(const PGresult *columns, const struct mapping_
 static bool check_type(struct preflight *p, const struct table *t, enum mapping_field f,
                        const struct mapping_source *s, const PGresult *columns)
 {
-    const char *type = preflight_text(columns, find_column(columns, s->column), "typname");
+    int row = find_column(columns, s->column);
+    const char *type = preflight_text(columns, row, "typname");
     const char *needed = type_mismatch(s, f, type);
+    if (preflight_bool(columns, row, "never_sent")) {
+        struct check *c = preflight_add(
+            p, "columns", CHECK_FAIL,
+            "table %s, column \"%s\" (field %s) is generated: this server does not send it",
+            t->name.text, s->column, mapping_field_name(f));
+        preflight_fix(c, "map the columns that it is made of (a template can join them)");
+        return false;
+    }
     if (!needed)
         return true;
     struct check *c = preflight_add(p, "columns", CHECK_FAIL,

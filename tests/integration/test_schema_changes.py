@@ -160,6 +160,24 @@ class VanishedTest(SchemaTest):
         self.wait_count("vanished", 4)
         self.verify_all()
 
+    def test_a_list_of_columns_bridges_a_renaming(self):
+        self.edit("content: content", "content: [body, content]")
+        self.hangup()
+        c = connect(self.db.name, autocommit=False)
+        c.cursor().execute(INSERT, ("bridged", "under the old name"))
+        c.cursor().execute("ALTER TABLE chat_message RENAME COLUMN content TO body")
+        c.cursor().execute("INSERT INTO chat_message(user_id, bot_name, role, body) VALUES ('bridged', 'elena', 'user', 'new')")
+        c.commit()
+        c.cursor().execute("ALTER TABLE chat_message RENAME COLUMN body TO content")
+        c.commit()
+        c.close()
+        self.insert("bridged", "the old name again")
+        self.wait_count("bridged", 3)
+        self.assertIsNone(self.blocked())
+        self.verify_all()
+        self.edit("content: [body, content]", "content: content")
+        self.hangup()
+
     def test_a_reader_that_stands_still_is_killed_and_stands_still_again(self):
         self.insert("killed", "before")
         self.db.run("ALTER TABLE chat_message RENAME COLUMN content TO body")
