@@ -98,6 +98,7 @@ class RolesTest(PipelineTest):
         self.assertEqual(set(), self.doctor())
 
     def test_3_everything_works(self):
+        Load(self.db, seed=30).run(50)  # for the snapshot
         self.w.start()
         Load(self.db, seed=31).run(150)
         self.w.wait_covered()
