@@ -143,11 +143,7 @@ class PartitionTest(KindTest):
 
 
 class PublicationTest(KindTest):
-    """What only servers from 15 on have."""
-
-    def setUp(self):
-        if self.db.conn.server_version < 150000:
-            self.skipTest("row filters and column lists exist from PostgreSQL 15")
+    needs_major = 15  # row filters and column lists
 
     def publish(self, what):
         self.db.run(f"DROP PUBLICATION IF EXISTS {self.w.name}")
@@ -167,14 +163,6 @@ class RowFilterTest(PublicationTest):
         self.db.run("UPDATE chat_message SET role = 'draft' WHERE id = %s", i)
         self.wait_count("filter", 1)
         self.assertEqual([], self.w.dead_letters())
-        # An INSERT of a row that is known already is an edit: the filter is changed, and changed back.
-        self.db.run("UPDATE chat_message SET role = 'user' WHERE id = %s", i)
-        self.wait_count("filter", 2)
-        self.db.run(f"ALTER PUBLICATION {self.w.name} SET TABLE chat_message WHERE (content <> 'hidden'), memory, memory_access")
-        self.db.run(f"ALTER TABLE chat_message DISABLE TRIGGER ALL; UPDATE chat_message SET content = 'hidden' WHERE id = {i}")
-        self.wait_count("filter", 1)
-        self.db.run("UPDATE chat_message SET content = 'seen' WHERE id = %s", i)
-        self.wait_count("filter", 2)
         self.verify()
 
 
