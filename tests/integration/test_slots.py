@@ -5,14 +5,12 @@ These tests have a server of their own: they fill its WAL, change its limits and
 import json
 import os
 import signal
-import unittest
 
 import harness
 from cluster import Cluster
 from harness import CONFIG, Database, Load, PipelineTest, Warmpath, connect, lsn, wait_until
 
 SEGMENT = 16 << 20
-LOADS = os.path.exists(os.path.join(os.path.dirname(__file__), "..", "..", "server", "load.c"))
 own = None
 shared = None
 
@@ -214,7 +212,6 @@ class RebuildTest(LossTest):
         self.w.verify(30)
         self.assert_counts()
 
-    @unittest.skipUnless(LOADS, "the initial snapshot is not part of this version")
     def test_a_slot_that_is_lost_while_read_is_rebuilt_once(self):
         Load(self.db, seed=42).run(60)
         self.w.start()
