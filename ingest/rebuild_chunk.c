@@ -37,6 +37,10 @@ struct rebuild_chunk {
     size_t items_max;
     uint64_t rows;
     uint64_t keys;
+    bool has_snapshot;
+    uint32_t xmax;     /* this and later ones are not seen ... */
+    uint32_t *running; /* ... nor are these, sorted */
+    size_t n_running;
 };
 
 /* What an item costs beside its bytes, so that many small rows are bounded too. */
@@ -64,6 +68,7 @@ void rebuild_chunk_free(struct rebuild_chunk *c)
     buf_deinit(&c->names_text);
     buf_deinit(&c->bytes);
     free(c->names);
+    free(c->running);
     free(c->items);
     free(c);
 }
@@ -167,6 +172,50 @@ static enum status add(struct rebuild_chunk *c, enum item_class class, struct st
     i.len = c->bytes.len - start;
     c->items[c->n++] = i;
     return STATUS_OK;
+}
+
+static int compare_xids(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a;
+    uint32_t y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
+enum status rebuild_chunk_snapshot(struct rebuild_chunk *c, const char *text, struct error *err)
+{
+    /* "xmin:xmax:running,running" */
+    const char *xmax = strchr(text, ':');
+    const char *at = xmax ? strchr(xmax + 1, ':') : NULL;
+    if (!at)
+        return error_set(err, STATUS_INVALID, "\"%.60s\" is no snapshot", text);
+    size_t n = 0;
+    for (const char *p = at; *p; p++)
+        n += *p == ',';
+    free(c->running);
+    c->n_running = 0;
+    c->running = calloc(n + 1, sizeof(*c->running));
+    if (!c->running)
+        return error_set(err, STATUS_NOMEM, "could not keep a snapshot");
+    c->xmax = (uint32_t)strtoull(xmax + 1, NULL, 10);
+    while (at[1]) {
+        char *end = NULL;
+        c->running[c->n_running++] = (uint32_t)strtoull(at + 1, &end, 10);
+        if (*end != ',' || c->n_running > n)
+            break;
+        at = end;
+    }
+    qsort(c->running, c->n_running, sizeof(*c->running), compare_xids);
+    c->has_snapshot = true;
+    return STATUS_OK;
+}
+
+bool rebuild_chunk_sees(const struct rebuild_chunk *c, uint32_t xid)
+{
+    if (!c->has_snapshot)
+        return true;
+    if ((int32_t)(xid - c->xmax) >= 0)
+        return false;
+    return c->n_running == 0 || !bsearch(&xid, c->running, c->n_running, sizeof(xid), compare_xids);
 }
 
 enum status rebuild_chunk_key(struct rebuild_chunk *c, struct str user_id, struct str bot_name)

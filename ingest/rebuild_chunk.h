@@ -29,6 +29,12 @@ MUST_CHECK enum status rebuild_chunk_name(struct rebuild_chunk *c, struct str na
 /* Whether the event changes a key that the chunk is about. */
 bool rebuild_chunk_wants(const struct rebuild_chunk *c, const struct event *e);
 
+/* The snapshot that the rows are read under: pg_current_snapshot() as text. INVALID, NOMEM. */
+MUST_CHECK enum status rebuild_chunk_snapshot(struct rebuild_chunk *c, const char *text,
+                                              struct error *err);
+/* Whether the rows show what a committed transaction did; xid is the low half of its number. */
+bool rebuild_chunk_sees(const struct rebuild_chunk *c, uint32_t xid);
+
 /* A key that is to be rebuilt even if the source holds nothing of it. LIMIT, NOMEM. */
 MUST_CHECK enum status rebuild_chunk_key(struct rebuild_chunk *c, struct str user_id,
                                          struct str bot_name);

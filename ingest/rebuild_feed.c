@@ -14,8 +14,12 @@ enum feed_state {
     FEED_HANDED,    /* all of it; the transaction has not ended */
     FEED_COMMITTED,
     FEED_OVERFLOW,
+    FEED_UNSEEN,
     FEED_LOST,
 };
+
+/* How far back somebody may still not have seen a transaction: a moment, at any rate of them. */
+#define TRANSACTIONS 16384
 
 enum request { REQUEST_NONE, REQUEST_WANTED, REQUEST_TAKEN, REQUEST_STORED };
 
@@ -28,10 +32,15 @@ struct rebuild_feed {
     struct rebuild_chunk *recorded; /* while there is a chunk; the reader's from FEED_OPEN on */
     lsn_t end_lsn;
     uint64_t keys;
+    uint64_t sessions;
     enum request request;
     char reason[128];
 
-    /* The reader's alone: where it stands in rows. */
+    /* The reader's alone: the newest transactions, how many there were when the low watermark came,
+     * and where it stands in rows. */
+    uint32_t xids[TRANSACTIONS];
+    uint64_t n_xids;
+    uint64_t low_xids;
     size_t index;
     enum rebuild_step step;
 };
@@ -94,12 +103,22 @@ enum rebuild_outcome rebuild_feed_outcome(struct rebuild_feed *f, lsn_t *ret_end
         outcome = REBUILD_HANDED_ON;
     else if (f->state == FEED_OVERFLOW)
         outcome = REBUILD_OVERFLOW;
+    else if (f->state == FEED_UNSEEN)
+        outcome = REBUILD_UNSEEN;
     else if (f->state == FEED_LOST)
         outcome = REBUILD_LOST;
     *ret_end = f->end_lsn;
     *ret_keys = f->keys;
     pthread_mutex_unlock(&f->lock);
     return outcome;
+}
+
+uint64_t rebuild_feed_sessions(struct rebuild_feed *f)
+{
+    pthread_mutex_lock(&f->lock);
+    uint64_t n = f->sessions;
+    pthread_mutex_unlock(&f->lock);
+    return n;
 }
 
 void rebuild_feed_close(struct rebuild_feed *f)
@@ -137,13 +156,14 @@ void rebuild_feed_stored(struct rebuild_feed *f)
 
 static void lose(struct rebuild_feed *f)
 {
-    if (f->state != FEED_IDLE && f->state != FEED_OVERFLOW)
+    if (f->state != FEED_IDLE)
         f->state = FEED_LOST;
 }
 
 void rebuild_feed_session(struct rebuild_feed *f)
 {
     pthread_mutex_lock(&f->lock);
+    f->sessions++;
     lose(f);
     pthread_mutex_unlock(&f->lock);
 }
@@ -155,6 +175,11 @@ void rebuild_feed_lost(struct rebuild_feed *f)
     if (f->state == FEED_OPEN || f->state == FEED_RECORDING)
         lose(f);
     pthread_mutex_unlock(&f->lock);
+}
+
+void rebuild_feed_transaction(struct rebuild_feed *f, uint32_t xid)
+{
+    f->xids[f->n_xids++ % TRANSACTIONS] = xid;
 }
 
 void rebuild_feed_record(struct rebuild_feed *f, const struct event *e)
@@ -170,11 +195,25 @@ static bool is_token(const struct rebuild_feed *f, struct str content)
     return content.len > 0 && str_equal(content, str_from(f->token));
 }
 
+/* Whether the rows show everything that was committed before the low watermark. */
+static bool sees_all_before_low(const struct rebuild_feed *f)
+{
+    uint64_t oldest = f->n_xids > TRANSACTIONS ? f->n_xids - TRANSACTIONS : 0;
+    for (uint64_t i = oldest; i < f->low_xids; i++)
+        if (!rebuild_chunk_sees(f->rows, f->xids[i % TRANSACTIONS]))
+            return false;
+    return true;
+}
+
 /* Puts rows and recorded events together. */
 static void start_handing(struct rebuild_feed *f)
 {
     if (!f->rows) {
         f->state = FEED_LOST;
+        return;
+    }
+    if (!sees_all_before_low(f)) {
+        f->state = FEED_UNSEEN;
         return;
     }
     if (rebuild_chunk_merge(f->rows, f->recorded)) {
@@ -192,10 +231,12 @@ bool rebuild_feed_message(struct rebuild_feed *f, struct str prefix, struct str 
 {
     pthread_mutex_lock(&f->lock);
     bool ours = is_token(f, content);
-    if (ours && f->state == FEED_OPEN && str_equal(prefix, STR(REBUILD_LOW)))
+    if (ours && f->state == FEED_OPEN && str_equal(prefix, STR(REBUILD_LOW))) {
         f->state = FEED_RECORDING;
-    else if (ours && f->state == FEED_RECORDING && str_equal(prefix, STR(REBUILD_HIGH)))
+        f->low_xids = f->n_xids - 1; /* its own transaction is the newest */
+    } else if (ours && f->state == FEED_RECORDING && str_equal(prefix, STR(REBUILD_HIGH))) {
         start_handing(f);
+    }
     bool handing = f->state == FEED_HANDING;
     pthread_mutex_unlock(&f->lock);
     return handing;

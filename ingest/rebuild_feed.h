@@ -9,10 +9,15 @@
  * recorded events are handed on key by key at its position: what they make is the state of the
  * source as of the high watermark, whenever in between the rows were read.
  *
+ * A transaction is in the log a moment before others see what it did. One that committed before the
+ * low watermark and was still unseen by the statement that read the rows would be missed by both;
+ * the reader remembers the newest transactions, the rows come with their snapshot, and then they
+ * are read again.
+ *
  * A chunk counts only when the reader says that it was handed on, and everything up to the end of
- * its transaction is durable, and no session began in between: a rewind reads the watermarks again,
- * but there is nothing left to put between them. Then, and when too much was recorded, the chunk is
- * done once more with new watermarks.
+ * its transaction is durable, and no session began in between (to be asked in this order): a rewind
+ * reads the watermarks again, but there is nothing left to put between them. Then, and when too
+ * much was recorded, the chunk is done once more with new watermarks.
  */
 #pragma once
 
@@ -59,11 +64,13 @@ enum rebuild_outcome {
     REBUILD_WAITING,
     REBUILD_HANDED_ON, /* not durable yet: *ret_end is the end of its transaction */
     REBUILD_OVERFLOW,  /* too much was recorded: fewer keys at a time */
-    REBUILD_LOST,      /* do it again */
+    REBUILD_UNSEEN,    /* the rows are older than the low watermark: read them again */
+    REBUILD_LOST,      /* the stream began anew: so must whatever is not durable */
 };
-/* To be asked after what is durable was looked at, in this order. */
 enum rebuild_outcome rebuild_feed_outcome(struct rebuild_feed *f, lsn_t *ret_end,
                                           uint64_t *ret_keys);
+/* How many sessions have begun: while it stays the same, what was handed on is on its way. */
+uint64_t rebuild_feed_sessions(struct rebuild_feed *f);
 /* Drops the chunk, whatever has become of it, unless it is being handed on. */
 void rebuild_feed_close(struct rebuild_feed *f);
 
@@ -78,6 +85,8 @@ void rebuild_feed_stored(struct rebuild_feed *f);
 void rebuild_feed_session(struct rebuild_feed *f);
 /* The rows of a table changed without saying which: what is being read cannot be trusted. */
 void rebuild_feed_lost(struct rebuild_feed *f);
+/* A transaction that committed. */
+void rebuild_feed_transaction(struct rebuild_feed *f, uint32_t xid);
 /* An event on its way. */
 void rebuild_feed_record(struct rebuild_feed *f, const struct event *e);
 /* A transactional message. True: there is something to hand on, rebuild_feed_next(). */

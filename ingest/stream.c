@@ -456,6 +456,8 @@ static enum status take_begin(struct stream *s, const struct pgoutput_message *m
     /* Stored is an end LSN: the commit record that starts below it ends at or before it. */
     s->skip = final_lsn < s->feedback.start;
     s->feedback.in_transaction = true;
+    if (s->rebuild)
+        rebuild_feed_transaction(s->rebuild, m->u.begin.xid);
     return STATUS_OK;
 }
 

@@ -83,6 +83,7 @@ int cmd_dlq(struct cli *cli);
 int cmd_doctor(struct cli *cli);
 int cmd_help(struct cli *cli);
 int cmd_migrate(struct cli *cli);
+int cmd_rebuild(struct cli *cli);
 int cmd_replay(struct cli *cli);
 int cmd_run(struct cli *cli);
 int cmd_status(struct cli *cli);

@@ -21,6 +21,7 @@
 #include "server/blocked.h"
 #include "server/cli.h"
 #include "server/load.h"
+#include "server/rebuild.h"
 #include "server/reload.h"
 #include "server/slot_loss.h"
 #include "server/source_watch.h"
@@ -57,6 +58,8 @@ struct run {
     struct error sink_trouble; /* logged last; code OK: none */
     struct error blocked;      /* shown in the state directory; code OK: nothing is */
     struct reload reload;
+    struct rebuild_feed *feed; /* between the two threads below */
+    struct rebuild *rebuild;
     atomic_bool stop_reader;
     atomic_bool stop_lease;
     atomic_bool loading; /* the state is not complete: no row may leave it */
@@ -242,8 +245,22 @@ static enum status start_router(struct run *r, struct error *err)
         .timeline = r->source.identity.timeline,
         .check = startup_check_source,
         .check_ctx = &r->source,
+        .rebuild = r->feed,
     };
     return replication_new(&pc, &r->receiver, &r->replication, err);
+}
+
+/* For the rebuilding thread. */
+static lsn_t least_durable(void *ctx)
+{
+    struct run *r = ctx;
+    lsn_t covered = UINT64_MAX;
+    for (uint32_t i = 0; i < r->n_workers; i++) {
+        lsn_t durable = worker_view(r->workers[i]).covered_durable;
+        if (durable < covered)
+            covered = durable;
+    }
+    return covered;
 }
 
 static enum status run_start(struct run *r, bool anew, struct error *err)
@@ -267,6 +284,8 @@ static enum status run_start(struct run *r, bool anew, struct error *err)
     };
     st = sink_start(&sc, &r->sink, err);
     if (!st)
+        st = rebuild_feed_new(&r->feed, err);
+    if (!st)
         st = start_router(r, err);
     if (!st)
         st = start_workers(r, err);
@@ -274,8 +293,11 @@ static enum status run_start(struct run *r, bool anew, struct error *err)
         st = stage_start(&r->reader, reader_main, r, err);
     if (!st)
         st = stage_start(&r->lease, lease_main, r, err);
+    struct rebuild_config bc = {.cfg = r->cfg, .feed = r->feed, .durable = least_durable, .ctx = r};
     if (!st)
         st = source_watch_start(r->cfg, &r->watch, err);
+    if (!st)
+        st = rebuild_start(&bc, &r->rebuild, err);
     return st;
 }
 
@@ -358,7 +380,10 @@ static void reload(struct run *r)
 {
     const struct mapping_set *mappings = NULL;
     struct error err = {0};
-    if (reload_read(&r->reload, &mappings) && replication_remap(r->replication, mappings, &err))
+    if (!reload_read(&r->reload, &mappings))
+        return;
+    rebuild_remap(r->rebuild, mappings);
+    if (replication_remap(r->replication, mappings, &err))
         log_write(LOG_ERROR, "run", "could not change the mappings error=\"%s\"", err.text);
 }
 
@@ -406,6 +431,7 @@ static bool all_drained(struct run *r)
 static enum status run_stop(struct run *r, bool graceful, struct error *err)
 {
     source_watch_stop(r->watch);
+    rebuild_stop(r->rebuild);
     atomic_store(&r->stop_reader, true);
     graceful = graceful && !atomic_load(&r->loading); /* nothing of it is kept */
     if (r->reader.started)
@@ -427,6 +453,7 @@ static enum status run_stop(struct run *r, bool graceful, struct error *err)
     atomic_store(&r->stop_lease, true);
     stage_join(&r->lease);
     replication_free(r->replication);
+    rebuild_feed_free(r->feed);
     router_free(r->router);
     for (uint32_t i = 0; i < LIMIT_WORKERS; i++)
         link_close(r->links[i]);

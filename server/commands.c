@@ -21,6 +21,16 @@ static const struct cli_option migrate_options[] = {
     {"json", NULL, "status: one JSON document for scripts"},
     {NULL, NULL, NULL},
 };
+static const struct cli_option rebuild_options[] = {
+    {"all", NULL, "every user, and then every bot's own key"},
+    {"user", "ID", "one user, with all bots"},
+    {"bot", "NAME", "with --user: only with this bot"},
+    {"engine", "NAME",
+     "write this engine's rows at once, the others when they are due; alone: --all"},
+    {"detach", NULL, "return as soon as the request is stored"},
+    {"json", NULL, "one JSON document for scripts"},
+    {NULL, NULL, NULL},
+};
 static const struct cli_option replay_options[] = {
     {"emit", "final|each",
      "final: one row per key and table at the end (default); each: every row when it is due"},
@@ -111,6 +121,18 @@ const struct command commands[] = {
         .options = verify_options,
         .need = NEED_SOURCE | NEED_SINK | NEED_TABLES,
         .run = cmd_verify,
+    },
+    {
+        .name = "rebuild",
+        .args = "",
+        .summary = "make keys anew from the source tables, while everything goes on",
+        .details =
+            "Asks the running instance, one request at a time, and follows it. Rows are replaced\n"
+            "when their key is complete; until then readers see the old ones. A request survives\n"
+            "crashes: it goes on where it was. Ending this command does not end the request.",
+        .options = rebuild_options,
+        .need = NEED_SINK,
+        .run = cmd_rebuild,
     },
     {
         .name = "dlq",

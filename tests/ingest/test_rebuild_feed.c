@@ -17,7 +17,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define T0 INT64_C(1767621600000000)
+#define T0       INT64_C(1767621600000000)
+#define WIRE_XID 4711u /* of every transaction: wire_begin() */
 
 static struct mapping_set mappings;
 static struct stream *stream;
@@ -355,6 +356,34 @@ static void test_others_watermarks_are_no_business_of_ours(void **state)
     assert_seen("commit 230\ncommit 330\ncommit 430\ncommit 530\n");
 }
 
+/* A transaction is in the log before others see what it did (rebuild_feed.h). */
+static void test_rows_that_do_not_show_what_came_before_the_low_watermark_do_not_count(void **state)
+{
+    (void)state;
+    char snapshot[64];
+    struct rebuild_chunk *c = open_chunk("t", 1 << 20);
+    (void)snprintf(snapshot, sizeof(snapshot), "%u:%u:%u", WIRE_XID, WIRE_XID + 9, WIRE_XID);
+    assert_int_equal(rebuild_chunk_snapshot(c, snapshot, NULL), STATUS_OK);
+    play(0x200, "t", c);
+    assert_int_equal(outcome(), REBUILD_UNSEEN);
+    rebuild_feed_close(feed);
+    c = open_chunk("u", 1 << 20);
+    (void)snprintf(snapshot, sizeof(snapshot), "1:%u:", WIRE_XID);
+    assert_int_equal(rebuild_chunk_snapshot(c, snapshot, NULL), STATUS_OK);
+    play(0x600, "u", c);
+    assert_int_equal(outcome(), REBUILD_UNSEEN);
+    rebuild_feed_close(feed);
+    c = open_chunk("v", 1 << 20);
+    (void)snprintf(snapshot, sizeof(snapshot), "1:%u:3,5", WIRE_XID + 1);
+    assert_int_equal(rebuild_chunk_snapshot(c, snapshot, NULL), STATUS_OK);
+    assert_false(rebuild_chunk_sees(c, 3));
+    assert_true(rebuild_chunk_sees(c, 4));
+    assert_false(rebuild_chunk_sees(c, 5));
+    assert_int_equal(rebuild_chunk_snapshot(c, "nonsense", NULL), STATUS_INVALID);
+    play(0xA00, "v", c);
+    assert_int_equal(outcome(), REBUILD_HANDED_ON);
+}
+
 static void test_too_much_recorded_is_an_overflow_and_the_stream_goes_on(void **state)
 {
     (void)state;
@@ -414,6 +443,9 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(test_others_watermarks_are_no_business_of_ours, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(
+            test_rows_that_do_not_show_what_came_before_the_low_watermark_do_not_count, setup,
+            teardown),
         cmocka_unit_test_setup_teardown(
             test_too_much_recorded_is_an_overflow_and_the_stream_goes_on, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_truncate_in_between_spoils_what_is_being_read, setup,
