@@ -129,6 +129,7 @@ static enum status store_wanted(struct rebuild *r, struct error *err)
         return STATUS_OK;
     const char *params[] = {r->cfg.cfg->pipeline, reason};
     enum status st = STATUS_IO;
+    bool said = false;
     while (st) {
         CLEANUP(PQclearp) PGresult *res = NULL;
         st = open_sink(r, err);
@@ -136,6 +137,12 @@ static enum status store_wanted(struct rebuild *r, struct error *err)
             st = pg_query(r->sink,
                           "INSERT INTO strategic_rebuild (pipeline, reason) VALUES ($1, $2)", 2,
                           params, "could not request a rebuild", &res, err);
+        if (st && !said)
+            log_write(LOG_WARN, "rebuild",
+                      "the reader waits until a request is stored, retrying reason=\"%s\" "
+                      "error=\"%s\"",
+                      reason, err->text);
+        said = true;
         if (st && rebuild_nap(r, RETRY_US))
             return STATUS_END;
     }
