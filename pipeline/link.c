@@ -12,7 +12,6 @@ struct link {
     nng_msg *received; /* lent to the caller of link_receive() */
     int receive_timeout_ms;
     int send_timeout_ms;
-    bool shut; /* of no use to the thread that sends and receives */
 };
 
 /* Frames queued inside nng per direction. The byte bound is the credit of the router. */
@@ -77,18 +76,11 @@ enum status link_dial(const char *url, struct link **ret, struct error *err)
     return STATUS_OK;
 }
 
-void link_shut(struct link *l)
-{
-    nng_close(l->socket);
-    l->shut = true;
-}
-
 void link_close(struct link *l)
 {
     if (!l)
         return;
-    if (!l->shut)
-        nng_close(l->socket);
+    nng_close(l->socket);
     if (l->received)
         nng_msg_free(l->received);
     free(l);

@@ -19,10 +19,9 @@ struct link;
 /* The router listens, the worker dials. url: inproc://, ipc:// or tcp://. */
 MUST_CHECK enum status link_listen(const char *url, struct link **ret, struct error *err);
 MUST_CHECK enum status link_dial(const char *url, struct link **ret, struct error *err);
-/* From now on every call returns END, also one that another thread is blocked in. By the thread
- * that closes the link. */
-void link_shut(struct link *l);
-void link_close(struct link *l); /* NULL is a no-op */
+/* NULL is a no-op. Not while another thread is in a call: nng 1.5 may leave that thread waiting for
+ * ever, or use what it has freed. */
+void link_close(struct link *l);
 CLEANUP_FREEP(struct link, link_close);
 
 /* Sends head and body as one frame. AGAIN: the queue was full for timeout_ms. Copies the bytes. */

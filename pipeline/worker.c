@@ -336,8 +336,6 @@ static void *run(void *arg)
     bool flushed = false;
     while (!st && !atomic_load(&w->stop))
         st = loop_once(w, &flushed, &err);
-    if (st == STATUS_END && atomic_load(&w->stop))
-        st = STATUS_OK; /* the link was shut to wake us */
     if (!st)
         st = partition_fold_all(w->partition, clock_wall_us(w->cfg.clock), &err);
     pthread_mutex_lock(&w->lock);
@@ -396,12 +394,16 @@ void worker_drain(struct worker *w)
     atomic_store(&w->draining, true);
 }
 
+void worker_halt(struct worker *w)
+{
+    atomic_store(&w->stop, true);
+}
+
 enum status worker_stop(struct worker *w, struct error *err)
 {
     if (!w)
         return STATUS_OK;
-    atomic_store(&w->stop, true);
-    link_shut(w->link);
+    worker_halt(w);
     pthread_join(w->thread, NULL);
     enum status st = worker_health(w, err);
     worker_free(w);

@@ -27,6 +27,9 @@ MUST_CHECK enum status worker_start(const struct worker_config *cfg, struct work
                                     struct error *err);
 /* Asks for the graceful end: apply what has arrived, make every dirty row due, commit, fold. */
 void worker_drain(struct worker *w);
+/* Asks the thread to end, which it sees within its wait for a frame: before worker_stop() of
+ * several workers, so that they end side by side. */
+void worker_halt(struct worker *w);
 /* Waits for the thread, commits and frees. Rows still in the outbox stay there, durably. */
 MUST_CHECK enum status worker_stop(struct worker *w, struct error *err);
 /* OK while it runs; else what stopped it. */

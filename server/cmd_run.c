@@ -445,6 +445,8 @@ static enum status run_stop(struct run *r, bool graceful, struct error *err)
     if (graceful && r->n_workers > 0)
         report_progress(r);
     enum status st = STATUS_OK;
+    for (uint32_t i = 0; i < r->n_workers; i++)
+        worker_halt(r->workers[i]);
     for (uint32_t i = 0; i < r->n_workers; i++) {
         enum status one = worker_stop(r->workers[i], st ? NULL : err);
         st = st ? st : one;

@@ -195,6 +195,8 @@ static void live(const char *dir)
                 wait_for_worker(&t);
     }
     for (uint32_t i = 0; i < n_workers; i++)
+        worker_halt(workers[i]);
+    for (uint32_t i = 0; i < n_workers; i++)
         MUST(worker_stop(workers[i], &err));
     router_free(t.router);
     for (uint32_t i = 0; i < n_workers; i++)
