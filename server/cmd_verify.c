@@ -5,7 +5,8 @@
  * becomes an event and goes to the oracle, the second, naive implementation of the engines. Each
  * cache row is then computed again at its own as_of and compared column by column; every key that
  * should have a row must have one. While messages keep coming, a row may lag behind the snapshot by
- * what its triggers allow: --wait tries again until all agree or the time is up.
+ * what its triggers allow: --wait tries again, with a new snapshot, until each row of the keys that
+ * there were at first has agreed once, or the time is up.
  *
  * What a bot has learned from all its users by each day (engines/epoch.h) is an input like the
  * source rows. It is read from the state directory, beside the running process.
@@ -20,6 +21,7 @@
 #include "engines/kernels.h"
 #include "engines/oracle/oracle.h"
 #include "ingest/table_scan.h"
+#include "server/hash_set.h"
 #include "server/output.h"
 #include "server/row_compare.h"
 #include "state/store.h"
@@ -32,11 +34,12 @@
 #define FETCH_ROWS        500
 #define DIFFERENCES_SHOWN 200
 
-/* Grows by appending, is sorted when it is first searched. */
-struct hash_set {
-    uint64_t *items;
-    size_t n, cap;
-    bool sorted;
+/* What one attempt leaves to the next. */
+struct verify_history {
+    bool later;           /* this is not the first attempt */
+    struct hash_set keys; /* of the first attempt, with table number 0: those that are looked at */
+    struct hash_set agreed; /* rows, by table */
+    struct hash_set agree;  /* the same of the attempt under way */
 };
 
 struct bot_epochs {
@@ -62,6 +65,7 @@ struct verify {
     int64_t newest_us; /* as_of of the newest row */
     bool has_counter;  /* a mapped table counts accesses: see is_inexact() */
     uint64_t equal, differ, missing, inexact;
+    struct verify_history *history;
     struct hash_set with_row; /* keys with a row, by table */
     struct hash_set sampled;  /* keys of the sample, by table number 0 */
     json_t *differences;
@@ -98,35 +102,21 @@ static uint64_t key_hash(int table, struct str user, struct str bot)
     return hash64_mix(hash64(user) ^ hash64_mix(hash64(bot) + (uint64_t)table));
 }
 
-static enum status set_add(struct hash_set *set, uint64_t hash, struct error *err)
+static void history_deinit(struct verify_history *h)
 {
-    if (set->n == set->cap) {
-        size_t cap = set->cap ? 2 * set->cap : 1024;
-        uint64_t *grown = reallocarray(set->items, cap, sizeof(*grown));
-        if (!grown)
-            return error_set(err, STATUS_NOMEM, "could not allocate %zu keys", cap);
-        set->items = grown;
-        set->cap = cap;
-    }
-    set->items[set->n++] = hash;
-    set->sorted = false;
-    return STATUS_OK;
+    hash_set_deinit(&h->keys);
+    hash_set_deinit(&h->agreed);
+    hash_set_deinit(&h->agree);
 }
 
-static int compare_hashes(const void *a, const void *b)
+static enum status history_next(struct verify_history *h, struct error *err)
 {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
-static bool set_has(struct hash_set *set, uint64_t hash)
-{
-    if (!set->n)
-        return false;
-    if (!set->sorted)
-        qsort(set->items, set->n, sizeof(*set->items), compare_hashes);
-    set->sorted = true;
-    return bsearch(&hash, set->items, set->n, sizeof(*set->items), compare_hashes) != NULL;
+    enum status st = STATUS_OK;
+    for (size_t i = 0; i < h->agree.n && st == STATUS_OK; i++)
+        st = hash_set_add(&h->agreed, h->agree.items[i], err);
+    h->agree.n = 0;
+    h->later = true;
+    return st;
 }
 
 /* An event up to 5 minutes ahead of T counts (ENGINES.md 1.3), so that is when it is let in: then
@@ -148,8 +138,9 @@ static bool is_sampled(struct verify *v, const struct event *e)
 {
     uint32_t scopes = engine_scopes(e);
     return (scopes & 1u << ENGINE_USER &&
-            set_has(&v->sampled, key_hash(0, e->user_id, e->bot_name))) ||
-           (scopes & 1u << ENGINE_BOT && set_has(&v->sampled, key_hash(0, STR(""), e->bot_name)));
+            hash_set_has(&v->sampled, key_hash(0, e->user_id, e->bot_name))) ||
+           (scopes & 1u << ENGINE_BOT &&
+            hash_set_has(&v->sampled, key_hash(0, STR(""), e->bot_name)));
 }
 
 /* Why the first one cannot be used is told. */
@@ -264,7 +255,7 @@ static enum status collect_key(struct verify *v, enum table_id table, const PGre
 {
     (void)table;
     take_key(v, res, tuple);
-    return set_add(&v->sampled, key_hash(0, v->user, v->bot), err);
+    return hash_set_add(&v->sampled, key_hash(0, v->user, v->bot), err);
 }
 
 /* A counter tells how often a memory was read, but only the last time: a row that saw it grow knows
@@ -274,14 +265,37 @@ static bool is_inexact(const struct verify *v, enum table_id table)
     return v->has_counter && (table == TABLE_MEMORY_HEALTH || table == TABLE_MEMORY_BEHAVIOR);
 }
 
+/* Whether the key is looked at: all are by the first attempt, and nothing newer by later ones. */
+static enum status in_scope(struct verify *v, bool *ret, struct error *err)
+{
+    struct verify_history *h = v->history;
+    uint64_t hash = key_hash(0, v->user, v->bot);
+    *ret = !h->later || hash_set_has(&h->keys, hash);
+    return h->later ? STATUS_OK : hash_set_add(&h->keys, hash, err);
+}
+
+static enum status note_equal(struct verify *v, uint64_t hash, struct error *err)
+{
+    v->equal++;
+    return hash_set_add(&v->history->agree, hash, err);
+}
+
 static enum status check_row(struct verify *v, enum table_id table, const PGresult *res, int tuple,
                              struct error *err)
 {
     v->table = tables[table].name;
     take_key(v, res, tuple);
-    enum status st = set_add(&v->with_row, key_hash(table, v->user, v->bot), err);
-    if (st != STATUS_OK)
+    uint64_t hash = key_hash(table, v->user, v->bot);
+    bool wanted = false;
+    enum status st = hash_set_add(&v->with_row, hash, err);
+    if (st == STATUS_OK)
+        st = in_scope(v, &wanted, err);
+    if (st != STATUS_OK || !wanted)
         return st;
+    if (hash_set_has(&v->history->agreed, hash)) {
+        v->equal++;
+        return STATUS_OK;
+    }
     if (PQgetisnull(res, tuple, RR_AS_OF_US)) {
         add_difference(v, "as_of", "a time", NULL);
         v->differ++;
@@ -302,14 +316,15 @@ static enum status check_row(struct verify *v, enum table_id table, const PGresu
         v->differ++;
         st = STATUS_OK;
     } else if (st == STATUS_OK && is_inexact(v, table)) {
-        bool differs = row_compare(&row, res, tuple, on_inexact, v) > 0;
-        v->inexact += differs;
-        v->equal += !differs;
+        if (row_compare(&row, res, tuple, on_inexact, v) > 0)
+            v->inexact++;
+        else
+            st = note_equal(v, hash, err);
     } else if (st == STATUS_OK) {
         if (row_compare(&row, res, tuple, on_difference, v) > 0)
             v->differ++;
         else
-            v->equal++;
+            st = note_equal(v, hash, err);
     }
     row_deinit(&row);
     return st;
@@ -380,9 +395,11 @@ static enum status check_missing(struct verify *v, struct error *err)
 {
     enum status st = find_newest(v, err);
     for (size_t k = 0; st == STATUS_OK && k < oracle_key_count(v->oracle); k++) {
+        bool wanted = false;
         oracle_key_at(v->oracle, k, &v->user, &v->bot);
-        for (int t = 0; t < TABLE_COUNT; t++) {
-            if (set_has(&v->with_row, key_hash(t, v->user, v->bot)))
+        st = in_scope(v, &wanted, err);
+        for (int t = 0; wanted && t < TABLE_COUNT && st == STATUS_OK; t++) {
+            if (hash_set_has(&v->with_row, key_hash(t, v->user, v->bot)))
                 continue;
             struct row row;
             row_init(&row, &tables[t]);
@@ -423,8 +440,8 @@ static void verify_deinit(struct verify *v)
         PQfinish(v->sink);
     table_scan_close(v->source);
     oracle_free(v->oracle);
-    free(v->with_row.items);
-    free(v->sampled.items);
+    hash_set_deinit(&v->with_row);
+    hash_set_deinit(&v->sampled);
     json_decref(v->differences);
     for (size_t i = 0; i < v->n_bots; i++) {
         epoch_list_deinit(&v->bots[i].list);
@@ -557,16 +574,20 @@ int cmd_verify(struct cli *cli)
     if (wait && config_duration_parse(str_from(wait), &wait_us, &err) != STATUS_OK)
         return cli_fail(cli, CLI_USAGE, "--wait %s", err.text);
     int64_t deadline_us = clock_mono_us(&clock_real) + wait_us;
+    int64_t seed = clock_wall_us(&clock_real);
+    CLEANUP(history_deinit) struct verify_history history = {0};
     for (;;) {
-        struct verify v = {.cli = cli, .sample = sample, .seed = clock_wall_us(&clock_real)};
+        struct verify v = {.cli = cli, .sample = sample, .seed = seed, .history = &history};
         enum status st = verify_once(&v, &err);
         bool agree = st == STATUS_OK && v.differ == 0 && v.missing == 0;
         bool last = agree || clock_mono_us(&clock_real) >= deadline_us;
-        if (last)
+        if (!last && st == STATUS_OK)
+            st = history_next(&history, &err);
+        if (last || st == STATUS_NOMEM)
             code =
                 st == STATUS_OK ? print_result(cli, &v) : cli_fail(cli, CLI_FAILED, "%s", err.text);
         verify_deinit(&v);
-        if (last)
+        if (last || st == STATUS_NOMEM)
             return code;
         poll(NULL, 0, 200);
     }

@@ -33,6 +33,26 @@ class StopTest(PipelineTest):
         self.assertEqual(0, self.w.stop())
 
 
+class LiveVerifyTest(PipelineTest):
+    def test_rows_agree_and_a_wrong_one_is_found_while_others_are_written(self):
+        self.w.start()
+        self.db.run("INSERT INTO chat_message(user_id, bot_name, role, content) SELECT 'quiet', 'elena', 'user', 'words' "
+                    "FROM generate_series(1, 3)")
+        with Load(self.db, seed=16, pause=0.05) as load:
+            wait_until("some rows", lambda: self.db.one("SELECT count(*) FROM strategic_conversation_patterns") > 20, alive=self.w)
+            for options in (("--all",), ("--sample", "20")):
+                before = load.transactions
+                out = json.loads(self.w.must("verify", *options, "--json", "--wait", "40s", timeout=100))
+                self.assertGreaterEqual(out["equal"], 20)
+                self.assertGreater(load.transactions, before, "nothing was written meanwhile")
+            self.db.run("UPDATE strategic_conversation_patterns SET avg_topic_duration_minutes = 7777 WHERE user_id = 'quiet'")
+            code, text, _ = self.w.command("verify", "--all", "--json", "--wait", "4s", timeout=100)
+            self.assertEqual(1, code)
+            wrong = [d for d in json.loads(text)["differences"] if d["user_id"] == "quiet"]
+            self.assertEqual([("strategic_conversation_patterns", "avg_topic_duration_minutes")],
+                             [(d["table"], d["column"]) for d in wrong])
+
+
 class SpreadTest(PipelineTest):
     def test_another_number_of_workers_and_another_link_keep_everything(self):
         port = 0
