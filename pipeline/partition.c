@@ -92,6 +92,7 @@ static enum status recover_entry(void *ctx, uint64_t jseq, struct str bytes, str
         break;
     case ENTRY_FLUSH:
         trigger_flush(&h->trigger[e.table], e.now_us);
+        h->trigger[e.table].payload_hash = 0; /* the row may have been sent: SENT will say */
         break;
     case ENTRY_SENT:
         h->trigger[e.table].outbox = false;

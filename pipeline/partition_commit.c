@@ -302,6 +302,9 @@ static enum status submit_slice(struct partition *p, size_t room, bool *ret_more
     } else if (submitted) {
         st = error_set(err, submitted, "could not hand %zu rows to the sink", n);
     }
+    /* What PostgreSQL holds is not known until it has answered. */
+    for (size_t i = 0; i < n && !st && !submitted; i++)
+        keymap_find(&p->keys, items[i].key_id)->trigger[items[i].table].payload_hash = 0;
     if (st || submitted)
         for (size_t i = 0; i < n; i++)
             row_deinit(&items[i].row);

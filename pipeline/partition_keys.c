@@ -51,6 +51,9 @@ static enum status decode_page(struct partition *p, const struct store_page *pag
     struct held_key *h = *ret;
     assert(h);
     memcpy(h->trigger, triggers, sizeof(triggers));
+    for (size_t t = 0; t < TABLE_COUNT; t++)
+        if (h->trigger[t].outbox) /* it may have been sent */
+            h->trigger[t].payload_hash = 0;
     h->commit_us = commit_us;
     h->lsn = lsn;
     h->jseq = jseq;

@@ -36,7 +36,8 @@ struct trigger_state {
     int64_t first_us;      /* first unflushed event, 0 = clean */
     int64_t last_us;       /* newest event */
     int64_t flushed_us;    /* last flush, 0 = never */
-    uint64_t payload_hash; /* of the row PostgreSQL is known to hold, 0 = none */
+    uint64_t payload_hash; /* of the row PostgreSQL is known to hold, 0 = none, or not known: a
+                            * newer one may have been written */
     uint32_t count;
     bool urgent;
     bool outbox; /* flushed, but not yet known to be in PostgreSQL */

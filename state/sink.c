@@ -38,6 +38,8 @@ struct sink {
     bool started;
     int cancel_fd; /* readable: give up waiting for the server */
     uint64_t random;
+    size_t batch_rows; /* at most in a batch: halved by each that fails, doubled by each that
+                          succeeds */
 
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t work;  /* for the thread: items, heartbeat or stop */
@@ -153,7 +155,7 @@ static bool take_batch(struct sink *s, struct sink_node **nodes, size_t *ret_n,
         pthread_cond_wait(&s->work, &s->lock);
     bool go_on = !s->cancelled && (s->queue.head || s->beat.due);
     size_t n = 0, bytes = 0;
-    while (go_on && s->queue.head && n < LIMIT_SINK_BATCH_ROWS && bytes < BATCH_BYTES) {
+    while (go_on && s->queue.head && n < s->batch_rows && bytes < BATCH_BYTES) {
         nodes[n] = list_take(&s->queue);
         bytes += nodes[n]->item.row.text.len;
         n++;
@@ -290,8 +292,15 @@ static void *run(void *arg)
             if (attempt)
                 set_trouble(s, NULL);
             attempt = 0;
+            if (s->batch_rows < LIMIT_SINK_BATCH_ROWS / 2)
+                s->batch_rows *= 2;
+            else
+                s->batch_rows = LIMIT_SINK_BATCH_ROWS;
             continue;
         }
+        /* A server that is too slow for a batch of this size, within its time-outs, may manage a
+         * smaller one. */
+        s->batch_rows = s->batch_rows > 1 ? s->batch_rows / 2 : 1;
         COUNTER_ADD(sink_retries, 1);
         wait_before_retry(s, ++attempt, &err);
     }
@@ -331,6 +340,7 @@ static struct sink *sink_new(const struct sink_config *cfg)
     if (!s)
         return NULL;
     s->cfg = *cfg;
+    s->batch_rows = LIMIT_SINK_BATCH_ROWS;
     s->cfg.conninfo = strdup(cfg->conninfo);
     s->cfg.pipeline = strdup(cfg->pipeline);
     s->cfg.slot = cfg->slot ? strdup(cfg->slot) : NULL;
