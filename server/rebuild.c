@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 #include <time.h>
 
 #define LOOK_US  US_PER_SECOND
@@ -24,24 +25,24 @@ enum status rebuild_nap(struct rebuild *r, int64_t us)
 
 /* ---- connections ---- */
 
-static void set_cancel(struct rebuild *r, int which, PGconn *conn)
+/* Before a connection is used, and with NULL before it is closed. */
+static void show_socket(struct rebuild *r, int which, const PGconn *conn)
 {
     pthread_mutex_lock(&r->lock);
-    PQfreeCancel(r->cancel[which]);
-    r->cancel[which] = conn ? PQgetCancel(conn) : NULL;
+    r->socket[which] = conn ? PQsocket(conn) : -1;
     pthread_mutex_unlock(&r->lock);
 }
 
 static void close_source(struct rebuild *r)
 {
-    set_cancel(r, 1, NULL);
+    show_socket(r, 1, NULL);
     rebuild_rows_close(TAKE(r->source));
 }
 
 static void close_all(struct rebuild *r)
 {
     close_source(r);
-    set_cancel(r, 0, NULL);
+    show_socket(r, 0, NULL);
     PQfinish(TAKE(r->sink));
 }
 
@@ -55,7 +56,7 @@ static enum status open_sink(struct rebuild *r, struct error *err)
                            .setup = "SET standard_conforming_strings = on"};
     enum status st = pg_open(&o, &r->sink, err);
     if (!st)
-        set_cancel(r, 0, r->sink);
+        show_socket(r, 0, r->sink);
     return st;
 }
 
@@ -73,7 +74,7 @@ static enum status open_source(struct rebuild *r, struct error *err)
                                        mappings, &r->source, err);
     free(mappings);
     if (!st)
-        set_cancel(r, 1, rebuild_rows_connection(r->source));
+        show_socket(r, 1, rebuild_rows_connection(r->source));
     return st;
 }
 
@@ -98,11 +99,12 @@ static enum status next_request(struct rebuild *r, struct rebuild_request *q, st
 {
     const char *params[] = {r->cfg.cfg->pipeline};
     CLEANUP(PQclearp) PGresult *res = NULL;
-    enum status st = pg_query(r->sink,
-                              "SELECT id, user_id, bot_name, engine, cursor, users_done "
-                              "FROM strategic_rebuild WHERE pipeline = $1 AND finished_at IS NULL "
-                              "ORDER BY id LIMIT 1",
-                              1, params, "could not look for requests to rebuild", &res, err);
+    enum status st = pg_query_within(
+        r->sink,
+        "SELECT id, user_id, bot_name, engine, cursor, users_done "
+        "FROM strategic_rebuild WHERE pipeline = $1 AND finished_at IS NULL "
+        "ORDER BY id LIMIT 1",
+        1, params, REBUILD_ANSWER_US, "could not look for requests to rebuild", &res, err);
     if (st || PQntuples(res) == 0)
         return st ? st : STATUS_END;
     (void)snprintf(q->id, sizeof(q->id), "%s", PQgetvalue(res, 0, 0));
@@ -118,7 +120,8 @@ static enum status mark_request(struct rebuild *r, const char *sql, const char *
 {
     const char *params[] = {id, text};
     CLEANUP(PQclearp) PGresult *res = NULL;
-    return pg_query(r->sink, sql, 2, params, "could not store how far a rebuild is", &res, err);
+    return pg_query_within(r->sink, sql, 2, params, REBUILD_ANSWER_US,
+                           "could not store how far a rebuild is", &res, err);
 }
 
 /* What somebody inside the process asked for. */
@@ -134,9 +137,9 @@ static enum status store_wanted(struct rebuild *r, struct error *err)
         CLEANUP(PQclearp) PGresult *res = NULL;
         st = open_sink(r, err);
         if (!st)
-            st = pg_query(r->sink,
-                          "INSERT INTO strategic_rebuild (pipeline, reason) VALUES ($1, $2)", 2,
-                          params, "could not request a rebuild", &res, err);
+            st = pg_query_within(
+                r->sink, "INSERT INTO strategic_rebuild (pipeline, reason) VALUES ($1, $2)", 2,
+                params, REBUILD_ANSWER_US, "could not request a rebuild", &res, err);
         if (st && !said)
             log_write(LOG_WARN, "rebuild",
                       "the reader waits until a request is stored, retrying reason=\"%s\" "
@@ -224,6 +227,8 @@ enum status rebuild_start(const struct rebuild_config *cfg, struct rebuild **ret
     if (!r)
         return error_set(err, STATUS_NOMEM, "could not allocate the rebuilding thread");
     r->cfg = *cfg;
+    r->socket[0] = -1;
+    r->socket[1] = -1;
     r->mappings = cfg->cfg->mappings;
     if (getrandom(&r->nonce, sizeof(r->nonce), GRND_NONBLOCK) != (ssize_t)sizeof(r->nonce))
         r->nonce = (uint64_t)clock_wall_us(&clock_real);
@@ -238,14 +243,14 @@ enum status rebuild_start(const struct rebuild_config *cfg, struct rebuild **ret
     return STATUS_OK;
 }
 
-/* A statement may take long: it is ended, and so is one that begins meanwhile. */
-static void cancel_statements(struct rebuild *r)
+/* A statement may take long, and a server may not answer at all, not even a request to cancel: who
+ * waits for it sees the end of its connection. */
+static void end_connections(struct rebuild *r)
 {
-    char ignored[256];
     pthread_mutex_lock(&r->lock);
     for (int i = 0; i < 2; i++)
-        if (r->cancel[i])
-            (void)PQcancel(r->cancel[i], ignored, sizeof(ignored));
+        if (r->socket[i] >= 0)
+            (void)shutdown(r->socket[i], SHUT_RDWR);
     pthread_mutex_unlock(&r->lock);
 }
 
@@ -258,7 +263,7 @@ void rebuild_stop(struct rebuild *r)
         struct timespec ts = {0, SLICE_US * 1000};
         nanosleep(&ts, NULL);
         if (waited_us % (10 * SLICE_US) == 0)
-            cancel_statements(r);
+            end_connections(r);
     }
     pthread_join(r->thread, NULL);
     close_all(r);

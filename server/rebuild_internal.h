@@ -2,12 +2,16 @@
  * (one request). */
 #pragma once
 
+#include "core/clock.h"
 #include "core/pg.h"
 #include "ingest/rebuild_rows.h"
 #include "server/rebuild.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
+
+/* For what the sink answers at once, unless it does not answer at all. */
+#define REBUILD_ANSWER_US (30 * US_PER_SECOND)
 
 struct rebuild {
     struct rebuild_config cfg;
@@ -19,7 +23,7 @@ struct rebuild {
     PGconn *sink;   /* NULL: to be opened */
     struct rebuild_rows *source;
     pthread_mutex_t lock; /* guards what follows */
-    PGcancel *cancel[2];  /* of sink and source */
+    int socket[2];        /* of sink and source while they are open, -1 */
     struct mapping_set mappings;
 };
 

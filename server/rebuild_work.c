@@ -421,11 +421,12 @@ static enum status confirm(struct work *w, bool phase_done, struct error *err)
     const char *params[] = {w->q->id, phase_done ? NULL : w->last, keys, rows,
                             phase_done || w->bots ? "t" : "f"};
     CLEANUP(PQclearp) PGresult *res = NULL;
-    enum status st = pg_query(r->sink,
-                              "UPDATE strategic_rebuild SET cursor = $2, keys_done = keys_done + "
-                              "$3::bigint, rows_read = rows_read + $4::bigint, users_done = "
-                              "$5::bool WHERE id = $1::bigint",
-                              5, params, "could not store how far a rebuild is", &res, err);
+    enum status st = pg_query_within(
+        r->sink,
+        "UPDATE strategic_rebuild SET cursor = $2, keys_done = keys_done + "
+        "$3::bigint, rows_read = rows_read + $4::bigint, users_done = "
+        "$5::bool WHERE id = $1::bigint",
+        5, params, REBUILD_ANSWER_US, "could not store how far a rebuild is", &res, err);
     w->chunks = 0;
     w->keys = 0;
     w->rows = 0;
