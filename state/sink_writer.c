@@ -11,6 +11,7 @@
 #include <string.h>
 
 /* A batch takes milliseconds; a server that is silent this long is treated as gone. */
+#define APPLICATION_NAME     "warmpath sink"
 #define SILENCE_US           (60 * US_PER_SECOND)
 #define CONNECT_TIMEOUT_US   (10 * US_PER_SECOND)
 #define LOCK_TIMEOUT_US      (5 * US_PER_SECOND)
@@ -59,6 +60,8 @@ void sink_writer_deinit(struct sink_writer *w)
 
 void sink_writer_disconnect(struct sink_writer *w)
 {
+    if (w->conn && !w->former_pid)
+        w->former_pid = PQbackendPID(w->conn);
     PQfinish(TAKE(w->conn));
 }
 
@@ -467,19 +470,49 @@ static void send_limit(struct script *s, const char *setting, int64_t us)
     send_text(s, sql);
 }
 
+/*
+ * A network that has swallowed half of a transaction leaves its locks behind: a server that waits
+ * for the rest of a pipeline knows no time-out for that, and rows and lease would wait for its TCP
+ * keep-alive. Everybody may end processes of his own role.
+ */
+static enum status end_former(struct sink_writer *w, struct error *err)
+{
+    if (!w->former_pid)
+        return STATUS_OK;
+    char pid[16];
+    snprintf(pid, sizeof(pid), "%d", w->former_pid);
+    const char *params[] = {pid};
+    CLEANUP(PQclearp) PGresult *res = NULL;
+    enum status st = pg_query_within(
+        w->conn,
+        "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity"
+        " WHERE pid = $1::int AND pid <> pg_catalog.pg_backend_pid() AND usename = current_user"
+        " AND application_name = '" APPLICATION_NAME "'",
+        1, params, silence_us(w->cfg), "could not end the former connection", &res, err);
+    if (st == STATUS_IO)
+        return st;
+    w->former_pid = 0; /* ended, gone, or not to be ended by us: then it is left to the server */
+    return STATUS_OK;
+}
+
 enum status sink_writer_connect(struct sink_writer *w, struct error *err)
 {
     if (w->conn)
         return STATUS_OK;
     struct pg_options o = {
         .conninfo = w->cfg->conninfo,
-        .application_name = "warmpath sink",
+        .application_name = APPLICATION_NAME,
         .timeout_ms = (int)(min_us(silence_us(w->cfg), CONNECT_TIMEOUT_US) / 1000),
         .wait = &w->wait,
     };
     enum status st = pg_open(&o, &w->conn, err);
     if (st)
         return st;
+    st = end_former(w, err);
+    if (st) {
+        sink_writer_disconnect(w);
+        return st;
+    }
     struct script s = {.w = w};
     if (PQsetnonblocking(w->conn, 1) || !PQenterPipelineMode(w->conn))
         s.st = STATUS_IO;

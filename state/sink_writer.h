@@ -50,6 +50,7 @@ struct sink_writer {
     const struct sink_config *cfg; /* borrowed; its strings live as long as the writer */
     struct pg_wait wait;           /* a readable cancel_fd ends it */
     PGconn *conn;                  /* NULL while not connected */
+    int former_pid; /* server process of a connection that was given up, to be ended; 0 = none */
     struct pg_array arrays[SINK_PARAMS_MAX];
     struct buf scratch;
 };
