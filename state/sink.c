@@ -300,7 +300,8 @@ static void *run(void *arg)
         }
         /* A server that is too slow for a batch of this size, within its time-outs, may manage a
          * smaller one. */
-        s->batch_rows = s->batch_rows > 1 ? s->batch_rows / 2 : 1;
+        if (n > 0)
+            s->batch_rows = (n + 1) / 2;
         COUNTER_ADD(sink_retries, 1);
         wait_before_retry(s, ++attempt, &err);
     }

@@ -47,6 +47,8 @@ static void ignore_line(void *ctx, const char *line)
     (void)line;
 }
 
+static int64_t silence_us; /* of the sinks that start() makes; 0 = the default */
+
 static struct sink *start(uint64_t epoch)
 {
     struct sink_config cfg = {
@@ -60,6 +62,7 @@ static struct sink *start(uint64_t epoch)
         .clock = &clock_real,
         .slot = "warmpath_main",
         .slot_birth = 0x100,
+        .silence_us = silence_us,
     };
     struct sink *s = NULL;
     struct error err = {0};
@@ -84,6 +87,7 @@ static int finished(void **state)
 {
     (void)state;
     sink_stop(TAKE(sink), 5 * US_PER_SECOND);
+    silence_us = 0;
     enum status st = fault_arm(NULL, NULL);
     sql_close(TAKE(db));
     free(TAKE(conninfo));
@@ -641,6 +645,28 @@ static int make_tables(void **state)
     return 0;
 }
 
+/* Half a second is what a statement may take here, and a hundred rows take two. */
+static void test_a_server_too_slow_for_a_batch_gets_smaller_ones(void **state)
+{
+    (void)state;
+    sink_stop(TAKE(sink), US_PER_SECOND);
+    silence_us = US_PER_SECOND;
+    sink = start(1);
+    sql_run(db, "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END$$; "
+                "CREATE TRIGGER slow BEFORE INSERT ON strategic_memory_health "
+                "FOR EACH ROW EXECUTE FUNCTION slow()");
+    struct sink_item items[100];
+    for (size_t i = 0; i < 100; i++) {
+        char user[16];
+        snprintf(user, sizeof(user), "slow-%zu", i);
+        items[i] = health(user, i + 1);
+    }
+    submit(items, 100);
+    collect(NULL, 100);
+    assert_int_equal(sql_number(db, "SELECT count(*) FROM strategic_memory_health"), 100);
+}
+
 #define SINK_TEST(fn) cmocka_unit_test_setup_teardown(fn, fresh, finished)
 
 int main(void)
@@ -673,6 +699,7 @@ int main(void)
         SINK_TEST(test_a_killed_backend_loses_nothing),
         SINK_TEST(test_a_lock_that_is_held_too_long_is_waited_for_again),
         SINK_TEST(test_a_crash_of_the_server_in_the_middle_loses_nothing),
+        SINK_TEST(test_a_server_too_slow_for_a_batch_gets_smaller_ones),
         SINK_TEST(test_stopping_writes_what_was_handed_in),
         SINK_TEST(test_stopping_gives_up_at_its_deadline),
     };
