@@ -1,5 +1,6 @@
 #include "ingest/rebuild_rows.h"
 
+#include "ingest/table_scan_sql.h"
 #include "ingest/template.h"
 
 #include <assert.h>
@@ -22,6 +23,7 @@ struct rebuild_rows {
     size_t n_tables;
     struct source_table *tables;
     struct event_arena *arena;
+    int64_t since_us;
     bool listing;
     PGresult *names;
     int next_name;
@@ -188,14 +190,15 @@ static enum status open_table(struct rebuild_rows *r, const struct mapping *m,
 }
 
 enum status rebuild_rows_open(const char *conninfo, const char *publication,
-                              const struct mapping_set *mappings, struct rebuild_rows **ret,
-                              struct error *err)
+                              const struct mapping_set *mappings, int64_t since_us,
+                              struct rebuild_rows **ret, struct error *err)
 {
     CLEANUP(rebuild_rows_closep) struct rebuild_rows *r = calloc(1, sizeof(*r));
     if (r)
         r->tables = calloc(mappings->n + 1, sizeof(*r->tables));
     if (!r || !r->tables)
         return error_set(err, STATUS_NOMEM, "could not allocate the reader of tables");
+    r->since_us = since_us;
     struct pg_options options = {.conninfo = conninfo,
                                  .application_name = "warmpath rebuild",
                                  .setup = session,
@@ -320,7 +323,8 @@ static enum status take_row(struct rebuild_rows *r, struct source_table *t, cons
     if (st)
         return error_set(err, st, "%s", why.text);
     for (size_t i = 0; i < n && !st; i++)
-        st = rebuild_chunk_row(c, &events[i]);
+        if (!scan_leaves_out(&events[i], r->since_us))
+            st = rebuild_chunk_row(c, &events[i]);
     return st ? error_set(err, st, "could not keep a row of \"%s.%s\"", t->relation.schema,
                           t->relation.name)
               : STATUS_OK;

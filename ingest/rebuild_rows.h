@@ -14,9 +14,10 @@
 
 struct rebuild_rows;
 
-/* IO, REFUSED: as of core/pg.h for the source. mappings are copied. */
+/* IO, REFUSED: as of core/pg.h for the source. mappings are copied. since_us: older messages and
+ * metrics are left out, they no longer count. */
 MUST_CHECK enum status rebuild_rows_open(const char *conninfo, const char *publication,
-                                         const struct mapping_set *mappings,
+                                         const struct mapping_set *mappings, int64_t since_us,
                                          struct rebuild_rows **ret, struct error *err);
 void rebuild_rows_close(struct rebuild_rows *r);
 CLEANUP_FREEP(struct rebuild_rows, rebuild_rows_close);

@@ -85,7 +85,7 @@ const struct config_row config_rows[] = {
     {"source.on_slot_lost", CONFIG_ENUM, ROOT(on_slot_lost), "stop",
      .choices = on_slot_lost_choices,
      .help = "what to do when the slot is lost, or no longer fits the state"},
-    {"source.silence", CONFIG_DURATION, ROOT(source_silence_us), "60s", .min = 100 * 1000,
+    {"source.silence", CONFIG_DURATION, ROOT(source_silence_us), "60s", .min = US_PER_SECOND / 10,
      .max = US_PER_HOUR,
      .help =
          "ask a server that has sent nothing for this long for a sign of life, and connect anew "
@@ -147,7 +147,7 @@ const struct config_row config_rows[] = {
      .help = "database with the cache tables; the source's when not given"},
     {"sink.ttl", CONFIG_DURATION, ROOT(ttl_us), "5m", .min = US_PER_SECOND, .max = YEAR_US,
      .help = "expires_at = computed_at + ttl"},
-    {"sink.silence", CONFIG_DURATION, ROOT(sink_silence_us), "60s", .min = 100 * 1000,
+    {"sink.silence", CONFIG_DURATION, ROOT(sink_silence_us), "60s", .min = US_PER_SECOND / 10,
      .max = US_PER_HOUR, .help = "connect anew when a transaction gets no answer for this long"},
 
     {"state.dir", CONFIG_STRING, ROOT(state_dir), "./var/state",

@@ -2,6 +2,7 @@
 
 #include "core/clock.h"
 #include "core/log.h"
+#include "engines/record.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -70,8 +71,13 @@ static enum status open_source(struct rebuild *r, struct error *err)
     pthread_mutex_lock(&r->lock);
     *mappings = r->mappings;
     pthread_mutex_unlock(&r->lock);
-    enum status st = rebuild_rows_open(r->cfg.cfg->source_conninfo, r->cfg.cfg->publication,
-                                       mappings, &r->source, err);
+    /* All that counts, and no less than the initial snapshot reads. */
+    const struct config *c = r->cfg.cfg;
+    int64_t window_us = RECORD_WINDOW_US + US_PER_DAY;
+    if (window_us < c->snapshot_window_us)
+        window_us = c->snapshot_window_us;
+    enum status st = rebuild_rows_open(c->source_conninfo, c->publication, mappings,
+                                       clock_wall_us(&clock_real) - window_us, &r->source, err);
     free(mappings);
     if (!st)
         show_socket(r, 1, rebuild_rows_connection(r->source));

@@ -60,9 +60,10 @@ static void on_idle(void *ctx, lsn_t wal_end, int64_t server_us)
     (void)server_us;
 }
 
-static void on_drained(void *ctx)
+static int64_t on_drained(void *ctx)
 {
     (void)ctx;
+    return INT64_MAX;
 }
 
 static lsn_t on_durable(void *ctx)
@@ -71,8 +72,11 @@ static lsn_t on_durable(void *ctx)
     return 0;
 }
 
-static const struct receiver_ops receiver = {on_event,   on_commit, on_idle, on_drained,
-                                             on_durable, NULL,      NULL};
+static const struct receiver_ops receiver = {.event = on_event,
+                                             .commit = on_commit,
+                                             .idle = on_idle,
+                                             .drained = on_drained,
+                                             .durable = on_durable};
 
 static void map(struct mapping *m, enum mapping_field f, const char *column, const char *path)
 {
@@ -166,7 +170,7 @@ static void run_session(const uint8_t *data, size_t size)
         memcpy(bytes, data + at, len);
         at += len;
         enum status st = stream_put(stream, (struct str){bytes, len}, NULL);
-        while (st == STATUS_AGAIN)
+        while (st == STATUS_AGAIN && !stream_is_blocked(stream))
             st = stream_retry(stream, NULL);
         struct feedback *f = stream_feedback(stream);
         struct feedback_report report = feedback_report(f, f->committed);
