@@ -31,6 +31,7 @@ struct worker {
     bool missing;                 /* a frame was lost: nothing counts until frame 1 */
     int64_t first_uncommitted_us; /* mono, 0 = nothing waits */
     int64_t committed_us;         /* mono */
+    size_t committed_bytes;       /* of keys, then */
     pthread_mutex_t lock;         /* guards what follows */
     struct partition_view view;
     enum status status;
@@ -133,8 +134,11 @@ static bool commit_is_due(struct worker *w, bool idle)
 {
     struct partition_view v = partition_view(w->partition);
     int64_t now = clock_mono_us(w->cfg.clock);
+    /* Keys can only leave memory with a commit. */
+    size_t room = w->cfg.partition.memory_max / 8;
     if (v.uncommitted > 0)
         return idle || v.uncommitted >= LIMIT_COMMIT_EVENTS ||
+               v.key_bytes > w->committed_bytes + room ||
                now - w->first_uncommitted_us >= LIMIT_COMMIT_US;
     return v.lazy && now - w->committed_us >= LAZY_COMMIT_US;
 }
@@ -172,6 +176,7 @@ static enum status commit(struct worker *w, bool always, struct error *err)
     if (st)
         return st;
     w->committed_us = clock_mono_us(w->cfg.clock);
+    w->committed_bytes = partition_view(w->partition).key_bytes;
     w->first_uncommitted_us = 0;
     publish(w);
     return always || before.uncommitted > 0 || before.lazy ? acknowledge(w, err) : STATUS_OK;

@@ -50,11 +50,12 @@ class TransactionsTest(PipelineTest):
 
     def test_one_large_transaction_and_a_kill_in_the_middle_of_it(self):
         users = LARGE_ROWS // 500
+        whose = "(g - 1) / 500" if LONG else f"g % {users}"  # in turn, ten thousand keys would be paged in and out
         c = connect(self.db.name, autocommit=False)
         cur = c.cursor()
-        cur.execute("INSERT INTO chat_message(user_id, bot_name, role, content, created_at) SELECT 'large-' || g %% %s, 'elena', "
-                    "CASE WHEN g %% 3 = 0 THEN 'bot' ELSE 'user' END, repeat(md5(g::text) || ' ', 30), "
-                    "clock_timestamp() - (g %% 3600) * interval '1 s' FROM generate_series(1, %s) g", (users, LARGE_ROWS))
+        cur.execute(f"INSERT INTO chat_message(user_id, bot_name, role, content, created_at) SELECT 'large-' || {whose}, 'elena', "
+                    "CASE WHEN g % 3 = 0 THEN 'bot' ELSE 'user' END, repeat(md5(g::text) || ' ', 30), "
+                    "clock_timestamp() - (g % 3600) * interval '1 s' FROM generate_series(1, {LARGE_ROWS}) g")
         cur.execute("SELECT pg_current_wal_insert_lsn()")
         last = lsn(cur.fetchone()[0])
         c.commit()
