@@ -9,7 +9,11 @@
 void preflight_slot_sql(int version, char out[SLOT_SQL_BYTES])
 {
     /* A column that the server does not have yet is asked for as what its absence means. */
-    const char *conflicting = version >= 160000 ? "s.conflicting" : "false";
+    /* 16 says so of every slot that it has given up, 17 of those in conflict with recovery. */
+    const char *conflicting = version >= 170000 ? "s.conflicting"
+                              : version >= 160000
+                                  ? "s.conflicting AND pg_catalog.pg_is_in_recovery()"
+                                  : "false";
     const char *invalidation = "NULL::text";
     const char *since_17 =
         "NULL::timestamptz AS inactive_since, false AS failover, false AS synced";

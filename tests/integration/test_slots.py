@@ -172,7 +172,8 @@ class LossTest(SlotTest):
             return f.read().count("the slot is lost, rebuilding")
 
     def birth(self):
-        return self.w.status()["state"]["slot_birth_lsn"]
+        """None while the state is made anew."""
+        return (self.w.status()["state"] or {}).get("slot_birth_lsn")
 
 
 class StopTest(LossTest):
@@ -204,7 +205,7 @@ class RebuildTest(LossTest):
     options = {"on_slot_lost": "rebuild"}
 
     def rebuilt(self, birth):
-        return self.w.running() and self.birth() != birth and self.w.slot().get("active")
+        return self.w.running() and self.birth() not in (None, birth) and self.w.slot().get("active")
 
     def check_all(self):
         self.w.wait_covered()

@@ -55,7 +55,7 @@ class TransactionsTest(PipelineTest):
         cur = c.cursor()
         cur.execute(f"INSERT INTO chat_message(user_id, bot_name, role, content, created_at) SELECT 'large-' || {whose}, 'elena', "
                     "CASE WHEN g % 3 = 0 THEN 'bot' ELSE 'user' END, repeat(md5(g::text) || ' ', 30), "
-                    "clock_timestamp() - (g % 3600) * interval '1 s' FROM generate_series(1, {LARGE_ROWS}) g")
+                    f"clock_timestamp() - (g % 3600) * interval '1 s' FROM generate_series(1, {LARGE_ROWS}) g")
         cur.execute("SELECT pg_current_wal_insert_lsn()")
         last = lsn(cur.fetchone()[0])
         c.commit()
