@@ -90,16 +90,17 @@ class TransactionsTest(PipelineTest):
         self.check("sub-", {f"sub-{u}": each for u in range(50) if u % 10 != 7})
 
     def test_many_transactions_of_one_row(self):
+        users = SMALL_TRANSACTIONS // 400  # a key keeps 2,048 messages
         self.db.run(f"""
             DO $$
             BEGIN
                 SET LOCAL synchronous_commit = off;
                 FOR i IN 1..{SMALL_TRANSACTIONS} LOOP
-                    INSERT INTO chat_message(user_id, bot_name, role, content) VALUES ('small-' || i % 50, 'elena', 'user', 'x');
+                    INSERT INTO chat_message(user_id, bot_name, role, content) VALUES ('small-' || i % {users}, 'elena', 'user', 'x');
                     COMMIT;
                 END LOOP;
             END $$""")
-        self.check("small-", {f"small-{u}": SMALL_TRANSACTIONS // 50 for u in range(50)})
+        self.check("small-", {f"small-{u}": 400 for u in range(users)})
 
     def test_many_writers_begin_and_end_in_any_order(self):
         rng = random.Random(11)
