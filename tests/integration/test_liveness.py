@@ -276,7 +276,8 @@ class ImpatientServerTest(PipelineTest):
             self.w.process.send_signal(signal.SIGCONT)
             wait_until("a new session", lambda: self.session() not in (None, session), alive=self.w)
         self.assert_exact()
-        self.assertTrue(self.db.one("SELECT until > clock_timestamp() FROM strategic_lease"))
+        wait_until("the lease to be renewed", lambda: self.db.one("SELECT until > clock_timestamp() FROM strategic_lease"),
+                   alive=self.w)
         self.assertEqual(0, self.w.stop())
 
     def test_restart_and_crash_of_the_server_under_load(self):
