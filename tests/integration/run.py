@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 """Runs the integration tests beside one private PostgreSQL server and writes one line per test.
 
-usage: run.py [--pg MAJOR] [--results FILE] [--keep] [--jobs N] [NAME...]
+usage: run.py [--pg MAJOR] [--results FILE] [--details FILE] [--keep] [--jobs N] [NAME...]
 
 NAME selects tests as unittest does: test_crash, test_crash.KillTest, test_crash.KillTest.test_kill. --results writes "OK name",
-"FAIL name" or "SKIP name" for each. --keep leaves logs, states and databases for a look (they stay anyway when a test fails).
+"FAIL name" or "SKIP name" for each; --details appends what a failed one said. --keep leaves logs, states and databases for a look (they stay anyway when a test fails).
 --jobs runs so many NAMEs (by default: modules) at a time, each beside a server of its own: most tests wait for something.
 --pg names the server's major version (tools/postgres.py fetches it); else PG_BINDIR or Debian's. WARMPATH names the program,
 default build/warmpath.
@@ -82,9 +82,10 @@ def fitting(suite, major):
             yield test
 
 
-def run_one(name, results, keep):
+def run_one(name, results, details, keep):
     """A process for one name; "FAIL name" when it ended without results."""
-    args = [sys.executable, os.path.abspath(__file__), "--results", results, *(["--keep"] if keep else []), name]
+    args = [sys.executable, os.path.abspath(__file__), "--results", results, *(["--details", details] if details else []),
+            *(["--keep"] if keep else []), name]
     code = subprocess.run(args, stdin=subprocess.DEVNULL, preexec_fn=lambda: cluster.die_with_parent(signal.SIGTERM)).returncode
     try:
         with open(results) as f:
@@ -93,13 +94,13 @@ def run_one(name, results, keep):
         return code, f"FAIL {name}\n"
 
 
-def run_jobs(names, jobs, results, keep):
+def run_jobs(names, jobs, results, details, keep):
     """Every name in a process of its own, the larger modules first so that no long one is left for the end."""
     if not names:
         modules = sorted(glob.glob(os.path.join(HERE, "test_*.py")), key=os.path.getsize, reverse=True)
         names = [os.path.splitext(os.path.basename(m))[0] for m in modules]
     with tempfile.TemporaryDirectory(prefix="warmpath-it-") as work, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        ran = list(pool.map(lambda i: run_one(names[i], os.path.join(work, str(i)), keep), range(len(names))))
+        ran = list(pool.map(lambda i: run_one(names[i], os.path.join(work, str(i)), details, keep), range(len(names))))
     if results:
         with open(results, "w") as f:
             f.writelines(text for _, text in ran)
@@ -110,6 +111,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--pg", metavar="MAJOR", choices=postgres.MAJORS)
     p.add_argument("--results")
+    p.add_argument("--details")
     p.add_argument("--keep", action="store_true")
     p.add_argument("--jobs", type=int, default=1)
     p.add_argument("names", nargs="*")
@@ -121,7 +123,7 @@ def main():
         except postgres.FetchError as e:
             sys.exit(f"run.py: {e}")
     if a.jobs > 1 and len(a.names) != 1:
-        return run_jobs(a.names, a.jobs, a.results, a.keep)
+        return run_jobs(a.names, a.jobs, a.results, a.details, a.keep)
     loader = unittest.TestLoader()
     suite = loader.loadTestsFromNames(a.names) if a.names else loader.discover(HERE, "test_*.py")
     work = tempfile.mkdtemp(prefix="warmpath-it-")
@@ -137,6 +139,10 @@ def main():
             with open(a.results, "w") as f:
                 for outcome, name in result.outcomes:
                     f.write(f"{outcome} {name}\n")
+        if a.details and not result.wasSuccessful():
+            with open(a.details, "a") as f:
+                for test, text in result.failures + result.errors:
+                    f.write("\n".join([f"--- {test}", *text.splitlines()[-60:], ""]))
         ok = result.wasSuccessful() and result.testsRun > 0
     except cluster.ClusterError as e:
         print(f"run.py: {e}", file=sys.stderr)
