@@ -42,6 +42,9 @@
 #define LIMIT_SINK_BATCH_ROWS 500
 #define LIMIT_NOTIFY_BYTES    7999 /* PostgreSQL refuses 8000 */
 
+/* Metrics */
+#define LIMIT_METRIC_SETS 128 /* sets of label values per family; beyond: "other" */
+
 _Static_assert(LIMIT_WORKERS <= LIMIT_PARTITIONS, "a worker without a partition has no work");
 _Static_assert(LIMIT_EVENT_BYTES < LIMIT_FRAME_MAX_BYTES, "every event must fit into one frame");
 _Static_assert(LIMIT_TEXT_BYTES + (256u << 10) <= LIMIT_EVENT_BYTES,

@@ -1,0 +1,101 @@
+/*
+ * core/metrics.h - what the process counts with labels, for /metrics (server/prometheus.h). Plain
+ * counters without labels are in core/counters.h.
+ *
+ * A family holds at most LIMIT_METRIC_SETS sets of label values; what comes later is counted under
+ * the label "other", so that nothing from outside can make it grow. Nothing is allocated. Any
+ * thread may add at any time: a set that is known is found without a lock.
+ *
+ * Labels are NUL-terminated and copied, cut at METRIC_LABEL_BYTES. Never a user, a bot, an id, or
+ * anything else that a request has brought along; never a secret.
+ */
+#pragma once
+
+#include "core/limits.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum metric_kind { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
+
+/*
+ * enum, name, kind, first label, second label, help. Labels are NULL where there is none. Names are
+ * those of /metrics without the prefix and, for counters, without _total; histograms are durations.
+ *
+ * source: the name of a webhook, of `influx` or of a `qdrant` entry in the configuration, or
+ * "postgres".
+ */
+#define METRICS(X)                                                                                 \
+    X(METRIC_WEBHOOK_REQUESTS, "webhook_requests", METRIC_COUNTER, "source", "code",               \
+      "requests to the public listener's routes by what was answered")                             \
+    X(METRIC_WEBHOOK_REJECTED, "webhook_rejected", METRIC_COUNTER, "source", "reason",             \
+      "requests that were refused, by the reason the sender is not told")                          \
+    X(METRIC_WEBHOOK_DURATION, "webhook_request_duration_seconds", METRIC_HISTOGRAM, "source",     \
+      NULL, "from the headers of a request to its answer, the durable commit included")            \
+    X(METRIC_WEBHOOK_VERIFIED, "webhook_verified", METRIC_COUNTER, "source", "key_id",             \
+      "requests by the secret that verified them: one at zero may be removed")                     \
+    X(METRIC_EVENTS_RECEIVED, "events_received", METRIC_COUNTER, "source", "kind",                 \
+      "events that came in, by their type")                                                        \
+    X(METRIC_EVENTS_IGNORED, "events_ignored", METRIC_COUNTER, "source", NULL,                     \
+      "elements that were understood and map to no event")                                         \
+    X(METRIC_EVENTS_DUPLICATE, "events_duplicate", METRIC_COUNTER, "source", NULL,                 \
+      "deliveries that had been stored before and were acknowledged again without effect")         \
+    X(METRIC_PULL_REQUESTS, "pull_requests", METRIC_COUNTER, "source", "outcome",                  \
+      "requests to a source that is pulled (influx.catch_up, qdrant), by how they ended")          \
+    X(METRIC_DEAD_LETTERS, "dead_letters", METRIC_COUNTER, "where", NULL,                          \
+      "inputs that could not be used, kept with their reason (warmpath dlq)")                      \
+    X(METRIC_CACHE_WRITE_DURATION, "cache_write_duration_seconds", METRIC_HISTOGRAM, NULL, NULL,   \
+      "one transaction that writes cache rows, from its first statement to its commit")            \
+    X(METRIC_CACHE_LATENCY, "cache_latency_seconds", METRIC_HISTOGRAM, NULL, NULL,                 \
+      "from the commit of a change at its source to the commit of the cache row that shows it")    \
+    X(METRIC_CONFIG_RELOADS, "config_reloads", METRIC_COUNTER, "outcome", NULL,                    \
+      "times the configuration was read again: ok or failed")                                      \
+    X(METRIC_CONFIG_RELOAD_SUCCESS, "config_reload_success", METRIC_GAUGE, NULL, NULL,             \
+      "1: the configuration was read without error the last time, 0: the earlier one is in use")   \
+    X(METRIC_CONFIG_RELOAD_TIMESTAMP, "config_reload_timestamp_seconds", METRIC_GAUGE, NULL, NULL, \
+      "when the configuration in use was read")
+
+enum metric {
+#define X(id, name, kind, a, b, help) id,
+    METRICS(X)
+#undef X
+        METRIC_COUNT
+};
+
+#define METRIC_LABEL_BYTES 128
+#define METRIC_BUCKETS     14
+
+/* Upper bounds in microseconds; the last bucket of a set, beyond them all, is +Inf. */
+extern const int64_t metric_bounds_us[METRIC_BUCKETS];
+
+struct metric_family {
+    const char *name;
+    const char *help;
+    const char *labels[2];
+    enum metric_kind kind;
+};
+const struct metric_family *metric_family(enum metric m);
+
+/*
+ * a and b are the values of the family's labels, NULL where it has none. n = 0 makes a set of
+ * labels visible as 0 before anything happened, which an alert on its rate needs: do so for what
+ * the configuration names.
+ */
+void metric_add(enum metric m, const char *a, const char *b, uint64_t n);
+/* NAN: not known any more, so that /metrics leaves it out. */
+void metric_set(enum metric m, const char *a, const char *b, double value);
+void metric_observe(enum metric m, const char *a, const char *b, int64_t us);
+
+/* One set of label values, as it is now. */
+struct metric_sample {
+    const char *labels[2];
+    uint64_t count; /* COUNTER: its value; HISTOGRAM: how many were observed */
+    double value;   /* GAUGE */
+    uint64_t sum_us;
+    uint64_t buckets[METRIC_BUCKETS + 1]; /* each its own, not added up; they add up to count */
+};
+/* Every set in the order of their first use; gauges only while they are known. */
+void metric_each(enum metric m, void (*fn)(void *ctx, const struct metric_sample *sample),
+                 void *ctx);
+/* All sets of a counter or histogram added up. */
+uint64_t metric_total(enum metric m);
