@@ -246,6 +246,16 @@ class TruncateTest(SchemaTest):
         self.wait_reading()
         self.assertEqual(["public.chat_message", "public.memory"], sorted(x["where"] for x in self.w.dead_letters()))
 
+        self.insert("gone")
+        self.wait_count("gone", 1)
+        self.edit("on_truncate: ignore", "on_truncate: rebuild")
+        self.hangup()
+        self.db.run("TRUNCATE chat_message")
+        self.insert("truncated")
+        self.wait_count("truncated", 1)
+        self.wait_count("gone", None)
+        self.verify_all()
+
 
 if __name__ == "__main__":
     unittest.main()
