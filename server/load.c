@@ -6,6 +6,7 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "ingest/table_scan.h"
+#include "server/load_window.h"
 #include "state/fault.h"
 
 #define READ_WAIT_US  (100 * INT64_C(1000)) /* for the server; then a stop is looked for */
@@ -23,6 +24,7 @@ struct load {
     int64_t at_us;    /* of the snapshot: T ends there */
     int64_t as_of_us; /* T */
     uint64_t n;       /* events handed on */
+    struct load_window window;
     int64_t began_us, reported_us;
     bool told[MAPPING_TABLES_MAX]; /* that the table is done */
 };
@@ -79,7 +81,7 @@ static void report(struct load *l)
 
 /* ---- events ---- */
 
-/* T never goes back, nor beyond the snapshot. */
+/* T never goes back, nor beyond the snapshot; within a window it may be ahead of an event. */
 static void move_time(struct load *l, int64_t at_us)
 {
     if (at_us > l->at_us)
@@ -106,22 +108,46 @@ static enum status offer(struct load *l, const struct event *e, struct error *er
     return st;
 }
 
-static enum status feed(struct load *l, struct error *err)
+static enum status offer_window(struct load *l, struct error *err)
 {
     enum status st = STATUS_OK;
+    struct event e;
+    while (!stopped(l) && (st = load_window_take(&l->window, &e, err)) == STATUS_OK) {
+        st = offer(l, &e, err);
+        if (st)
+            return st;
+        if (l->n % LOOK_EVENTS == 0)
+            report(l);
+    }
+    return st == STATUS_END ? STATUS_OK : st;
+}
+
+static enum status gather(struct load *l, const struct event *e, struct error *err)
+{
+    enum status st = load_window_put(&l->window, e, err);
+    if (st != STATUS_AGAIN)
+        return st;
+    st = offer_window(l, err);
+    return st || stopped(l) ? st : load_window_put(&l->window, e, err);
+}
+
+static enum status feed(struct load *l, struct error *err)
+{
     while (!stopped(l)) {
         const struct event *e = NULL;
-        st = table_scan_next(l->scan, READ_WAIT_US, &e, err);
+        enum status st = table_scan_next(l->scan, READ_WAIT_US, &e, err);
         if (st == STATUS_END)
-            return STATUS_OK;
-        if (!st)
-            st = offer(l, e, err);
+            return offer_window(l, err);
         if (st && st != STATUS_AGAIN)
             return st;
-        if (st == STATUS_AGAIN || l->n % LOOK_EVENTS == 0) {
+        if (st == STATUS_AGAIN || l->window.n % LOOK_EVENTS == 0) {
             (void)router_drained(l->router);
             report(l);
         }
+        if (!st)
+            st = gather(l, e, err);
+        if (st && st != STATUS_AGAIN)
+            return st;
     }
     return STATUS_OK;
 }
@@ -194,9 +220,12 @@ enum status load_run(const struct config *cfg, struct startup *s, struct router 
     };
     *ret_complete = false;
     log_write(LOG_INFO, "load", "reading the rows that are there lsn=" LSN_FMT, LSN_ARGS(l.birth));
-    enum status st = open_scan(cfg, s, &l, err);
+    enum status st = load_window_init(&l.window, err);
+    if (!st)
+        st = open_scan(cfg, s, &l, err);
     if (!st)
         st = load_all(cfg, s, &l, ret_complete, err);
     table_scan_close(l.scan);
+    load_window_deinit(&l.window);
     return st;
 }
