@@ -4,8 +4,10 @@
 
 #include "core/limits.h"
 
+_Static_assert(SOURCE_COUNT == 2, "a header has so many covered positions");
+
 #define HEADER_FIELDS  9
-#define EVENT_FIELDS   8
+#define EVENT_FIELDS   9
 #define APPLIED_FIELDS 5
 #define SUMS_FIELDS    2
 
@@ -28,10 +30,10 @@ enum status frame_put_header(struct buf *out, const struct frame_header *h)
     int failed = msgpack_pack_array(&pk, HEADER_FIELDS);
     failed |= msgpack_pack_uint32(&pk, FRAME_VERSION);
     failed |= msgpack_pack_uint32(&pk, h->kind);
-    failed |= msgpack_pack_uint32(&pk, h->source);
     failed |= msgpack_pack_uint64(&pk, h->number);
     failed |= msgpack_pack_int64(&pk, h->as_of_us);
-    failed |= msgpack_pack_uint64(&pk, h->covered);
+    for (int s = 0; s < SOURCE_COUNT; s++)
+        failed |= msgpack_pack_uint64(&pk, h->covered[s]);
     failed |= msgpack_pack_uint32(&pk, h->n);
     failed |= msgpack_pack_int32(&pk, h->opened);
     failed |= msgpack_pack_int32(&pk, h->closed);
@@ -51,6 +53,7 @@ enum status frame_put_event(struct buf *out, const struct frame_event *e)
     failed |= msgpack_pack_int64(&pk, e->as_of_us);
     failed |= msgpack_pack_bin_with_body(&pk, e->bytes.ptr, e->bytes.len);
     failed |= msgpack_pack_uint32(&pk, e->step);
+    failed |= msgpack_pack_uint32(&pk, e->source);
     return packed(failed);
 }
 
@@ -155,7 +158,6 @@ enum status frame_open(struct frame_reader *r, struct str bytes, struct frame_he
     struct frame_header h = {0};
     uint64_t version = 0;
     uint64_t kind = 0;
-    uint64_t source = 0;
     uint64_t n = 0;
     uint64_t opened = 0;
     uint64_t closed = 0;
@@ -165,13 +167,14 @@ enum status frame_open(struct frame_reader *r, struct str bytes, struct frame_he
                          "ends of a link",
                          (unsigned)version, FRAME_VERSION);
     if (!f || version == 0 || size < HEADER_FIELDS || !read_u64(&f[1], FRAME_DAY, &kind) ||
-        kind < FRAME_EVENTS || !read_u64(&f[2], SOURCE_COUNT - 1, &source) ||
-        !read_u64(&f[3], UINT64_MAX, &h.number) || !read_i64(&f[4], &h.as_of_us) ||
-        !read_u64(&f[5], UINT64_MAX, &h.covered) || !read_u64(&f[6], UINT32_MAX, &n) ||
-        !read_u64(&f[7], INT32_MAX, &opened) || !read_u64(&f[8], INT32_MAX, &closed))
+        kind < FRAME_EVENTS || !read_u64(&f[2], UINT64_MAX, &h.number) ||
+        !read_i64(&f[3], &h.as_of_us) ||
+        !read_u64(&f[4], UINT64_MAX, &h.covered[SOURCE_POSTGRES]) ||
+        !read_u64(&f[5], UINT64_MAX, &h.covered[SOURCE_INBOX]) ||
+        !read_u64(&f[6], UINT32_MAX, &n) || !read_u64(&f[7], INT32_MAX, &opened) ||
+        !read_u64(&f[8], INT32_MAX, &closed))
         return error_set(err, STATUS_PROTOCOL, "malformed frame header of %zu bytes", bytes.len);
     h.kind = (enum frame_kind)kind;
-    h.source = (enum source)source;
     h.n = (uint32_t)n;
     h.opened = (int32_t)opened;
     h.closed = (int32_t)closed;
@@ -186,14 +189,16 @@ enum status frame_next_event(struct frame_reader *r, struct frame_event *ret, st
     struct frame_event e = {0};
     uint64_t partition = 0;
     uint64_t step = 0;
+    uint64_t source = 0;
     if (!f || !read_u64(&f[0], LIMIT_PARTITIONS - 1, &partition) ||
-        !read_u64(&f[7], REBUILD_END, &step) || !read_u64(&f[1], UINT64_MAX, &e.pseq) ||
-        !read_u64(&f[2], UINT64_MAX, &e.pos.lsn) || !read_u64(&f[3], UINT64_MAX, &e.pos.seq) ||
-        !read_i64(&f[4], &e.commit_us) || !read_i64(&f[5], &e.as_of_us) ||
-        f[6].type != MSGPACK_OBJECT_BIN)
+        !read_u64(&f[7], REBUILD_END, &step) || !read_u64(&f[8], SOURCE_COUNT - 1, &source) ||
+        !read_u64(&f[1], UINT64_MAX, &e.pseq) || !read_u64(&f[2], UINT64_MAX, &e.pos.lsn) ||
+        !read_u64(&f[3], UINT64_MAX, &e.pos.seq) || !read_i64(&f[4], &e.commit_us) ||
+        !read_i64(&f[5], &e.as_of_us) || f[6].type != MSGPACK_OBJECT_BIN)
         return error_set(err, STATUS_PROTOCOL, "malformed event at byte %zu of a frame", r->offset);
     e.partition = (uint32_t)partition;
     e.step = (enum rebuild_step)step;
+    e.source = (enum source)source;
     e.bytes = (struct str){f[6].via.bin.ptr, f[6].via.bin.size};
     *ret = e;
     return STATUS_OK;

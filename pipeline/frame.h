@@ -2,11 +2,11 @@
  * pipeline/frame.h - what travels over a link: msgpack, one frame per nng message.
  *
  * A frame is a sequence of msgpack objects. First a header array
- *   [FRAME_VERSION, kind, source, number, as_of_us, covered_lsn, n, opened, closed]
+ *   [FRAME_VERSION, kind, number, as_of_us, covered_lsn, covered_inbox, n, opened, closed]
  * then n arrays, by kind:
  *   EVENTS (down): [partition, pseq, lsn, seq, commit_us, as_of_us, event as bin (core/event.h),
- *                   step]; step: 0, or enum rebuild_step of a key that is rebuilt, and then instead
- *                   of the event of BEGIN and END: frame_mark_encode()
+ *                   step, source]; step: 0, or enum rebuild_step of a key that is rebuilt, and then
+ *                   instead of the event of BEGIN and END: frame_mark_encode()
  *   HELLO, REWIND (up): [source, partition, lsn, seq, pseq], what is applied of each partition
  *   ACK (up): nothing more
  * and, for the change of day (pipeline/partition.h), where days count from 1970-01-01 UTC:
@@ -19,8 +19,9 @@
  * number: frames down count up from 1 on each link, and again after a HELLO or REWIND; in an ACK,
  * the newest one that is durable with all before it; in PARTS and CLOSED, that of the CLOSE they
  * answer. A worker that misses a frame sends REWIND and ignores everything up to the next frame 1.
- * as_of_us is T, the newest source time the sender knows. covered_lsn: every event up to here has
- * been sent on this link (down), or is durable (up). opened, closed (up): the worker's days.
+ * as_of_us is T, the newest source time the sender knows. covered_lsn, covered_inbox: every event
+ * up to this LSN, and every row of the inbox up to this id, has been sent on this link (down), or
+ * is durable (up). opened, closed (up): the worker's days.
  */
 #pragma once
 
@@ -29,7 +30,7 @@
 #include "core/status.h"
 #include "ingest/rebuild_feed.h"
 
-#define FRAME_VERSION 3
+#define FRAME_VERSION 4
 
 enum frame_kind {
     FRAME_EVENTS = 1,
@@ -46,16 +47,16 @@ enum frame_kind {
 
 struct frame_header {
     enum frame_kind kind;
-    enum source source;
     uint64_t number;
     int64_t as_of_us;
-    lsn_t covered;
+    uint64_t covered[SOURCE_COUNT];
     uint32_t n;
     int32_t opened;
     int32_t closed;
 };
 
 struct frame_event {
+    enum source source;
     uint32_t partition;
     uint64_t pseq;
     struct position pos;

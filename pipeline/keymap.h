@@ -19,7 +19,7 @@ struct held_key {
     uint64_t page_jseq;                 /* newest entry that its durable page contains */
     int64_t scheduled_us;               /* due time that stands in the heap, TRIGGER_NEVER = none */
     int64_t commit_us;                  /* source commit time of the newest applied event */
-    uint64_t lsn;                       /* its LSN */
+    uint64_t lsn;                       /* of the newest applied event that has one */
     uint64_t sent_version[TABLE_COUNT]; /* row_version in flight to the sink, 0 = none */
     enum flush_reason reason[TABLE_COUNT];
     bool queued[TABLE_COUNT]; /* in the outbox queue, not yet handed to the sink */

@@ -46,6 +46,13 @@ static void note_change(struct held_key *h, const struct key_change *change, int
     }
 }
 
+/* A row says up to which LSN it shows the source; ids of the inbox are none. */
+static void note_lsn(struct held_key *h, enum source source, uint64_t lsn)
+{
+    if (source == SOURCE_POSTGRES)
+        h->lsn = lsn;
+}
+
 /* ---- life ---- */
 
 /* One unfolded journal entry: applies it unless the key's page contains it. */
@@ -87,7 +94,7 @@ static enum status recover_entry(void *ctx, uint64_t jseq, struct str bytes, str
         if (st)
             return st;
         h->commit_us = e.commit_us;
-        h->lsn = e.lsn;
+        note_lsn(h, (enum source)e.feature.source, e.lsn);
         note_change(h, &change, e.now_us);
         break;
     case ENTRY_FLUSH:
@@ -157,8 +164,9 @@ enum status partition_open(const struct partition_config *cfg, int64_t now_us,
     for (int s = 0; s < SOURCE_COUNT; s++)
         for (uint32_t i = 0; i < LIMIT_PARTITIONS; i++)
             p->applied[s][i] = *store_applied(cfg->store, (enum source)s, i);
-    p->covered = store_covered(cfg->store);
-    p->covered_durable = p->covered;
+    p->covered[SOURCE_POSTGRES] = store_covered(cfg->store);
+    p->covered[SOURCE_INBOX] = store_covered_inbox(cfg->store);
+    memcpy(p->covered_durable, p->covered, sizeof(p->covered_durable));
     p->as_of_us = store_as_of(cfg->store);
     p->day = *store_day(cfg->store);
     p->next_key_id = store_next_key_id(cfg->store);
@@ -199,16 +207,15 @@ void partition_close(struct partition *p)
 /* ---- events ---- */
 
 /* Content that cannot be used: out of play, with the event as its bytes. */
-static enum status refuse_event(struct partition *p, enum source source,
-                                const struct frame_event *f, const struct event *e,
-                                const char *reason, struct error *err)
+static enum status refuse_event(struct partition *p, const struct frame_event *f,
+                                const struct event *e, const char *reason, struct error *err)
 {
     struct buf text;
     buf_init(&text, LIMIT_EVENT_BYTES);
     struct str bytes = f->bytes;
     if (e && event_to_json(e, &text, NULL) == STATUS_OK)
         bytes = (struct str){text.data, text.len};
-    enum status st = partition_dead_letter(p, source, f->pos, f->commit_us, STR("worker"),
+    enum status st = partition_dead_letter(p, f->source, f->pos, f->commit_us, STR("worker"),
                                            str_from(reason), bytes, err);
     buf_deinit(&text);
     return st;
@@ -237,9 +244,9 @@ enum status partition_trace_final(struct partition *p, uint32_t partition, struc
 }
 
 /* To the key of (user, bot), or to the bot's own (empty user_id). */
-static enum status apply_to_key(struct partition *p, enum source source,
-                                const struct frame_event *f, const struct event *e,
-                                struct str user_id, int64_t now_us, struct error *err)
+static enum status apply_to_key(struct partition *p, const struct frame_event *f,
+                                const struct event *e, struct str user_id, int64_t now_us,
+                                struct error *err)
 {
     struct held_key *h = NULL;
     enum status st = partition_get_key(p, f->partition, user_id, e->bot_name, &h, err);
@@ -253,7 +260,7 @@ static enum status apply_to_key(struct partition *p, enum source source,
         .commit_us = f->commit_us,
         .lsn = f->pos.lsn,
     };
-    feature_extract(e, source, f->pos.lsn, key_log(h->key)->epochs, &entry.feature);
+    feature_extract(e, f->source, f->pos.lsn, key_log(h->key)->epochs, &entry.feature);
     if (user_id.len == 0)
         feature_for_bot(&entry.feature, e->user_id);
     st = trace(p, h, TRACE_BEFORE, &entry.feature, e->id, f->as_of_us, err);
@@ -268,7 +275,7 @@ static enum status apply_to_key(struct partition *p, enum source source,
     if ((st == STATUS_INVALID || st == STATUS_LIMIT) && second)
         return STATUS_OK;
     if (st == STATUS_INVALID || st == STATUS_LIMIT)
-        return refuse_event(p, source, f, e, why.text, err);
+        return refuse_event(p, f, e, why.text, err);
     if (st)
         return error_set(err, st, "%s", why.text);
     if (change.late && !second)
@@ -284,7 +291,7 @@ static enum status apply_to_key(struct partition *p, enum source source,
     if (st)
         return st;
     h->commit_us = f->commit_us;
-    h->lsn = f->pos.lsn;
+    note_lsn(h, f->source, f->pos.lsn);
     note_change(h, &change, now_us);
     keymap_use(&p->keys, h);
     keymap_track_dirty(&p->keys, h);
@@ -293,9 +300,8 @@ static enum status apply_to_key(struct partition *p, enum source source,
 
 /* To each key that the event changes and that lives in this partition: often one, two when a bot's
  * message meets its user's home. */
-static enum status apply_feature(struct partition *p, enum source source,
-                                 const struct frame_event *f, const struct event *e, int64_t now_us,
-                                 struct error *err)
+static enum status apply_feature(struct partition *p, const struct frame_event *f,
+                                 const struct event *e, int64_t now_us, struct error *err)
 {
     if (feature_ignored(e)) {
         COUNTER_ADD(metrics_ignored, 1);
@@ -304,27 +310,26 @@ static enum status apply_feature(struct partition *p, enum source source,
     uint32_t scopes = engine_scopes(e);
     enum status st = STATUS_OK;
     if (scopes & 1u << ENGINE_USER && route_home(e->user_id, e->bot_name) == f->partition)
-        st = apply_to_key(p, source, f, e, e->user_id, now_us, err);
+        st = apply_to_key(p, f, e, e->user_id, now_us, err);
     if (!st && scopes & 1u << ENGINE_BOT && route_home(STR_NULL, e->bot_name) == f->partition)
-        st = apply_to_key(p, source, f, e, STR(""), now_us, err);
+        st = apply_to_key(p, f, e, STR(""), now_us, err);
     return st;
 }
 
 /* Rule 2 of DESIGN.md section 2: OK = apply it, END = seen before, AGAIN = something is missing: an
  * event, or the epochs of its day. */
-static enum status check_turn(const struct partition *p, enum source source,
-                              const struct frame_event *f)
+static enum status check_turn(const struct partition *p, const struct frame_event *f)
 {
-    uint64_t applied = p->applied[source][f->partition].pseq;
+    uint64_t applied = p->applied[f->source][f->partition].pseq;
     if (f->pseq <= applied)
         return STATUS_END;
     bool in_turn = f->pseq == applied + 1 && p->day.closed == p->day.opened;
     return in_turn ? STATUS_OK : STATUS_AGAIN;
 }
 
-static void note_applied(struct partition *p, enum source source, const struct frame_event *f)
+static void note_applied(struct partition *p, const struct frame_event *f)
 {
-    struct store_applied *a = &p->applied[source][f->partition];
+    struct store_applied *a = &p->applied[f->source][f->partition];
     assert(position_compare(f->pos, a->pos) > 0);
     a->pos = f->pos;
     a->pseq = f->pseq;
@@ -332,39 +337,39 @@ static void note_applied(struct partition *p, enum source source, const struct f
     COUNTER_ADD(events_applied, 1);
 }
 
-enum status partition_apply(struct partition *p, enum source source, const struct frame_event *f,
-                            const struct event *e, int64_t now_us, struct error *err)
+enum status partition_apply(struct partition *p, const struct frame_event *f, const struct event *e,
+                            int64_t now_us, struct error *err)
 {
     assert(f->partition % p->cfg.workers == p->cfg.worker);
-    enum status st = check_turn(p, source, f);
+    enum status st = check_turn(p, f);
     if (st)
         return st == STATUS_END ? STATUS_OK : st;
     if (f->as_of_us > p->as_of_us)
         p->as_of_us = f->as_of_us;
     if (e->type == EVENT_DEAD_LETTER)
-        st = partition_dead_letter(p, source, f->pos, f->commit_us, e->u.dead_letter.where,
+        st = partition_dead_letter(p, f->source, f->pos, f->commit_us, e->u.dead_letter.where,
                                    e->u.dead_letter.reason, e->u.dead_letter.bytes, err);
     else if (feature_wanted(e->type))
-        st = apply_feature(p, source, f, e, now_us, err);
+        st = apply_feature(p, f, e, now_us, err);
     if (st)
         return st;
-    note_applied(p, source, f);
+    note_applied(p, f);
     return STATUS_OK;
 }
 
-enum status partition_event(struct partition *p, enum source source, const struct frame_event *f,
-                            int64_t now_us, struct error *err)
+enum status partition_event(struct partition *p, const struct frame_event *f, int64_t now_us,
+                            struct error *err)
 {
     if (f->partition % p->cfg.workers != p->cfg.worker)
         return error_set(err, STATUS_PROTOCOL, "an event of partition %u reached worker %u of %u",
                          f->partition, p->cfg.worker, p->cfg.workers);
-    enum status st = check_turn(p, source, f);
+    enum status st = check_turn(p, f);
     if (st)
         return st == STATUS_END ? STATUS_OK : st;
     if (f->step != REBUILD_NONE) {
-        st = partition_rebuild(p, source, f, now_us, err);
+        st = partition_rebuild(p, f, now_us, err);
         if (!st)
-            note_applied(p, source, f);
+            note_applied(p, f);
         return st;
     }
     struct event e;
@@ -374,23 +379,25 @@ enum status partition_event(struct partition *p, enum source source, const struc
     if (st == STATUS_NOMEM)
         return error_set(err, st, "%s", why.text);
     if (st) {
-        st = refuse_event(p, source, f, NULL, why.text, err);
+        st = refuse_event(p, f, NULL, why.text, err);
         if (!st)
-            note_applied(p, source, f);
+            note_applied(p, f);
         return st;
     }
     p->catching_up = now_us - f->commit_us > p->cfg.catch_up_lag_us;
-    return partition_apply(p, source, f, &e, now_us, err);
+    return partition_apply(p, f, &e, now_us, err);
 }
 
-void partition_covered(struct partition *p, lsn_t covered, int64_t as_of_us)
+void partition_covered(struct partition *p, const uint64_t covered[SOURCE_COUNT], int64_t as_of_us)
 {
     if (as_of_us > p->as_of_us)
         p->as_of_us = as_of_us;
-    if (covered <= p->covered)
-        return;
-    p->covered = covered;
-    p->lazy = true;
+    for (int s = 0; s < SOURCE_COUNT; s++) {
+        if (covered[s] <= p->covered[s])
+            continue;
+        p->covered[s] = covered[s];
+        p->lazy = true;
+    }
 }
 
 /* ---- timers ---- */
@@ -506,7 +513,6 @@ struct partition_view partition_view(const struct partition *p)
         .queued = p->outbox.n > 0,
         .in_flight = p->in_flight > 0,
         .next_us = p->timers.n > 0 ? heap_top(&p->timers).due_us : TRIGGER_NEVER,
-        .covered_durable = p->covered_durable,
         .as_of_us = p->as_of_us,
         .caught_up_us = p->as_of_us,
         .keys = p->keys.n,
@@ -514,6 +520,7 @@ struct partition_view partition_view(const struct partition *p)
         .journal_bytes = store_journal_bytes(p->cfg.store),
         .day = p->day,
     };
+    memcpy(v.covered_durable, p->covered_durable, sizeof(v.covered_durable));
     if (p->keys.dirty_first) {
         int64_t since = oldest_waiting(p->keys.dirty_first);
         if (since < v.caught_up_us)

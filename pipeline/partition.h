@@ -6,9 +6,9 @@
  *
  * Exactly once (DESIGN.md section 5):
  *   S2  partition_event() applies in memory and appends a journal entry;
- *   S3  partition_commit() makes entries, positions, fired triggers and the covered LSN durable in
- *       ONE store transaction;
- *   S4  only after it partition_covered_durable() moves, which is all that the slot is told;
+ *   S3  partition_commit() makes entries, positions, fired triggers and what is covered of each
+ *       source durable in ONE store transaction;
+ *   S4  only after it covered_durable moves, which is all that the slot and the inbox are told;
  *   S5  right after the same commit, before anything else is applied, rows of fired triggers are
  *       computed from exactly the durable state and handed to the sink; the journal holds key and
  *       table, no payload. A row that PostgreSQL has no room for stays in the outbox and is
@@ -63,15 +63,13 @@ CLEANUP_FREEP(struct partition, partition_close);
 /* One event of the frame. Rule: pseq <= applied is dropped, applied + 1 is applied, a gap is AGAIN:
  * ask for a rewind; so is an event in the middle of a change of day. Content that cannot be used
  * becomes a dead letter, never an error. */
-MUST_CHECK enum status partition_event(struct partition *p, enum source source,
-                                       const struct frame_event *f, int64_t now_us,
-                                       struct error *err);
-/* The same for an event that is already decoded (`replay`). */
-MUST_CHECK enum status partition_apply(struct partition *p, enum source source,
-                                       const struct frame_event *f, const struct event *e,
+MUST_CHECK enum status partition_event(struct partition *p, const struct frame_event *f,
                                        int64_t now_us, struct error *err);
-/* Everything up to covered has been given; T is at least as_of_us. */
-void partition_covered(struct partition *p, lsn_t covered, int64_t as_of_us);
+/* The same for an event that is already decoded (`replay`). */
+MUST_CHECK enum status partition_apply(struct partition *p, const struct frame_event *f,
+                                       const struct event *e, int64_t now_us, struct error *err);
+/* Everything up to covered has been given, by source; T is at least as_of_us. */
+void partition_covered(struct partition *p, const uint64_t covered[SOURCE_COUNT], int64_t as_of_us);
 /* Appends the line of a message as it stands with hindsight (key_trace_final()), or returns END. */
 MUST_CHECK enum status partition_trace_final(struct partition *p, uint32_t partition,
                                              struct str user_id, struct str bot_name, struct str id,
@@ -113,7 +111,7 @@ struct partition_view {
     bool queued;          /* rows wait for room in the sink */
     bool in_flight;       /* rows wait for the sink's answer */
     int64_t next_us;      /* the next timer, TRIGGER_NEVER = none */
-    lsn_t covered_durable;
+    uint64_t covered_durable[SOURCE_COUNT];
     int64_t as_of_us;
     int64_t caught_up_us; /* source time up to which every event is reflected in rows */
     size_t keys, key_bytes, journal_bytes; /* key_bytes: with the epochs they borrow */

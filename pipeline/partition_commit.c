@@ -414,7 +414,7 @@ static void forget_committed(struct partition *p, const struct page_list *l)
     p->n_entries = 0;
     p->n_events = 0;
     p->lazy = false;
-    p->covered_durable = p->covered;
+    memcpy(p->covered_durable, p->covered, sizeof(p->covered_durable));
     COUNTER_ADD(commits, 1);
     COUNTER_ADD(pages_folded, l->n);
 }
@@ -475,7 +475,8 @@ static enum status commit_with(struct partition *p, struct page_list *l, uint64_
         .n_entries = p->n_entries,
         .fold_below = fold_below,
         .as_of_us = p->as_of_us,
-        .covered = p->covered,
+        .covered = p->covered[SOURCE_POSTGRES],
+        .covered_inbox = p->covered[SOURCE_INBOX],
         .applied = (const struct store_applied(*)[LIMIT_PARTITIONS])p->applied,
         .pages = l->pages,
         .n_pages = l->n,

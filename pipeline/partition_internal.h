@@ -44,8 +44,8 @@ struct partition {
     struct outbox outbox;
 
     struct store_applied applied[SOURCE_COUNT][LIMIT_PARTITIONS];
-    lsn_t covered;
-    lsn_t covered_durable;
+    uint64_t covered[SOURCE_COUNT];
+    uint64_t covered_durable[SOURCE_COUNT];
     int64_t as_of_us;
     bool catching_up;
     uint64_t next_key_id;
@@ -129,9 +129,8 @@ MUST_CHECK enum status partition_flush(struct partition *p, struct held_key *h, 
 
 /* ---- partition_rebuild.c ---- */
 /* One step of a key that is rebuilt. */
-MUST_CHECK enum status partition_rebuild(struct partition *p, enum source source,
-                                         const struct frame_event *f, int64_t now_us,
-                                         struct error *err);
+MUST_CHECK enum status partition_rebuild(struct partition *p, const struct frame_event *f,
+                                         int64_t now_us, struct error *err);
 void partition_drop_shadow(struct partition *p);
 
 /* ---- partition_commit.c ---- */

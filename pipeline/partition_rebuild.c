@@ -64,8 +64,7 @@ static bool concerns(const struct key_log *log, const struct event *e)
            (log->user_id.len == 0 || str_equal(e->user_id, log->user_id));
 }
 
-static enum status row(struct partition *p, enum source source, const struct frame_event *f,
-                       struct error *err)
+static enum status row(struct partition *p, const struct frame_event *f, struct error *err)
 {
     struct shadow *s = &p->shadow;
     if (!s->key)
@@ -76,7 +75,7 @@ static enum status row(struct partition *p, enum source source, const struct fra
     if (st || !concerns(key_log(s->key), &e))
         return st;
     struct feature feature;
-    feature_extract(&e, source, f->pos.lsn, &s->bot->epochs, &feature);
+    feature_extract(&e, f->source, f->pos.lsn, &s->bot->epochs, &feature);
     if (key_log(s->key)->user_id.len == 0)
         feature_for_bot(&feature, e.user_id);
     /* A deletion has no time of its own, and T never goes back. */
@@ -176,8 +175,8 @@ static enum status end(struct partition *p, const struct frame_event *f, int64_t
     return st;
 }
 
-enum status partition_rebuild(struct partition *p, enum source source, const struct frame_event *f,
-                              int64_t now_us, struct error *err)
+enum status partition_rebuild(struct partition *p, const struct frame_event *f, int64_t now_us,
+                              struct error *err)
 {
     if (f->as_of_us > p->as_of_us)
         p->as_of_us = f->as_of_us;
@@ -185,7 +184,7 @@ enum status partition_rebuild(struct partition *p, enum source source, const str
     case REBUILD_BEGIN:
         return begin(p, f, err);
     case REBUILD_ROW:
-        return row(p, source, f, err);
+        return row(p, f, err);
     case REBUILD_END:
         return end(p, f, now_us, err);
     case REBUILD_NONE:

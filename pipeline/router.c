@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/counters.h"
 #include "core/log.h"
@@ -10,8 +11,7 @@
 #include "state/fault.h"
 
 /* A worker that got no events still learns what is covered, this often. */
-#define MARKER_US       (200 * INT64_C(1000))
-#define SEND_TIMEOUT_MS 100
+#define MARKER_US (200 * INT64_C(1000))
 /* Looking for frames costs a few microseconds: without a hint it is done this often. */
 #define LOOK_US 2000
 /* A frame that was announced is looked for again after this. */
@@ -24,6 +24,7 @@ enum status router_new(const struct router_config *cfg, struct router **ret, str
     if (!r)
         return error_set(err, STATUS_NOMEM, "could not allocate the router");
     r->cfg = *cfg;
+    pthread_mutex_init(&r->lock, NULL);
     r->day_end_us = INT64_MAX;
     buf_init(&r->scratch, LIMIT_FRAME_MAX_BYTES);
     buf_init(&r->head, 256);
@@ -47,7 +48,18 @@ void router_free(struct router *r)
     buf_deinit(&r->scratch);
     buf_deinit(&r->head);
     frame_reader_deinit(&r->reader);
+    pthread_mutex_destroy(&r->lock);
     free(r);
+}
+
+static void lock(struct router *r)
+{
+    pthread_mutex_lock(&r->lock);
+}
+
+static void unlock(struct router *r)
+{
+    pthread_mutex_unlock(&r->lock);
 }
 
 static int64_t heard_time(const struct router *r, int64_t mono_us)
@@ -69,9 +81,12 @@ static int64_t as_of_at(const struct router *r, int64_t mono_us)
     return t_us < r->day_end_us ? t_us : r->day_end_us;
 }
 
-int64_t router_as_of(const struct router *r)
+int64_t router_as_of(struct router *r)
 {
-    return as_of_at(r, clock_mono_us(r->cfg.clock));
+    lock(r);
+    int64_t as_of_us = as_of_at(r, clock_mono_us(r->cfg.clock));
+    unlock(r);
+    return as_of_us;
 }
 
 static void learn_time(struct router *r, int64_t source_us, int64_t mono_us)
@@ -108,30 +123,43 @@ static enum status take_positions(struct router *r, const struct frame_header *h
         enum status st = frame_next_applied(&r->reader, &a, err);
         if (st)
             return st;
-        if (a.source == r->cfg.source)
-            r->partitions[a.partition] = (struct partition_out){a.pos, a.pseq};
+        r->partitions[a.source][a.partition] = (struct partition_out){a.pos, a.pseq};
     }
     return STATUS_OK;
 }
 
-/* A worker begins (again): nothing that was sent to it before counts. */
+static uint64_t least_durable(const struct router *r, enum source source)
+{
+    uint64_t durable = UINT64_MAX;
+    for (uint32_t i = 0; i < r->cfg.workers; i++)
+        if (r->out[i].covered_durable[source] < durable)
+            durable = r->out[i].covered_durable[source];
+    return durable;
+}
+
+/* A worker begins (again): nothing that was sent to it before counts, of either source. Until a
+ * source gives it again, frames say that only what is durable is covered. */
 static enum status take_start(struct router *r, struct outgoing *o, const struct frame_header *h,
                               struct error *err)
 {
     enum status st = take_positions(r, h, err);
     if (st)
         return st;
-    r->rewind |= o->greeted;
     o->n = 0;
     buf_reset(&o->body);
     o->number = 0;
     o->acked = 0;
     o->unacked_bytes = 0;
-    o->covered_durable = h->covered;
-    o->covered_sent = h->covered;
+    memcpy(o->covered_durable, h->covered, sizeof(h->covered));
+    memcpy(o->covered_sent, h->covered, sizeof(h->covered));
+    for (int s = 0; s < SOURCE_COUNT && o->greeted; s++) {
+        r->rewind[s] = true;
+        r->covered[s] = least_durable(r, (enum source)s);
+    }
     o->greeted = true;
     o->opened = h->opened;
     o->closed = h->closed;
+    r->starts++;
     learn_floor(r, h->as_of_us);
     router_day_settle(r);
     return STATUS_OK;
@@ -145,8 +173,9 @@ static void take_ack(struct outgoing *o, const struct frame_header *h)
         o->acked++;
         o->unacked_bytes -= o->frame_bytes[o->acked % CREDIT_FRAMES];
     }
-    if (h->covered > o->covered_durable)
-        o->covered_durable = h->covered;
+    for (int s = 0; s < SOURCE_COUNT; s++)
+        if (h->covered[s] > o->covered_durable[s])
+            o->covered_durable[s] = h->covered[s];
 }
 
 /* One frame from one worker; AGAIN when there is none. */
@@ -204,7 +233,6 @@ enum status router_receive(struct router *r, int64_t now_us, struct error *err)
 enum status router_handshake(struct router *r, int64_t deadline_us, struct error *err)
 {
     int64_t until = clock_mono_us(r->cfg.clock) + deadline_us;
-    lsn_t covered = UINT64_MAX;
     for (uint32_t i = 0; i < r->cfg.workers; i++) {
         struct outgoing *o = &r->out[i];
         while (!o->greeted) {
@@ -214,23 +242,15 @@ enum status router_handshake(struct router *r, int64_t deadline_us, struct error
             if (!o->greeted && clock_mono_us(r->cfg.clock) > until)
                 return error_set(err, STATUS_IO, "worker %u did not say hello in time", i);
         }
-        if (o->covered_durable < covered)
-            covered = o->covered_durable;
     }
-    r->covered = covered;
+    lock(r);
+    for (int s = 0; s < SOURCE_COUNT; s++)
+        r->covered[s] = least_durable(r, (enum source)s);
+    unlock(r);
     return STATUS_OK;
 }
 
 /* ---- to the workers ---- */
-
-static lsn_t least_durable(const struct router *r)
-{
-    lsn_t durable = UINT64_MAX;
-    for (uint32_t i = 0; i < r->cfg.workers; i++)
-        if (r->out[i].covered_durable < durable)
-            durable = r->out[i].covered_durable;
-    return durable;
-}
 
 bool router_has_credit(const struct outgoing *o)
 {
@@ -242,14 +262,13 @@ enum status router_send(struct router *r, struct outgoing *o, enum frame_kind ki
 {
     struct frame_header h = {
         .kind = kind,
-        .source = r->cfg.source,
         .number = o->number + 1,
         .as_of_us = as_of_at(r, now_us),
-        .covered = r->covered,
         .n = o->n,
         .opened = r->turn_day,
         .closed = r->turn_day,
     };
+    memcpy(h.covered, r->covered, sizeof(h.covered));
     buf_reset(&r->head);
     enum status st = frame_put_header(&r->head, &h);
     if (st)
@@ -257,7 +276,8 @@ enum status router_send(struct router *r, struct outgoing *o, enum frame_kind ki
     if (FAULT_POINT("frame_before_send"))
         return error_set(err, STATUS_IO, "fault point frame_before_send");
     struct str body = {o->body.data, o->body.len};
-    st = link_send(o->link, (struct str){r->head.data, r->head.len}, body, SEND_TIMEOUT_MS, err);
+    /* The link has room for more frames than the credit allows. */
+    st = link_send(o->link, (struct str){r->head.data, r->head.len}, body, 0, err);
     if (st)
         return st;
     if (FAULT_POINT("frame_after_send"))
@@ -276,26 +296,19 @@ enum status router_send_events(struct router *r, struct outgoing *o, int64_t now
 {
     enum status st = router_send(r, o, FRAME_EVENTS, now_us, err);
     if (!st)
-        o->covered_sent = r->covered;
+        memcpy(o->covered_sent, r->covered, sizeof(o->covered_sent));
     return st;
 }
 
-/* Puts one event into the frame of its partition's worker; the caller checked room. */
-static enum status put_event(struct router *r, uint32_t partition, enum rebuild_step step,
-                             struct position pos, int64_t commit_us, int64_t now_us,
+/* Puts what is in scratch into the frame of its partition's worker; the caller checked room. */
+static enum status put_event(struct router *r, struct frame_event f, int64_t now_us,
                              struct error *err)
 {
-    struct partition_out *p = &r->partitions[partition];
-    struct outgoing *o = &r->out[route_worker(partition, r->cfg.workers)];
-    struct frame_event f = {
-        .partition = partition,
-        .pseq = p->pseq + 1,
-        .pos = pos,
-        .commit_us = commit_us,
-        .as_of_us = as_of_at(r, now_us),
-        .bytes = {r->scratch.data, r->scratch.len},
-        .step = step,
-    };
+    struct partition_out *p = &r->partitions[f.source][f.partition];
+    struct outgoing *o = &r->out[route_worker(f.partition, r->cfg.workers)];
+    f.pseq = p->pseq + 1;
+    f.as_of_us = as_of_at(r, now_us);
+    f.bytes = (struct str){r->scratch.data, r->scratch.len};
     enum status st = frame_put_event(&o->body, &f);
     if (st)
         return error_set(err, st, "could not put an event of %zu bytes into a frame",
@@ -303,26 +316,28 @@ static enum status put_event(struct router *r, uint32_t partition, enum rebuild_
     if (o->n++ == 0)
         o->first_us = now_us;
     p->pseq++;
-    p->sent = pos;
+    p->sent = f.pos;
     COUNTER_ADD(events_routed, 1);
     return STATUS_OK;
 }
 
 /* After a rewind the input is read again from what is durable; positions decide what is new. Until
- * then nothing may be sent: it would claim to cover events that are still missing. */
-static enum status check_rewind(struct router *r, struct error *err)
+ * then nothing of this source may be taken: what was lost would be missing before it. */
+static enum status check_rewind(struct router *r, enum source source, struct error *err)
 {
-    if (!r->rewind)
+    if (!r->rewind[source])
         return STATUS_OK;
-    r->rewind = false;
-    r->covered = least_durable(r);
+    r->rewind[source] = false;
+    if (source == SOURCE_INBOX)
+        return error_set(err, STATUS_IO, "a worker missed events: reading again from row %" PRIu64,
+                         r->covered[source]);
     return error_set(err, STATUS_IO, "a worker missed events: reading again from " LSN_FMT,
-                     LSN_ARGS(r->covered));
+                     LSN_ARGS(r->covered[source]));
 }
 
 /* Sends frames that are full or old enough; AGAIN when one that must go cannot. */
-static enum status make_room(struct router *r, uint32_t partition, int64_t now_us,
-                             struct error *err)
+static enum status make_room(struct router *r, enum source source, uint32_t partition,
+                             int64_t now_us, struct error *err)
 {
     struct outgoing *o = &r->out[route_worker(partition, r->cfg.workers)];
     bool full = o->body.len >= LIMIT_FRAME_BYTES;
@@ -331,7 +346,7 @@ static enum status make_room(struct router *r, uint32_t partition, int64_t now_u
     if (!router_has_credit(o)) {
         enum status st = router_receive(r, now_us, err);
         if (!st)
-            st = check_rewind(r, err);
+            st = check_rewind(r, source, err);
         if (st)
             return st;
         if (!router_has_credit(o))
@@ -341,31 +356,33 @@ static enum status make_room(struct router *r, uint32_t partition, int64_t now_u
 }
 
 /* Before anything is sent that was committed then: AGAIN while it has to wait. */
-static enum status may_send(struct router *r, int64_t commit_us, int64_t now_us, struct error *err)
+static enum status may_send(struct router *r, enum source source, int64_t commit_us, int64_t now_us,
+                            struct error *err)
 {
-    enum status st = check_rewind(r, err);
+    enum status st = check_rewind(r, source, err);
     if (st)
         return st;
     learn_time(r, commit_us, now_us);
     return router_day_follow(r, commit_us, now_us, err);
 }
 
-enum status router_event(struct router *r, const struct event *e, struct position pos,
-                         int64_t commit_us, struct error *err)
+static enum status take_event(struct router *r, enum source source, const struct event *e,
+                              struct position pos, int64_t commit_us, struct error *err)
 {
     int64_t now_us = clock_mono_us(r->cfg.clock);
-    enum status st = may_send(r, commit_us, now_us, err);
+    enum status st = may_send(r, source, commit_us, now_us, err);
     if (st)
         return st;
     struct route route = route_event(e);
     for (uint32_t i = 0; i < route.n; i++) {
-        st = make_room(r, route.partition[i], now_us, err);
+        st = make_room(r, source, route.partition[i], now_us, err);
         if (st)
             return st;
     }
     bool encoded = false;
     for (uint32_t i = 0; i < route.n; i++) {
-        if (position_compare(pos, r->partitions[route.partition[i]].sent) <= 0) {
+        struct frame_event f = {source, route.partition[i], .pos = pos, .commit_us = commit_us};
+        if (position_compare(pos, r->partitions[source][f.partition].sent) <= 0) {
             COUNTER_ADD(events_skipped, 1);
             continue;
         }
@@ -376,24 +393,34 @@ enum status router_event(struct router *r, const struct event *e, struct positio
                 return st;
             encoded = true;
         }
-        st = put_event(r, route.partition[i], REBUILD_NONE, pos, commit_us, now_us, err);
+        st = put_event(r, f, now_us, err);
         if (st)
             return st;
     }
     return STATUS_OK;
 }
 
+enum status router_event(struct router *r, enum source source, const struct event *e,
+                         struct position pos, int64_t commit_us, struct error *err)
+{
+    lock(r);
+    enum status st = take_event(r, source, e, pos, commit_us, err);
+    unlock(r);
+    return st;
+}
+
 /* To the home of its key alone, whoever else an event like it concerns. */
-enum status router_rebuild(struct router *r, const struct rebuild_event *e, struct position pos,
-                           int64_t commit_us, struct error *err)
+static enum status take_rebuild(struct router *r, const struct rebuild_event *e,
+                                struct position pos, int64_t commit_us, struct error *err)
 {
     int64_t now_us = clock_mono_us(r->cfg.clock);
-    enum status st = may_send(r, commit_us, now_us, err);
-    uint32_t partition = route_home(e->user_id, e->bot_name);
-    st = st ? st : make_room(r, partition, now_us, err);
+    enum status st = may_send(r, SOURCE_POSTGRES, commit_us, now_us, err);
+    struct frame_event f = {SOURCE_POSTGRES, route_home(e->user_id, e->bot_name), .pos = pos,
+                            .commit_us = commit_us, .step = e->step};
+    st = st ? st : make_room(r, SOURCE_POSTGRES, f.partition, now_us, err);
     if (st)
         return st;
-    if (position_compare(pos, r->partitions[partition].sent) <= 0) {
+    if (position_compare(pos, r->partitions[SOURCE_POSTGRES][f.partition].sent) <= 0) {
         COUNTER_ADD(events_skipped, 1);
         return STATUS_OK;
     }
@@ -402,25 +429,40 @@ enum status router_rebuild(struct router *r, const struct rebuild_event *e, stru
                                 : frame_mark_encode(e, &r->scratch);
     if (st)
         return error_set(err, st, "could not put a step of a rebuilt key into a frame");
-    return put_event(r, partition, e->step, pos, commit_us, now_us, err);
+    return put_event(r, f, now_us, err);
 }
 
-enum status router_commit(struct router *r, lsn_t end_lsn, int64_t commit_us, struct error *err)
+enum status router_rebuild(struct router *r, const struct rebuild_event *e, struct position pos,
+                           int64_t commit_us, struct error *err)
 {
-    enum status st = check_rewind(r, err);
-    if (st)
-        return st;
-    learn_time(r, commit_us, clock_mono_us(r->cfg.clock));
-    if (end_lsn > r->covered)
-        r->covered = end_lsn;
-    return STATUS_OK;
+    lock(r);
+    enum status st = take_rebuild(r, e, pos, commit_us, err);
+    unlock(r);
+    return st;
+}
+
+enum status router_commit(struct router *r, enum source source, uint64_t covered, int64_t commit_us,
+                          struct error *err)
+{
+    lock(r);
+    enum status st = check_rewind(r, source, err);
+    if (!st) {
+        learn_time(r, commit_us, clock_mono_us(r->cfg.clock));
+        if (covered > r->covered[source])
+            r->covered[source] = covered;
+    }
+    unlock(r);
+    return st;
 }
 
 void router_idle(struct router *r, lsn_t wal_end, int64_t server_us)
 {
+    lock(r);
     learn_time(r, server_us, clock_mono_us(r->cfg.clock));
-    if (wal_end > r->covered)
-        r->covered = wal_end;
+    /* While the reader is to begin again, what it has read may be missing below. */
+    if (wal_end > r->covered[SOURCE_POSTGRES] && !r->rewind[SOURCE_POSTGRES])
+        r->covered[SOURCE_POSTGRES] = wal_end;
+    unlock(r);
 }
 
 /* Events leave at once when the worker has nothing left to make durable; else they wait for its ACK
@@ -429,7 +471,10 @@ static bool frame_must_go(const struct router *r, const struct outgoing *o, int6
 {
     if (o->n > 0)
         return o->unacked_bytes == 0 || now_us - o->first_us >= LIMIT_FRAME_DELAY_US;
-    return r->covered > o->covered_sent && now_us - o->sent_us >= MARKER_US;
+    bool news = false;
+    for (int s = 0; s < SOURCE_COUNT; s++)
+        news |= r->covered[s] > o->covered_sent[s];
+    return news && now_us - o->sent_us >= MARKER_US;
 }
 
 /* How long the events of this link may still wait for the ACK of the frame before them. */
@@ -444,17 +489,17 @@ static int64_t wait_of(const struct router *r, const struct outgoing *o, uint32_
     return left_us > EXPECT_US ? left_us : EXPECT_US;
 }
 
-int64_t router_drained(struct router *r)
+static int64_t drained(struct router *r)
 {
     struct error err = {0};
     int64_t now = clock_mono_us(r->cfg.clock);
     int64_t again_us = INT64_MAX;
     enum status st = router_receive(r, now, &err);
-    if (!st && !r->rewind)
+    if (!st)
         st = router_day_follow(r, router_source_time(r, now), now, &err);
     if (st == STATUS_AGAIN)
         return LOOK_US;
-    for (uint32_t i = 0; i < r->cfg.workers && !st && !r->rewind; i++) {
+    for (uint32_t i = 0; i < r->cfg.workers && !st; i++) {
         struct outgoing *o = &r->out[i];
         if (frame_must_go(r, o, now) && router_has_credit(o))
             st = router_send_events(r, o, now, &err);
@@ -469,10 +514,21 @@ int64_t router_drained(struct router *r)
     return again_us;
 }
 
-lsn_t router_durable(struct router *r)
+int64_t router_drained(struct router *r)
 {
-    (void)router_drained(r); /* a broken link shows at the next send */
-    return least_durable(r);
+    lock(r);
+    int64_t again_us = drained(r);
+    unlock(r);
+    return again_us;
+}
+
+uint64_t router_durable(struct router *r, enum source source)
+{
+    lock(r);
+    (void)drained(r); /* a broken link shows at the next send */
+    uint64_t durable = least_durable(r, source);
+    unlock(r);
+    return durable;
 }
 
 /* ---- receiver_ops ---- */
@@ -480,12 +536,12 @@ lsn_t router_durable(struct router *r)
 static enum status op_event(void *ctx, const struct event *e, struct position pos,
                             int64_t commit_us, struct error *err)
 {
-    return router_event(ctx, e, pos, commit_us, err);
+    return router_event(ctx, SOURCE_POSTGRES, e, pos, commit_us, err);
 }
 
 static enum status op_commit(void *ctx, lsn_t end_lsn, int64_t commit_us, struct error *err)
 {
-    return router_commit(ctx, end_lsn, commit_us, err);
+    return router_commit(ctx, SOURCE_POSTGRES, end_lsn, commit_us, err);
 }
 
 static void op_idle(void *ctx, lsn_t wal_end, int64_t server_us)
@@ -500,7 +556,7 @@ static int64_t op_drained(void *ctx)
 
 static lsn_t op_durable(void *ctx)
 {
-    return router_durable(ctx);
+    return router_durable(ctx, SOURCE_POSTGRES);
 }
 
 static enum status op_rebuild(void *ctx, const struct rebuild_event *e, struct position pos,

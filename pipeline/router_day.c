@@ -194,9 +194,10 @@ enum status router_day_follow(struct router *r, int64_t until_us, int64_t now_us
         r->turn_again = false;
         start_turn(r, kernel_day(r->day_end_us) + 1);
     }
+    uint64_t starts = r->starts;
     enum status st = router_receive(r, now_us, err);
-    if (!st && r->rewind)
-        return STATUS_AGAIN; /* the next event will tell the reader */
+    if (!st && r->starts != starts)
+        return STATUS_AGAIN; /* the next event will tell its source */
     if (!st)
         st = knock(r, now_us, err);
     if (!st && r->turn == TURN_FLUSHING)

@@ -1,9 +1,10 @@
-/* pipeline/router_internal.h - the state shared by router.c and router_day.c; nobody else includes
- * it. */
+/* pipeline/router_internal.h - the state shared by router.c and router_day.c, which hold the lock
+ * in every function below; nobody else includes it. */
 #pragma once
 
 #include "pipeline/router.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "pipeline/day_sums.h"
@@ -26,8 +27,8 @@ struct outgoing {
     uint64_t acked;                      /* newest frame known to be durable */
     uint32_t frame_bytes[CREDIT_FRAMES]; /* of the unacknowledged frames, by number */
     size_t unacked_bytes;
-    lsn_t covered_sent;
-    lsn_t covered_durable;
+    uint64_t covered_sent[SOURCE_COUNT];
+    uint64_t covered_durable[SOURCE_COUNT];
     bool greeted;
     int32_t opened, closed; /* the worker's days, as last heard of */
     /* Of the change of day under way: */
@@ -45,19 +46,21 @@ struct partition_out {
 
 struct router {
     struct router_config cfg;
+    pthread_mutex_t lock; /* guards all but expected */
     struct outgoing out[LIMIT_WORKERS];
-    struct partition_out partitions[LIMIT_PARTITIONS];
-    lsn_t covered;         /* every event up to here was put into a frame */
-    int64_t floor_us;      /* T of the workers when they said hello */
-    int64_t as_of_us;      /* newest source time heard of since ... */
-    int64_t as_of_mono_us; /* ... and when */
-    int64_t day_end_us;    /* T may go so far; INT64_MAX: there is no T yet */
+    struct partition_out partitions[SOURCE_COUNT][LIMIT_PARTITIONS];
+    uint64_t covered[SOURCE_COUNT]; /* every event up to here was put into a frame */
+    int64_t floor_us;               /* T of the workers when they said hello */
+    int64_t as_of_us;               /* newest source time heard of since ... */
+    int64_t as_of_mono_us;          /* ... and when */
+    int64_t day_end_us;             /* T may go so far; INT64_MAX: there is no T yet */
     enum turn turn;
     int32_t turn_day; /* that is to begin */
     bool turn_again;  /* it was begun before: some worker may have learned on it, or after */
     int64_t turn_us;  /* mono time of its last step */
     struct day_sums sums;
-    bool rewind;                         /* a worker saw a gap: read again from what is durable */
+    bool rewind[SOURCE_COUNT];           /* a worker saw a gap: read again from what is durable */
+    uint64_t starts;                     /* how many times a worker has begun */
     atomic_bool expected[LIMIT_WORKERS]; /* the worker has sent something */
     int64_t looked_us;                   /* mono time of the last look for frames */
     struct frame_reader reader;

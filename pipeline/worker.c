@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/log.h"
 #include "pipeline/link.h"
@@ -40,20 +41,18 @@ struct worker {
 
 /* ---- upstream ---- */
 
-static enum status send_up(struct worker *w, enum frame_kind kind, enum source source, uint32_t n,
-                           struct error *err)
+static enum status send_up(struct worker *w, enum frame_kind kind, uint32_t n, struct error *err)
 {
     struct partition_view v = partition_view(w->partition);
     struct frame_header h = {
         .kind = kind,
-        .source = source,
         .number = w->frame_number,
         .as_of_us = v.as_of_us,
-        .covered = v.covered_durable,
         .n = n,
         .opened = v.day.opened,
         .closed = v.day.closed,
     };
+    memcpy(h.covered, v.covered_durable, sizeof(h.covered));
     buf_reset(&w->head);
     enum status st = frame_put_header(&w->head, &h);
     if (st)
@@ -84,7 +83,7 @@ static enum status send_positions(struct worker *w, enum frame_kind kind, struct
                 return error_set(err, STATUS_NOMEM, "could not build a frame");
         }
     }
-    return send_up(w, kind, SOURCE_POSTGRES, n, err);
+    return send_up(w, kind, n, err);
 }
 
 static enum status ask_rewind(struct worker *w, struct error *err)
@@ -102,7 +101,7 @@ static enum status apply_events(struct worker *w, const struct frame_header *h, 
         struct frame_event f;
         enum status st = frame_next_event(&w->reader, &f, err);
         if (!st)
-            st = partition_event(w->partition, h->source, &f, now_us, err);
+            st = partition_event(w->partition, &f, now_us, err);
         if (st == STATUS_AGAIN)
             return ask_rewind(w, err);
         if (st)
@@ -158,7 +157,7 @@ static enum status acknowledge(struct worker *w, struct error *err)
     if (FAULT_POINT("ack_before_send"))
         return error_set(err, STATUS_IO, "fault point ack_before_send");
     buf_reset(&w->body);
-    enum status st = send_up(w, FRAME_ACK, SOURCE_POSTGRES, 0, err);
+    enum status st = send_up(w, FRAME_ACK, 0, err);
     if (st == STATUS_AGAIN)
         st = STATUS_OK; /* cumulative: the next one says the same and more */
     if (FAULT_POINT("ack_after_send"))
@@ -190,7 +189,7 @@ static enum status send_surely(struct worker *w, enum frame_kind kind, uint32_t 
 {
     enum status st = STATUS_AGAIN;
     while (st == STATUS_AGAIN && !atomic_load(&w->stop))
-        st = send_up(w, kind, SOURCE_POSTGRES, n, err);
+        st = send_up(w, kind, n, err);
     wake_router(w);
     return st == STATUS_AGAIN ? STATUS_OK : st;
 }

@@ -333,7 +333,7 @@ static enum status apply_event(struct replay *r, const struct event *e, struct e
             continue; /* applied before the last run stopped */
         struct partition *owner = r->partitions[route_worker(p, r->workers)];
         r->line_seen = false;
-        st = partition_apply(owner, SOURCE_POSTGRES, &f, e, virtual_now(r), err);
+        st = partition_apply(owner, &f, e, virtual_now(r), err);
         if (!st && r->trace_final && r->line_seen)
             st = keep_traced(r, e, p, err);
         if (st)

@@ -221,7 +221,6 @@ static enum status start_router(struct run *r, struct error *err)
         .workers = r->start.workers,
         .links = r->links,
         .clock = &clock_real,
-        .source = SOURCE_POSTGRES,
     };
     enum status st = router_new(&rc, &r->router, err);
     if (st)
@@ -256,7 +255,7 @@ static lsn_t least_durable(void *ctx)
     struct run *r = ctx;
     lsn_t covered = UINT64_MAX;
     for (uint32_t i = 0; i < r->n_workers; i++) {
-        lsn_t durable = worker_view(r->workers[i]).covered_durable;
+        lsn_t durable = worker_view(r->workers[i]).covered_durable[SOURCE_POSTGRES];
         if (durable < covered)
             covered = durable;
     }
@@ -338,8 +337,8 @@ static void report_progress(struct run *r)
     lsn_t covered = UINT64_MAX;
     for (uint32_t i = 0; i < r->n_workers; i++) {
         views[i] = worker_view(r->workers[i]);
-        if (views[i].covered_durable < covered)
-            covered = views[i].covered_durable;
+        if (views[i].covered_durable[SOURCE_POSTGRES] < covered)
+            covered = views[i].covered_durable[SOURCE_POSTGRES];
     }
     for (uint32_t p = 0; p < LIMIT_PARTITIONS; p++)
         caught_up[p] = views[route_worker(p, r->n_workers)].caught_up_us;

@@ -98,7 +98,8 @@ static enum status offer(struct load *l, const struct event *e, struct error *er
         copy.at_us = l->at_us;
     struct position pos = {l->birth - 1, ++l->n << 8};
     enum status st;
-    while ((st = router_event(l->router, &copy, pos, l->as_of_us, err)) == STATUS_AGAIN) {
+    while ((st = router_event(l->router, SOURCE_POSTGRES, &copy, pos, l->as_of_us, err)) ==
+           STATUS_AGAIN) {
         if (stopped(l))
             return STATUS_OK;
         rest(l);
@@ -157,10 +158,11 @@ static enum status finish(struct load *l, struct error *err)
 {
     move_time(l, l->at_us);
     enum status st;
-    while ((st = router_commit(l->router, l->birth, l->as_of_us, err)) == STATUS_AGAIN &&
+    while ((st = router_commit(l->router, SOURCE_POSTGRES, l->birth, l->as_of_us, err)) ==
+               STATUS_AGAIN &&
            !stopped(l))
         rest(l);
-    while (!st && !stopped(l) && router_durable(l->router) < l->birth)
+    while (!st && !stopped(l) && router_durable(l->router, SOURCE_POSTGRES) < l->birth)
         rest(l);
     return st;
 }

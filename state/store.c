@@ -23,7 +23,7 @@ const char *const store_sql[SQL_COUNT] = {
     [SQL_COMMIT] = "COMMIT",
     [SQL_ROLLBACK] = "ROLLBACK",
     [SQL_UPDATE_META] = "UPDATE meta SET covered = ?2, as_of_us = ?3, jseq = ?4, folded = ?5,"
-                        " next_key_id = ?6 WHERE id = 1 AND epoch = ?1",
+                        " next_key_id = ?6, covered_inbox = ?7 WHERE id = 1 AND epoch = ?1",
     [SQL_UPDATE_IDENTITY] =
         "UPDATE meta SET pipeline = ?2, system_identifier = ?3, slot = ?4,"
         " slot_birth = ?5, partitions = ?6, timeline = max(timeline, ?7), loading = ?8,"
@@ -161,6 +161,20 @@ const struct store_applied *store_applied(const struct store *s, enum source src
 lsn_t store_covered(const struct store *s)
 {
     return s->meta.covered;
+}
+
+uint64_t store_covered_inbox(const struct store *s)
+{
+    return s->meta.covered_inbox;
+}
+
+uint64_t store_newest_inbox(const struct store *s)
+{
+    uint64_t newest = s->meta.covered_inbox;
+    for (uint32_t p = 0; p < LIMIT_PARTITIONS; p++)
+        if (s->applied[SOURCE_INBOX][p].pos.lsn > newest)
+            newest = s->applied[SOURCE_INBOX][p].pos.lsn;
+    return newest;
 }
 
 int64_t store_as_of(const struct store *s)
@@ -446,6 +460,7 @@ static struct store_meta meta_after(const struct store *s, const struct store_co
     m.jseq += c->n_entries;
     m.folded = max_u64(m.folded, c->fold_below < m.jseq ? c->fold_below : m.jseq);
     m.covered = max_u64(m.covered, c->covered);
+    m.covered_inbox = max_u64(m.covered_inbox, c->covered_inbox);
     m.as_of_us = c->as_of_us > m.as_of_us ? c->as_of_us : m.as_of_us;
     m.next_key_id = max_u64(m.next_key_id, c->next_key_id);
     for (size_t i = 0; i < c->n_pages; i++)
@@ -469,6 +484,7 @@ static enum status write_meta(struct store *s, const struct store_meta *m, struc
     store_bind_u64(q, 4, m->jseq);
     store_bind_u64(q, 5, m->folded);
     store_bind_u64(q, 6, m->next_key_id);
+    store_bind_u64(q, 7, m->covered_inbox);
     enum status st = store_run(s, SQL_UPDATE_META, "write to", err);
     if (!st && sqlite3_changes(s->db) != 1)
         st = fenced(s, err);

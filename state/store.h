@@ -100,6 +100,10 @@ const struct store_applied *store_applied(const struct store *s, enum source src
                                           uint32_t partition);
 lsn_t store_covered(const struct store *s); /* every event up to this LSN of this worker's
                                                partitions is in the state */
+/* Every row of the inbox up to this id likewise. */
+uint64_t store_covered_inbox(const struct store *s);
+/* The newest row of the inbox that anything in this store came from; 0 = none. */
+uint64_t store_newest_inbox(const struct store *s);
 int64_t store_as_of(const struct store *s); /* T of the last commit, 0 when none */
 uint64_t store_jseq(const struct store *s); /* newest entry */
 /* Calls fn for every unfolded entry in order, and for folded ones that share a block with them.
@@ -187,8 +191,8 @@ struct store_dead_letter {
     struct str bytes;
 };
 
-/* covered, as_of_us, fold_below and next_key_id only ever grow: a smaller value leaves the stored
- * one as it is, so that 0 means "no change". */
+/* covered, covered_inbox, as_of_us, fold_below and next_key_id only ever grow: a smaller value
+ * leaves the stored one as it is, so that 0 means "no change". */
 struct store_commit {
     struct str entries; /* concatenated: varint length + bytes, n_entries times */
     uint64_t n_entries;
@@ -197,6 +201,7 @@ struct store_commit {
     uint64_t next_key_id; /* above every id in entries and pages */
     int64_t as_of_us;
     lsn_t covered;
+    uint64_t covered_inbox;
     const struct store_applied (*applied)[LIMIT_PARTITIONS]; /* [SOURCE_COUNT], changed ones
                                                                 written; NULL = none */
     const struct store_page *pages; /* folded in this commit, jseq may be that of this very block */

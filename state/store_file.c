@@ -110,7 +110,10 @@ static bool copy_text(char *out, size_t size, sqlite3_stmt *st, int i)
 #define META_COLUMNS                                                                            \
     "worker, workers, partitions, pipeline, system_identifier, slot, slot_birth, epoch, clean," \
     " covered, as_of_us, jseq, folded, next_key_id"
-#define SOURCE_VERSION 3 /* the first format with timeline, loading and since_us */
+#define SOURCE_COLUMNS ", timeline, loading, since_us"
+#define SOURCE_VERSION 3 /* the first format with these */
+#define INBOX_COLUMNS  ", covered_inbox"
+#define INBOX_VERSION  4 /* the first format with this one */
 
 static bool meta_decode(sqlite3_stmt *st, struct store_meta *m)
 {
@@ -129,6 +132,7 @@ static bool meta_decode(sqlite3_stmt *st, struct store_meta *m)
         .jseq = store_column_u64(st, 11),
         .folded = store_column_u64(st, 12),
         .next_key_id = store_column_u64(st, 13),
+        .covered_inbox = store_column_u64(st, 17),
     };
     struct store_identity *id = &m->identity;
     return copy_text(id->pipeline, sizeof(id->pipeline), st, 3) &&
@@ -147,12 +151,13 @@ enum status store_meta_read(sqlite3 *db, const char *path, struct store_meta *re
     enum status result = store_version_read(db, path, &version, err);
     if (result)
         return result;
-    int rc = sqlite3_prepare_v2(db,
-                                version < SOURCE_VERSION
-                                    ? "SELECT " META_COLUMNS ", 0, 0, 0 FROM meta WHERE id = 1"
-                                    : "SELECT " META_COLUMNS
-                                      ", timeline, loading, since_us FROM meta WHERE id = 1",
-                                -1, &st, NULL);
+    static const char *const selects[] = {
+        "SELECT " META_COLUMNS ", 0, 0, 0, 0 FROM meta WHERE id = 1",
+        "SELECT " META_COLUMNS SOURCE_COLUMNS ", 0 FROM meta WHERE id = 1",
+        "SELECT " META_COLUMNS SOURCE_COLUMNS INBOX_COLUMNS " FROM meta WHERE id = 1",
+    };
+    int rc = sqlite3_prepare_v2(
+        db, selects[(version >= SOURCE_VERSION) + (version >= INBOX_VERSION)], -1, &st, NULL);
     if (rc == SQLITE_OK)
         rc = sqlite3_step(st);
     if (rc == SQLITE_ROW && meta_decode(st, &m))
@@ -169,8 +174,8 @@ static enum status insert_meta(struct store *s, const struct store_meta *m, stru
 {
     sqlite3_stmt *st = NULL;
     int rc = sqlite3_prepare_v2(
-        s->db, "INSERT INTO meta VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?)", -1,
-        &st, NULL);
+        s->db, "INSERT INTO meta VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        -1, &st, NULL);
     if (rc == SQLITE_OK) {
         sqlite3_bind_int64(st, 1, m->worker);
         sqlite3_bind_int64(st, 2, m->workers);
@@ -188,6 +193,7 @@ static enum status insert_meta(struct store *s, const struct store_meta *m, stru
         sqlite3_bind_int64(st, 14, m->identity.timeline);
         sqlite3_bind_int64(st, 15, m->identity.loading);
         sqlite3_bind_int64(st, 16, m->identity.since_us);
+        store_bind_u64(st, 17, m->covered_inbox);
         rc = sqlite3_step(st);
     }
     enum status result = rc == SQLITE_DONE ? STATUS_OK : store_error(s, "create", err);

@@ -18,6 +18,7 @@ struct store_meta {
     uint64_t epoch;
     bool clean;
     lsn_t covered;
+    uint64_t covered_inbox;
     int64_t as_of_us;
     uint64_t jseq;
     uint64_t folded; /* entries up to here are contained in pages */

@@ -563,6 +563,8 @@ static struct store_meta merged_meta(const struct spread *s)
         const struct store_meta *f = &s->from[w]->meta;
         m.epoch = f->epoch > m.epoch ? f->epoch : m.epoch;
         m.covered = f->covered < m.covered ? f->covered : m.covered;
+        if (f->covered_inbox < m.covered_inbox)
+            m.covered_inbox = f->covered_inbox;
         m.as_of_us = f->as_of_us > m.as_of_us ? f->as_of_us : m.as_of_us;
         m.jseq = f->jseq > m.jseq ? f->jseq : m.jseq;
     }

@@ -141,12 +141,13 @@ static void feed(struct reader_thread *t)
         lsn_t lsn = 1000 + (lsn_t)i * 10;
         enum status st = STATUS_AGAIN;
         while (st == STATUS_AGAIN) {
-            st = router_event(t->router, &s.e, (struct position){lsn, 0}, s.e.at_us, &err);
+            st = router_event(t->router, SOURCE_POSTGRES, &s.e, (struct position){lsn, 0},
+                              s.e.at_us, &err);
             if (st == STATUS_AGAIN)
                 wait_for_worker(t);
         }
         if (!st)
-            st = router_commit(t->router, lsn + 5, s.e.at_us, &err);
+            st = router_commit(t->router, SOURCE_POSTGRES, lsn + 5, s.e.at_us, &err);
         if (st) {
             fprintf(stderr, "event %d: %s\n", i, err.text);
             _exit(1);
@@ -183,7 +184,7 @@ static void live(const char *dir)
     MUST(router_handshake(t.router, 10 * US_PER_SECOND, &err));
     feed(&t);
     lsn_t last = 1000 + (lsn_t)(n_events - 1) * 10 + 5;
-    while (router_durable(t.router) < last)
+    while (router_durable(t.router, SOURCE_POSTGRES) < last)
         wait_for_worker(&t);
     if (n_events == EVENTS) {
         router_idle(t.router, last, END);

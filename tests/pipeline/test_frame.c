@@ -13,12 +13,12 @@
 
 static void make_frame(struct buf *b)
 {
-    struct frame_header h = {FRAME_EVENTS, SOURCE_INBOX, 9, -5, UINT64_C(0xABCDEF0123), 2, 7, 8};
+    struct frame_header h = {FRAME_EVENTS, 9, -5, {UINT64_C(0xABCDEF0123), 77}, 2, 7, 8};
     assert_int_equal(frame_put_header(b, &h), STATUS_OK);
-    struct frame_event e = {63, 1, {2, 3}, 4, -6, STR("first"), REBUILD_NONE};
+    struct frame_event e = {SOURCE_INBOX, 63, 1, {2, 3}, 4, -6, STR("first"), REBUILD_NONE};
     assert_int_equal(frame_put_event(b, &e), STATUS_OK);
-    e = (struct frame_event){0,         UINT64_MAX, {UINT64_MAX, 0}, INT64_MAX,
-                             INT64_MIN, STR(""),    REBUILD_ROW};
+    e = (struct frame_event){SOURCE_POSTGRES, 0,         UINT64_MAX, {UINT64_MAX, 0},
+                             INT64_MAX,       INT64_MIN, STR(""),    REBUILD_ROW};
     assert_int_equal(frame_put_event(b, &e), STATUS_OK);
 }
 
@@ -33,15 +33,16 @@ static void test_a_frame_reads_back_as_written(void **state)
     struct frame_header h;
     assert_int_equal(frame_open(&r, (struct str){b.data, b.len}, &h, NULL), STATUS_OK);
     assert_int_equal(h.kind, FRAME_EVENTS);
-    assert_int_equal(h.source, SOURCE_INBOX);
     assert_int_equal(h.number, 9);
     assert_int_equal(h.as_of_us, -5);
-    assert_true(h.covered == UINT64_C(0xABCDEF0123));
+    assert_true(h.covered[SOURCE_POSTGRES] == UINT64_C(0xABCDEF0123));
+    assert_int_equal(h.covered[SOURCE_INBOX], 77);
     assert_int_equal(h.n, 2);
     assert_int_equal(h.opened, 7);
     assert_int_equal(h.closed, 8);
     struct frame_event e;
     assert_int_equal(frame_next_event(&r, &e, NULL), STATUS_OK);
+    assert_int_equal(e.source, SOURCE_INBOX);
     assert_int_equal(e.partition, 63);
     assert_int_equal(e.pseq, 1);
     assert_int_equal(e.pos.lsn, 2);
@@ -50,6 +51,7 @@ static void test_a_frame_reads_back_as_written(void **state)
     assert_int_equal(e.as_of_us, -6);
     assert_true(str_equal(e.bytes, STR("first")));
     assert_int_equal(frame_next_event(&r, &e, NULL), STATUS_OK);
+    assert_int_equal(e.source, SOURCE_POSTGRES);
     assert_true(e.pseq == UINT64_MAX && e.pos.lsn == UINT64_MAX);
     assert_true(e.commit_us == INT64_MAX && e.as_of_us == INT64_MIN);
     assert_int_equal(e.bytes.len, 0);
@@ -86,7 +88,7 @@ static void test_a_partition_beyond_the_last_is_refused(void **state)
     (void)state;
     struct buf b;
     buf_init(&b, 4096);
-    struct frame_header h = {.kind = FRAME_HELLO, .source = SOURCE_POSTGRES, .n = 1};
+    struct frame_header h = {.kind = FRAME_HELLO, .n = 1};
     struct frame_applied a = {SOURCE_POSTGRES, LIMIT_PARTITIONS, {1, 1}, 1};
     assert_int_equal(frame_put_header(&b, &h), STATUS_OK);
     assert_int_equal(frame_put_applied(&b, &a), STATUS_OK);

@@ -184,7 +184,7 @@ static void deliver(struct world *w, const struct event *e)
         .as_of_us = w->now,
     };
     struct error err = {0};
-    if (partition_apply(w->p, SOURCE_POSTGRES, &f, e, w->now, &err))
+    if (partition_apply(w->p, &f, e, w->now, &err))
         fail_msg("%s", err.text);
 }
 
@@ -324,7 +324,7 @@ static void route(struct world *w, struct event *e)
                                 .pos = {w->lsn, 0},
                                 .commit_us = w->now,
                                 .as_of_us = w->now};
-        assert_int_equal(partition_apply(w->p, SOURCE_POSTGRES, &f, e, w->now, NULL), STATUS_OK);
+        assert_int_equal(partition_apply(w->p, &f, e, w->now, NULL), STATUS_OK);
     }
 }
 
@@ -403,7 +403,7 @@ static void test_an_event_seen_before_is_dropped(void **state)
                             .pos = {1, 0},
                             .commit_us = w->now,
                             .as_of_us = w->now};
-    assert_int_equal(partition_apply(w->p, SOURCE_POSTGRES, &f, &e, w->now, NULL), STATUS_OK);
+    assert_int_equal(partition_apply(w->p, &f, &e, w->now, NULL), STATUS_OK);
     assert_int_equal(partition_view(w->p).uncommitted, 1);
 }
 
@@ -416,7 +416,7 @@ static void test_a_gap_in_the_numbers_asks_for_a_rewind(void **state)
                             .pos = {1, 0},
                             .commit_us = w->now,
                             .as_of_us = w->now};
-    assert_int_equal(partition_apply(w->p, SOURCE_POSTGRES, &f, &e, w->now, NULL), STATUS_AGAIN);
+    assert_int_equal(partition_apply(w->p, &f, &e, w->now, NULL), STATUS_AGAIN);
     assert_int_equal(partition_view(w->p).uncommitted, 0);
 }
 
@@ -661,14 +661,17 @@ static void test_an_event_that_cannot_be_used_is_kept_and_blocks_nothing(void **
 static void test_the_covered_position_moves_only_with_a_commit(void **state)
 {
     struct world *w = *state;
-    partition_covered(w->p, 500, w->now);
-    assert_int_equal(partition_view(w->p).covered_durable, 0);
+    partition_covered(w->p, (const uint64_t[]){500, 7}, w->now);
+    assert_int_equal(partition_view(w->p).covered_durable[SOURCE_POSTGRES], 0);
+    assert_int_equal(partition_view(w->p).covered_durable[SOURCE_INBOX], 0);
     assert_true(partition_view(w->p).lazy);
     commit(w);
-    assert_int_equal(partition_view(w->p).covered_durable, 500);
+    assert_int_equal(partition_view(w->p).covered_durable[SOURCE_POSTGRES], 500);
+    assert_int_equal(partition_view(w->p).covered_durable[SOURCE_INBOX], 7);
     crash(w);
     open_world(w);
-    assert_int_equal(partition_view(w->p).covered_durable, 500);
+    assert_int_equal(partition_view(w->p).covered_durable[SOURCE_POSTGRES], 500);
+    assert_int_equal(partition_view(w->p).covered_durable[SOURCE_INBOX], 7);
 }
 
 int main(void)

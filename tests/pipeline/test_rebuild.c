@@ -181,6 +181,7 @@ static void give(struct world *w, enum source source, uint32_t partition, enum r
                  struct str bytes)
 {
     struct frame_event f = {
+        .source = source,
         .partition = partition,
         .pseq = ++w->pseq[source][partition],
         .pos = {w->lsn, w->seq++},
@@ -190,7 +191,7 @@ static void give(struct world *w, enum source source, uint32_t partition, enum r
         .step = step,
     };
     struct error err = {0};
-    if (partition_event(w->p, source, &f, w->now, &err))
+    if (partition_event(w->p, &f, w->now, &err))
         fail_msg("%s", err.text);
 }
 

@@ -46,14 +46,14 @@ static void worker_send(struct world *w, uint32_t worker, const struct frame_hea
 
 static void ack(struct world *w, uint32_t worker, uint64_t number, lsn_t covered)
 {
-    struct frame_header h = {.kind = FRAME_ACK, .number = number, .covered = covered};
+    struct frame_header h = {.kind = FRAME_ACK, .number = number, .covered = {covered}};
     worker_send(w, worker, &h, NULL);
 }
 
 static void hello(struct world *w, uint32_t worker, lsn_t covered,
                   const struct frame_applied *applied, uint32_t n)
 {
-    struct frame_header h = {.kind = FRAME_HELLO, .as_of_us = T0, .covered = covered, .n = n};
+    struct frame_header h = {.kind = FRAME_HELLO, .as_of_us = T0, .covered = {covered}, .n = n};
     worker_send(w, worker, &h, applied);
 }
 
@@ -69,7 +69,7 @@ static int setup(void **state)
         assert_int_equal(link_listen(url, &w->up[i], NULL), STATUS_OK);
         assert_int_equal(link_dial(url, &w->down[i], NULL), STATUS_OK);
     }
-    struct router_config rc = {2, w->up, &w->clock, SOURCE_POSTGRES};
+    struct router_config rc = {2, w->up, &w->clock};
     assert_int_equal(router_new(&rc, &w->router, NULL), STATUS_OK);
     assert_int_equal(frame_reader_init(&w->reader), STATUS_OK);
     *state = w;
@@ -128,7 +128,7 @@ static void test_nothing_is_sent_before_every_worker_said_hello(void **state)
     hello(w, 0, 100, NULL, 0);
     /* Time moves with each look, so that the deadline passes. */
     w->clock = clock_real;
-    struct router_config rc = {2, w->up, &clock_real, SOURCE_POSTGRES};
+    struct router_config rc = {2, w->up, &clock_real};
     struct router *r = NULL;
     assert_int_equal(router_new(&rc, &r, NULL), STATUS_OK);
     assert_int_equal(router_handshake(r, 200 * 1000, NULL), STATUS_IO);
@@ -146,9 +146,15 @@ static void test_events_are_numbered_densely_from_the_hello(void **state)
     hello(w, 1, 100, &applied, 1);
     assert_int_equal(router_handshake(w->router, US_PER_SECOND, NULL), STATUS_OK);
     /* Already in the state: skipped, not numbered. */
-    assert_int_equal(router_event(w->router, &e, (struct position){50, 7}, T0, NULL), STATUS_OK);
-    assert_int_equal(router_event(w->router, &e, (struct position){50, 8}, T0, NULL), STATUS_OK);
-    assert_int_equal(router_event(w->router, &e, (struct position){60, 0}, T0, NULL), STATUS_OK);
+    assert_int_equal(
+        router_event(w->router, SOURCE_POSTGRES, &e, (struct position){50, 7}, T0, NULL),
+        STATUS_OK);
+    assert_int_equal(
+        router_event(w->router, SOURCE_POSTGRES, &e, (struct position){50, 8}, T0, NULL),
+        STATUS_OK);
+    assert_int_equal(
+        router_event(w->router, SOURCE_POSTGRES, &e, (struct position){60, 0}, T0, NULL),
+        STATUS_OK);
     router_drained(w->router);
     struct frame_header h = receive(w, 1);
     assert_int_equal(h.n, 2);
@@ -168,14 +174,18 @@ static void test_rows_of_an_open_transaction_are_not_covered(void **state)
     greet_both(w);
     char user[32];
     struct event e = event_for(0, user);
-    assert_int_equal(router_event(w->router, &e, (struct position){200, 0}, T0, NULL), STATUS_OK);
+    assert_int_equal(
+        router_event(w->router, SOURCE_POSTGRES, &e, (struct position){200, 0}, T0, NULL),
+        STATUS_OK);
     router_drained(w->router);
-    assert_int_equal(receive(w, 0).covered, 100);
-    assert_int_equal(router_event(w->router, &e, (struct position){200, 256}, T0, NULL), STATUS_OK);
-    assert_int_equal(router_commit(w->router, 208, T0, NULL), STATUS_OK);
+    assert_int_equal(receive(w, 0).covered[SOURCE_POSTGRES], 100);
+    assert_int_equal(
+        router_event(w->router, SOURCE_POSTGRES, &e, (struct position){200, 256}, T0, NULL),
+        STATUS_OK);
+    assert_int_equal(router_commit(w->router, SOURCE_POSTGRES, 208, T0, NULL), STATUS_OK);
     w->now += LIMIT_FRAME_DELAY_US;
     router_drained(w->router);
-    assert_int_equal(receive(w, 0).covered, 208);
+    assert_int_equal(receive(w, 0).covered[SOURCE_POSTGRES], 208);
 }
 
 /* One event after the other, while the worker is busy committing the first: they share a frame. */
@@ -186,8 +196,9 @@ static void test_events_gather_while_the_worker_commits(void **state)
     char user[32];
     struct event e = event_for(0, user);
     for (uint64_t i = 0; i < 4; i++) {
-        assert_int_equal(router_event(w->router, &e, (struct position){200 + i, 0}, T0, NULL),
-                         STATUS_OK);
+        assert_int_equal(
+            router_event(w->router, SOURCE_POSTGRES, &e, (struct position){200 + i, 0}, T0, NULL),
+            STATUS_OK);
         router_drained(w->router);
     }
     assert_int_equal(receive(w, 0).n, 1);
@@ -210,26 +221,28 @@ static void test_the_slowest_worker_decides_what_is_durable(void **state)
     greet_both(w);
     char user[32];
     struct event e = event_for(0, user);
-    assert_int_equal(router_event(w->router, &e, (struct position){200, 0}, T0, NULL), STATUS_OK);
-    assert_int_equal(router_commit(w->router, 208, T0, NULL), STATUS_OK);
+    assert_int_equal(
+        router_event(w->router, SOURCE_POSTGRES, &e, (struct position){200, 0}, T0, NULL),
+        STATUS_OK);
+    assert_int_equal(router_commit(w->router, SOURCE_POSTGRES, 208, T0, NULL), STATUS_OK);
     w->now += US_PER_SECOND;
     router_drained(w->router);
-    assert_int_equal(receive(w, 0).covered, 208);
+    assert_int_equal(receive(w, 0).covered[SOURCE_POSTGRES], 208);
     /* The worker without an event hears of it in a frame of its own. */
     struct frame_header marker = receive(w, 1);
     assert_int_equal(marker.n, 0);
-    assert_int_equal(marker.covered, 208);
-    assert_int_equal(router_durable(w->router), 100);
+    assert_int_equal(marker.covered[SOURCE_POSTGRES], 208);
+    assert_int_equal(router_durable(w->router, SOURCE_POSTGRES), 100);
     ack(w, 0, 1, 208);
     w->now += 1;
-    for (int i = 0; i < 1000 && router_durable(w->router) != 100; i++)
+    for (int i = 0; i < 1000 && router_durable(w->router, SOURCE_POSTGRES) != 100; i++)
         ;
-    assert_int_equal(router_durable(w->router), 100);
+    assert_int_equal(router_durable(w->router, SOURCE_POSTGRES), 100);
     ack(w, 1, 1, 208);
     /* The ack travels on another thread. */
-    for (int i = 0; i < 10000000 && router_durable(w->router) != 208; i++)
+    for (int i = 0; i < 10000000 && router_durable(w->router, SOURCE_POSTGRES) != 208; i++)
         ;
-    assert_int_equal(router_durable(w->router), 208);
+    assert_int_equal(router_durable(w->router, SOURCE_POSTGRES), 208);
 }
 
 static void test_an_idle_position_is_not_durable_before_the_workers_say_so(void **state)
@@ -237,7 +250,7 @@ static void test_an_idle_position_is_not_durable_before_the_workers_say_so(void 
     struct world *w = *state;
     greet_both(w);
     router_idle(w->router, 500, T0);
-    assert_int_equal(router_durable(w->router), 100);
+    assert_int_equal(router_durable(w->router, SOURCE_POSTGRES), 100);
 }
 
 static void test_a_worker_that_does_not_answer_stops_the_input(void **state)
@@ -252,7 +265,8 @@ static void test_a_worker_that_does_not_answer_stops_the_input(void **state)
     enum status st = STATUS_OK;
     uint64_t sent = 0;
     while (sent < 10000 && !st) {
-        st = router_event(w->router, &e, (struct position){200 + sent, 0}, T0, NULL);
+        st = router_event(w->router, SOURCE_POSTGRES, &e, (struct position){200 + sent, 0}, T0,
+                          NULL);
         if (!st)
             sent++;
         /* A pretended worker that reads, so that only the credit can stop the router, ... */
@@ -265,7 +279,8 @@ static void test_a_worker_that_does_not_answer_stops_the_input(void **state)
     /* ... and whose acknowledgement opens it again. */
     ack(w, 0, 3, 100);
     for (int i = 0; i < 10000000 && st == STATUS_AGAIN; i++)
-        st = router_event(w->router, &e, (struct position){200 + sent, 0}, T0, NULL);
+        st = router_event(w->router, SOURCE_POSTGRES, &e, (struct position){200 + sent, 0}, T0,
+                          NULL);
     assert_int_equal(st, STATUS_OK);
     free(text);
 }
@@ -278,22 +293,24 @@ static void test_a_rewind_starts_again_from_the_workers_position(void **state)
     struct event e = event_for(0, user);
     uint32_t partition = (uint32_t)(hash64(e.user_id) % LIMIT_PARTITIONS);
     for (uint64_t i = 0; i < 3; i++)
-        assert_int_equal(router_event(w->router, &e, (struct position){200 + i, 0}, T0, NULL),
-                         STATUS_OK);
+        assert_int_equal(
+            router_event(w->router, SOURCE_POSTGRES, &e, (struct position){200 + i, 0}, T0, NULL),
+            STATUS_OK);
     router_drained(w->router);
     (void)receive(w, 0);
-    struct frame_header h = {.kind = FRAME_REWIND, .as_of_us = T0, .covered = 100, .n = 1};
+    struct frame_header h = {.kind = FRAME_REWIND, .as_of_us = T0, .covered = {100}, .n = 1};
     struct frame_applied applied = {SOURCE_POSTGRES, partition, {200, 0}, 1};
     worker_send(w, 0, &h, &applied);
     enum status st = STATUS_OK;
     for (int i = 0; i < 10000000 && !st; i++) {
         router_drained(w->router);
-        st = router_commit(w->router, 203, T0, NULL);
+        st = router_commit(w->router, SOURCE_POSTGRES, 203, T0, NULL);
     }
     assert_int_equal(st, STATUS_IO); /* the reader reconnects, and the slot sends all again */
     for (uint64_t i = 0; i < 3; i++)
-        assert_int_equal(router_event(w->router, &e, (struct position){200 + i, 0}, T0, NULL),
-                         STATUS_OK);
+        assert_int_equal(
+            router_event(w->router, SOURCE_POSTGRES, &e, (struct position){200 + i, 0}, T0, NULL),
+            STATUS_OK);
     router_drained(w->router);
     assert_int_equal(receive(w, 0).n, 2);
     struct frame_event f;
@@ -343,7 +360,7 @@ static void ack_days(struct world *w, uint32_t worker, uint64_t number, int32_t 
                      int32_t closed)
 {
     struct frame_header h = {
-        .kind = FRAME_ACK, .number = number, .covered = 100, .opened = opened, .closed = closed};
+        .kind = FRAME_ACK, .number = number, .covered = {100}, .opened = opened, .closed = closed};
     worker_send(w, worker, &h, NULL);
 }
 
@@ -392,7 +409,7 @@ static uint64_t expect_day(struct world *w, uint32_t worker, uint32_t n)
 
 static enum status send_at(struct world *w, const struct event *e, uint64_t lsn, int64_t commit_us)
 {
-    return router_event(w->router, e, (struct position){lsn, 0}, commit_us, NULL);
+    return router_event(w->router, SOURCE_POSTGRES, e, (struct position){lsn, 0}, commit_us, NULL);
 }
 
 static void test_no_event_of_a_day_leaves_before_its_epochs(void **state)
@@ -471,7 +488,7 @@ static void test_a_change_of_day_that_was_cut_short_is_finished_first(void **sta
     struct world *w = *state;
     struct frame_header h = {.kind = FRAME_HELLO,
                              .as_of_us = (DAY + 1) * US_PER_DAY,
-                             .covered = 100,
+                             .covered = {100},
                              .opened = DAY + 1,
                              .closed = DAY + 1};
     worker_send(w, 0, &h, NULL);

@@ -146,9 +146,10 @@ static void dump_applied(const struct store *s, uint32_t p, struct buf *out)
 void dump_store(struct store *s, const char *dir, struct buf *out)
 {
     struct error err = {0};
-    assert_int_equal(buf_printf(out, "covered %llu as_of %lld jseq %llu next %llu bytes %zu\n",
-                                (unsigned long long)store_covered(s), (long long)store_as_of(s),
-                                (unsigned long long)store_jseq(s),
+    assert_int_equal(buf_printf(out, "covered %llu,%llu as_of %lld jseq %llu next %llu bytes %zu\n",
+                                (unsigned long long)store_covered(s),
+                                (unsigned long long)store_covered_inbox(s),
+                                (long long)store_as_of(s), (unsigned long long)store_jseq(s),
                                 (unsigned long long)store_next_key_id(s), store_journal_bytes(s)),
                      STATUS_OK);
     enum status st = store_replay(s, dump_entry, out, &err);

@@ -85,6 +85,7 @@ static void commit_everything(struct store *s)
         .next_key_id = 20,
         .as_of_us = 1000,
         .covered = UINT64_C(0xF000000000000001),
+        .covered_inbox = 41,
         .applied = (const struct store_applied(*)[LIMIT_PARTITIONS])applied,
         .pages = pages,
         .n_pages = 2,
@@ -98,14 +99,14 @@ static void commit_everything(struct store *s)
     buf_deinit(&entries);
 }
 
-#define EVERYTHING                                                      \
-    "covered 17293822569102704641 as_of 1000 jseq 2 next 20 bytes 12\n" \
-    "entry 1 all-1\n"                                                   \
-    "entry 2 all-2\n"                                                   \
-    "page 3 5 1 9223372036854775807 user-5 bot-3 10 f312d1c461c66714\n" \
-    "page 7 6 2 1234567 user-6 bot-7 2000 45fbe5d9998ef0d\n"            \
-    "letter 1 9 1 77 inbox not JSON 3\n"                                \
-    "applied 0 5 18446744073709551614 258 11\n"                         \
+#define EVERYTHING                                                         \
+    "covered 17293822569102704641,41 as_of 1000 jseq 2 next 20 bytes 12\n" \
+    "entry 1 all-1\n"                                                      \
+    "entry 2 all-2\n"                                                      \
+    "page 3 5 1 9223372036854775807 user-5 bot-3 10 f312d1c461c66714\n"    \
+    "page 7 6 2 1234567 user-6 bot-7 2000 45fbe5d9998ef0d\n"               \
+    "letter 1 9 1 77 inbox not JSON 3\n"                                   \
+    "applied 0 5 18446744073709551614 258 11\n"                            \
     "applied 1 63 42 0 1\n"
 
 static void test_a_commit_survives_a_reopen_in_every_part(void **state)
@@ -114,9 +115,11 @@ static void test_a_commit_survives_a_reopen_in_every_part(void **state)
     must_open(dir_of(state), 1, 1, &s);
     commit_everything(s);
     assert_dump(s, dir_of(state), EVERYTHING);
+    assert_int_equal(store_newest_inbox(s), 42); /* not covered yet, but in the state */
     store_close(s);
     must_open(dir_of(state), 1, 2, &s);
     assert_dump(s, dir_of(state), EVERYTHING);
+    assert_int_equal(store_newest_inbox(s), 42);
     store_close(s);
 }
 
@@ -151,7 +154,7 @@ static void test_a_new_store_is_empty_and_gives_ids_from_one(void **state)
 {
     struct store *s = NULL;
     must_open(dir_of(state), 1, 1, &s);
-    assert_dump(s, dir_of(state), "covered 0 as_of 0 jseq 0 next 1 bytes 0\n");
+    assert_dump(s, dir_of(state), "covered 0,0 as_of 0 jseq 0 next 1 bytes 0\n");
     uint64_t id = 0;
     struct store_page page;
     assert_int_equal(store_find_key(s, STR("u"), STR("b"), &id, NULL), STATUS_END);
@@ -227,7 +230,7 @@ static void test_folded_blocks_are_replayed_no_more_and_their_bytes_are_not_coun
     assert_int_equal(store_journal_bytes(s), 16);
     for (int reopened = 0; reopened < 2; reopened++) {
         assert_dump(s, dir_of(state),
-                    "covered 0 as_of 0 jseq 6 next 1 bytes 16\n"
+                    "covered 0,0 as_of 0 jseq 6 next 1 bytes 16\n"
                     "entry 3 b-1\nentry 4 b-2\nentry 5 b-3\nentry 6 c-1\n");
         store_close(s);
         must_open(dir_of(state), 1, 1, &s);
@@ -235,10 +238,10 @@ static void test_folded_blocks_are_replayed_no_more_and_their_bytes_are_not_coun
     fold(s, 5);
     assert_int_equal(store_journal_bytes(s), 4);
     fold(s, 3); /* never goes back */
-    assert_dump(s, dir_of(state), "covered 0 as_of 0 jseq 6 next 1 bytes 4\nentry 6 c-1\n");
+    assert_dump(s, dir_of(state), "covered 0,0 as_of 0 jseq 6 next 1 bytes 4\nentry 6 c-1\n");
     fold(s, UINT64_MAX);
     must_append(s, "d", 1);
-    assert_dump(s, dir_of(state), "covered 0 as_of 0 jseq 7 next 1 bytes 4\nentry 7 d-1\n");
+    assert_dump(s, dir_of(state), "covered 0,0 as_of 0 jseq 7 next 1 bytes 4\nentry 7 d-1\n");
     store_close(s);
 }
 
@@ -250,7 +253,7 @@ static void test_a_block_that_is_folded_at_once_never_enters_the_journal(void **
     assert_int_equal(store_commit(s, &c, NULL), STATUS_OK);
     assert_int_equal(store_journal_bytes(s), 0);
     must_append(s, "a", 1);
-    assert_dump(s, dir_of(state), "covered 0 as_of 0 jseq 2 next 1 bytes 4\nentry 2 a-1\n");
+    assert_dump(s, dir_of(state), "covered 0,0 as_of 0 jseq 2 next 1 bytes 4\nentry 2 a-1\n");
     store_close(s);
 }
 
@@ -281,7 +284,7 @@ static void test_a_large_folded_journal_is_deleted_over_several_commits(void **s
     assert_int_equal(store_journal_bytes(s), 0);
     int64_t left = count_rows(dir_of(state), "journal");
     assert_in_range(left, 1, 149);
-    assert_dump(s, dir_of(state), "covered 0 as_of 0 jseq 150 next 1 bytes 0\n");
+    assert_dump(s, dir_of(state), "covered 0,0 as_of 0 jseq 150 next 1 bytes 0\n");
     store_close(s);
     must_open(dir_of(state), 1, 1, &s);
     must_append(s, "y", 1);
@@ -294,11 +297,12 @@ static void test_marks_only_grow(void **state)
 {
     struct store *s = NULL;
     must_open(dir_of(state), 1, 1, &s);
-    struct store_commit c = {.entries = STR(""), .covered = 100, .as_of_us = 50, .next_key_id = 9};
+    struct store_commit c = {
+        .entries = STR(""), .covered = 100, .covered_inbox = 30, .as_of_us = 50, .next_key_id = 9};
     assert_int_equal(store_commit(s, &c, NULL), STATUS_OK);
-    c = (struct store_commit){.entries = STR(""), .covered = 99, .as_of_us = 49};
+    c = (struct store_commit){.entries = STR(""), .covered = 99, .covered_inbox = 29};
     assert_int_equal(store_commit(s, &c, NULL), STATUS_OK);
-    assert_dump(s, dir_of(state), "covered 100 as_of 50 jseq 0 next 9 bytes 0\n");
+    assert_dump(s, dir_of(state), "covered 100,30 as_of 50 jseq 0 next 9 bytes 0\n");
     store_close(s);
 }
 
@@ -362,7 +366,7 @@ static void test_a_newer_instance_takes_over_and_the_older_cannot_commit(void **
     assert_int_equal(store_commit(old, &c, &err), STATUS_FENCED);
     assert_int_equal(store_identity_write(old, &test_identity, &err), STATUS_FENCED);
     store_close(old);
-    assert_dump(new, dir_of(state), "covered 0 as_of 0 jseq 1 next 1 bytes 4\nentry 1 a-1\n");
+    assert_dump(new, dir_of(state), "covered 0,0 as_of 0 jseq 1 next 1 bytes 4\nentry 1 a-1\n");
     must_append(new, "b", 1);
     store_close(new);
 
@@ -510,7 +514,7 @@ static void test_a_file_of_a_newer_version_is_refused_untouched(void **state)
     struct error err = {0};
     assert_int_equal(open_again(dir_of(state), &err), STATUS_REFUSED);
     assert_non_null(strstr(err.text, "newer version"));
-    meddle(dir_of(state), "PRAGMA user_version=3");
+    meddle(dir_of(state), "PRAGMA user_version=4");
     assert_int_equal(open_again(dir_of(state), &err), STATUS_OK);
 }
 
@@ -627,8 +631,25 @@ static void make_first_format(const char *dir)
 {
     meddle(dir, "DROP TABLE epoch_day; DROP TABLE epoch; DROP TABLE epoch_part;"
                 "ALTER TABLE meta DROP COLUMN timeline; ALTER TABLE meta DROP COLUMN loading; "
-                "ALTER TABLE meta DROP COLUMN since_us;"
+                "ALTER TABLE meta DROP COLUMN since_us; "
+                "ALTER TABLE meta DROP COLUMN covered_inbox;"
                 "PRAGMA user_version=1");
+}
+
+/* The format before the inbox: what it holds stays, and nothing of the inbox is known. */
+static void test_a_file_from_before_the_inbox_is_taken_over(void **state)
+{
+    struct store *s = NULL;
+    must_open(dir_of(state), 1, 1, &s);
+    must_append(s, "x", 1);
+    store_close(s);
+    meddle(dir_of(state), "ALTER TABLE meta DROP COLUMN covered_inbox; PRAGMA user_version=3");
+    struct store_identity identity = {0};
+    lsn_t covered = 0;
+    assert_int_equal(store_identity_read(dir_of(state), &identity, &covered, NULL), STATUS_OK);
+    must_open(dir_of(state), 1, 2, &s);
+    assert_dump(s, dir_of(state), "covered 0,0 as_of 0 jseq 1 next 1 bytes 4\nentry 1 x-1\n");
+    store_close(s);
 }
 
 static void test_a_file_of_the_first_format_is_used_if_it_holds_no_records(void **state)
@@ -727,6 +748,7 @@ int main(void)
         TEST(test_a_file_of_a_newer_version_is_refused_untouched),
         TEST(test_what_is_learned_becomes_the_part_of_the_day_that_closes),
         TEST(test_an_epoch_is_written_once_and_leaves_when_it_is_old),
+        TEST(test_a_file_from_before_the_inbox_is_taken_over),
         TEST(test_a_file_of_the_first_format_is_used_if_it_holds_no_records),
         TEST(test_two_ids_for_one_key_are_refused),
         TEST(test_a_callback_of_replay_may_load_pages_and_its_failure_is_returned),

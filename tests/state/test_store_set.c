@@ -96,6 +96,7 @@ static void make_state(const char *dir, uint32_t workers)
             .fold_below = UINT64_MAX,
             .as_of_us = 1000 + workers - w,
             .covered = 2000 + w,
+            .covered_inbox = 70 + w,
             .applied = (const struct store_applied(*)[LIMIT_PARTITIONS])applied,
             .pages = pages,
             .n_pages = n,
@@ -245,6 +246,11 @@ static void test_respread_keeps_every_page_and_position_for_any_number_of_worker
     assert_int_equal(store_identity_read(dir, &back, &covered, NULL), STATUS_OK);
     assert_int_equal(covered, 2000); /* the least of 2000 and 2001 */
     assert_string_equal(back.slot, test_identity.slot);
+    struct store *s[LIMIT_WORKERS];
+    must_open(dir, 5, 9, s);
+    for (uint32_t w = 0; w < 5; w++)
+        assert_int_equal(store_covered_inbox(s[w]), 70); /* likewise */
+    close_stores(s, 5);
 }
 
 static enum status count_letter(void *ctx, const struct store_dead_letter *d, struct error *err)
