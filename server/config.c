@@ -91,6 +91,7 @@ static void check_whole(struct config_loader *l, const struct config_input *in)
         strncmp(c->link_url, "tcp://", 6) != 0)
         config_problem(l, none, "link.url", "\"%s\" is not inproc, ipc or tcp://HOST:PORT",
                        c->link_url);
+    config_check_door(l);
 }
 
 static struct config *config_new(void)
@@ -170,6 +171,10 @@ void config_free(struct config *c)
 {
     if (!c)
         return;
+    for (size_t i = 0; i < c->n_webhooks; i++)
+        free(c->webhooks[i].tables);
+    free(c->webhooks);
+    free(c->qdrant);
     free(c->triggers);
     free(c->origins);
     free(c);

@@ -21,6 +21,7 @@
 #include "core/status.h"
 #include "engines/engine.h"
 #include "ingest/mapping.h"
+#include "server/config_door.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -79,6 +80,14 @@ struct config {
     size_t n_triggers;
     struct config_trigger *triggers; /* owned */
 
+    struct config_http http;
+    struct config_inbox inbox;
+    size_t n_webhooks;
+    struct config_webhook *webhooks; /* owned */
+    struct config_influx influx;
+    size_t n_qdrant;
+    struct config_qdrant *qdrant; /* owned */
+
     struct config_origin *origins; /* owned: where each value came from, for --print-config */
 };
 
@@ -113,8 +122,8 @@ uint32_t config_workers(const struct config *c);
 struct trigger_policy config_trigger(const struct config *c, const struct engine_ops *engine,
                                      struct str bot);
 
-/* The whole effective configuration as YAML that loads to the same values (passwords inside
- * conninfos are replaced by ****), each value with its origin as a comment. */
+/* The whole effective configuration as YAML that loads to the same values (secrets, and passwords
+ * inside conninfos, are replaced by ****), each value with its origin as a comment. */
 MUST_CHECK enum status config_print(const struct config *c, struct buf *out, struct error *err);
 /* docs/CONFIG.md: every path of the schema. */
 MUST_CHECK enum status config_print_schema(struct buf *out, struct error *err);

@@ -40,3 +40,35 @@ MUST_CHECK enum status config_read_file(const char *path, size_t max, struct buf
 void config_walk_defaults(struct config_loader *l);
 void config_walk_document(struct config_loader *l, struct str yaml);
 void config_walk_path(struct config_loader *l, struct str path, struct str value);
+
+/* Where the walk stands: the path as the user wrote it, the schema's pattern for it, and the
+ * object that values found here belong to. */
+struct config_place {
+    char path[512];
+    char pattern[128];
+    struct config_mark mark;
+    struct config_webhook *webhook;
+    struct config_secret *secret;
+    struct config_qdrant *qdrant;
+    struct mapping *table;
+    enum mapping_field field;
+    struct mapping_source *source; /* of the field */
+    const struct engine_ops *engine;
+    char bot[LIMIT_ID_BYTES + 1];
+    struct str map_key;
+};
+
+/* config_lists.c: the lists of objects. add() finds room for an element, check() looks at it when
+ * all of it was read without a problem. */
+struct config_list {
+    const char *pattern;
+    bool (*add)(struct config_loader *l, struct config_place *element);
+    void (*check)(struct config_loader *l, const struct config_place *element);
+};
+const struct config_list *config_list_find(const char *pattern); /* NULL: none of them */
+void config_check_field(struct config_loader *l, const struct config_place *p);
+/* Values that follow from the schema alone, for the rows of one scope at and below pattern. */
+void config_walk_scope_defaults(struct config_loader *l, enum config_scope scope,
+                                const struct config_place *p);
+/* What only all of these sections together show. */
+void config_check_door(struct config_loader *l);

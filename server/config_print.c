@@ -1,6 +1,6 @@
-#include "server/config_schema.h"
-
+#include "server/config_print.h"
 #include "core/clock.h"
+#include "server/config_schema.h"
 
 #include <libpq-fe.h>
 #include <stdio.h>
@@ -36,11 +36,14 @@ enum status config_mask_conninfo(const char *conninfo, struct buf *out)
 
 static enum status print_value(const struct config_row *row, const void *base, struct buf *out)
 {
-    if (!row->secret)
+    const char *text = (const char *)base + row->offset;
+    if (row->secrecy == PLAIN || (row->secrecy == SECRET && !*text))
         return config_value_print(row, base, out);
+    if (row->secrecy == SECRET)
+        return buf_append_str(out, STR("\"****\""));
     struct buf masked;
     buf_init(&masked, 2 * CONFIG_CONNINFO_BYTES);
-    enum status st = config_mask_conninfo((const char *)base + row->offset, &masked);
+    enum status st = config_mask_conninfo(text, &masked);
     if (st == STATUS_OK)
         st = config_string_print((struct str){masked.data ? masked.data : "", masked.len}, out);
     buf_deinit(&masked);
@@ -64,13 +67,6 @@ static enum status print_origin(const struct config_row *row, const struct confi
     }
     return buf_append_str(out, STR("  # --set\n"));
 }
-
-/* Keeps the first failure of a series of appends. */
-#define PUT(expr)            \
-    do {                     \
-        if (st == STATUS_OK) \
-            st = (expr);     \
-    } while (0)
 
 static enum status print_member(const char *name, const char *value, struct buf *out)
 {
@@ -121,11 +117,13 @@ static enum status print_source(enum mapping_field field, const struct mapping_s
     return st;
 }
 
-static enum status print_field(const struct mapping *m, enum mapping_field field, struct buf *out)
+static enum status print_field(const struct mapping *m, enum mapping_field field, int indent,
+                               struct buf *out)
 {
     const struct mapping_source *src = mapping_source_first(m, field);
     bool list = src->next != 0;
-    enum status st = buf_printf(out, "        %s: %s", mapping_field_name(field), list ? "[" : "");
+    enum status st =
+        buf_printf(out, "%*s%s: %s", indent, "", mapping_field_name(field), list ? "[" : "");
     while (src) {
         PUT(print_source(field, src, out));
         src = mapping_source_next(m, src);
@@ -136,38 +134,96 @@ static enum status print_field(const struct mapping *m, enum mapping_field field
     return st;
 }
 
-static enum status print_condition(const char *key, const char *column, struct buf *out)
+static enum status print_condition(const char *key, const char *column, int indent, struct buf *out)
 {
     if (!*column)
         return STATUS_OK;
-    enum status st = buf_printf(out, "\n      %s: ", key);
+    enum status st = buf_printf(out, "\n%*s%s: ", indent, "", key);
     PUT(config_string_print(str_from(column), out));
     return st;
 }
 
-static enum status print_tables(const struct config *c, struct buf *out)
+static enum status print_table(const struct mapping *m, int indent, struct buf *out)
 {
     const struct config_row *event = config_row_find(str_from("source.tables[].event"));
     const struct config_row *on_truncate = config_row_find(str_from("source.tables[].on_truncate"));
-    enum status st = c->mappings.n ? buf_append_str(out, STR("  tables:\n")) : STATUS_OK;
-    for (size_t i = 0; i < c->mappings.n; i++) {
-        const struct mapping *m = &c->mappings.tables[i];
-        char relation[sizeof(m->schema) + sizeof(m->table)];
-        snprintf(relation, sizeof(relation), "%s.%s", m->schema, m->table);
-        PUT(buf_append_str(out, STR("    - relation: ")));
-        PUT(config_string_print(str_from(relation), out));
-        PUT(buf_append_str(out, STR("\n      event: ")));
-        PUT(config_value_print(event, m, out));
-        PUT(buf_append_str(out, STR("\n      on_truncate: ")));
-        PUT(config_value_print(on_truncate, m, out));
-        PUT(print_condition("soft_delete", m->soft_delete, out));
-        PUT(print_condition("only_if", m->only_if, out));
-        PUT(print_condition("counter", m->counter, out));
-        PUT(buf_append_str(out, STR("\n      fields:\n")));
-        for (int f = 0; f < MAPPING_FIELD_COUNT; f++)
-            if (m->fields[f].set)
-                PUT(print_field(m, (enum mapping_field)f, out));
+    char relation[sizeof(m->schema) + sizeof(m->table)];
+    snprintf(relation, sizeof(relation), "%s.%s", m->schema, m->table);
+    enum status st = buf_printf(out, "%*s- relation: ", indent - 2, "");
+    PUT(config_string_print(str_from(relation), out));
+    PUT(buf_printf(out, "\n%*sevent: ", indent, ""));
+    PUT(config_value_print(event, m, out));
+    PUT(buf_printf(out, "\n%*son_truncate: ", indent, ""));
+    PUT(config_value_print(on_truncate, m, out));
+    PUT(print_condition("soft_delete", m->soft_delete, indent, out));
+    PUT(print_condition("only_if", m->only_if, indent, out));
+    PUT(print_condition("counter", m->counter, indent, out));
+    PUT(buf_printf(out, "\n%*sfields:\n", indent, ""));
+    for (int f = 0; f < MAPPING_FIELD_COUNT; f++)
+        if (m->fields[f].set)
+            PUT(print_field(m, (enum mapping_field)f, indent + 2, out));
+    return st;
+}
+
+static enum status print_tables(const struct mapping_set *set, int indent, struct buf *out)
+{
+    enum status st = set->n ? buf_printf(out, "%*stables:\n", indent, "") : STATUS_OK;
+    for (size_t i = 0; i < set->n; i++)
+        PUT(print_table(&set->tables[i], indent + 4, out));
+    return st;
+}
+
+static enum status print_secrets(const struct config_secret *secrets, size_t n, int indent,
+                                 struct buf *out)
+{
+    enum status st = n ? buf_printf(out, "%*ssecrets:\n", indent, "") : STATUS_OK;
+    for (size_t i = 0; i < n; i++) {
+        PUT(buf_printf(out, "%*s- {id: ", indent + 2, ""));
+        PUT(config_string_print(str_from(secrets[i].id), out));
+        PUT(buf_append_str(out, STR(", value: \"****\"")));
+        if (secrets[i].not_after_us) {
+            PUT(buf_append_str(out, STR(", not_after: ")));
+            PUT(config_number_print(CONFIG_TIME, secrets[i].not_after_us, out));
+        }
+        PUT(buf_append_str(out, STR("}\n")));
     }
+    return st;
+}
+
+/* The plain members of one element of a list; empty texts are left out. */
+static enum status print_element(enum config_scope scope, const void *base, struct buf *out)
+{
+    enum status st = STATUS_OK;
+    bool first = true;
+    for (const struct config_row *r = config_rows; r->path; r++) {
+        if (r->scope != scope ||
+            (r->type == CONFIG_STRING && *((const char *)base + r->offset) == '\0'))
+            continue;
+        PUT(buf_printf(out, "  %s %s: ", first ? "-" : " ", strrchr(r->path, '.') + 1));
+        PUT(print_value(r, base, out));
+        PUT(buf_append_str(out, STR("\n")));
+        first = false;
+    }
+    return st;
+}
+
+static enum status print_webhooks(const struct config *c, struct buf *out)
+{
+    enum status st = c->n_webhooks ? buf_append_str(out, STR("webhooks:\n")) : STATUS_OK;
+    for (size_t i = 0; i < c->n_webhooks; i++) {
+        const struct config_webhook *w = &c->webhooks[i];
+        PUT(print_element(SCOPE_WEBHOOK, w, out));
+        PUT(print_secrets(w->secrets, w->n_secrets, 4, out));
+        PUT(print_tables(w->tables, 4, out));
+    }
+    return st;
+}
+
+static enum status print_qdrant(const struct config *c, struct buf *out)
+{
+    enum status st = c->n_qdrant ? buf_append_str(out, STR("qdrant:\n")) : STATUS_OK;
+    for (size_t i = 0; i < c->n_qdrant; i++)
+        PUT(print_element(SCOPE_QDRANT, &c->qdrant[i], out));
     return st;
 }
 
@@ -217,131 +273,85 @@ static enum status print_triggers(const struct config *c, struct buf *out)
     return st;
 }
 
-/* A row of struct config; its section's line first when it is the first one there. */
+/* The lines that open the sections of a path, as far as they are not open. */
+static enum status print_sections(const char *path, char section[64], struct buf *out)
+{
+    enum status st = STATUS_OK;
+    int depth = 0;
+    for (const char *start = path, *dot; (dot = strchr(start, '.')); start = dot + 1, depth++) {
+        size_t len = (size_t)(dot - path);
+        if (strncmp(section, path, len) == 0 && (section[len] == '\0' || section[len] == '.'))
+            continue;
+        PUT(buf_printf(out, "%*s%.*s:\n", 2 * depth, "", (int)(dot - start), start));
+        snprintf(section, 64, "%.*s", (int)len, path);
+    }
+    return st;
+}
+
+/* A row of struct config. */
 static enum status print_root(const struct config *c, const struct config_row *row,
                               char section[64], struct buf *out)
 {
-    enum status st = STATUS_OK;
-    const char *dot = strchr(row->path, '.');
-    const char *key = dot ? dot + 1 : row->path;
-    size_t len = dot ? (size_t)(dot - row->path) : 0;
-    if (len && (strlen(section) != len || strncmp(section, row->path, len) != 0)) {
-        snprintf(section, 64, "%.*s", (int)len, row->path);
-        PUT(buf_printf(out, "%s:\n", section));
-    }
+    enum status st = print_sections(row->path, section, out);
     const struct config_origin *origin = &c->origins[row - config_rows];
-    const char *indent = dot ? "  " : "";
+    int indent = 0;
+    const char *key = row->path;
+    for (const char *dot; (dot = strchr(key, '.')); key = dot + 1)
+        indent += 2;
     if (!row->fallback && origin->kind == ORIGIN_DEFAULT) {
-        PUT(buf_printf(out, "%s# %s is not set\n", indent, key));
+        PUT(buf_printf(out, "%*s# %s is not set\n", indent, "", key));
         return st;
     }
-    PUT(buf_printf(out, "%s%s: ", indent, key));
+    PUT(buf_printf(out, "%*s%s: ", indent, "", key));
     PUT(print_value(row, c, out));
     PUT(print_origin(row, origin, out));
     return st;
 }
 
+static enum status print_source_tables(const struct config *c, struct buf *out)
+{
+    return print_tables(&c->mappings, 2, out);
+}
+
+static enum status print_influx_secrets(const struct config *c, struct buf *out)
+{
+    return print_secrets(c->influx.secrets, c->influx.n_secrets, 2, out);
+}
+
+/* What is no single value is printed whole where the schema has its first row. */
+static const struct part {
+    const char *path; /* of all its rows: how they begin */
+    enum status (*print)(const struct config *c, struct buf *out);
+} parts[] = {
+    {"source.tables[]", print_source_tables},
+    {"webhooks[]", print_webhooks},
+    {"influx.secrets[]", print_influx_secrets},
+    {"qdrant[]", print_qdrant},
+    {"triggers.", print_triggers}, /* prints triggers_by_bot too */
+};
+
+/* The part that starts at row; NULL: none does. */
+static const struct part *part_at(const struct config_row *row)
+{
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        size_t len = strlen(parts[i].path);
+        if (strncmp(row->path, parts[i].path, len) == 0 &&
+            strncmp(row[-1].path, parts[i].path, len) != 0)
+            return &parts[i];
+    }
+    return NULL;
+}
+
 enum status config_print(const struct config *c, struct buf *out, struct error *err)
 {
     char section[64] = "";
-    bool tables_done = false, triggers_done = false;
     enum status st = STATUS_OK;
     for (const struct config_row *r = config_rows; r->path && st == STATUS_OK; r++) {
-        if (r->scope == SCOPE_ROOT) {
+        const struct part *part = r > config_rows ? part_at(r) : NULL;
+        if (r->scope == SCOPE_ROOT)
             st = print_root(c, r, section, out);
-        } else if (r->scope == SCOPE_TRIGGER && !triggers_done) {
-            triggers_done = true;
-            st = print_triggers(c, out);
-        } else if (r->scope == SCOPE_TABLE && !tables_done) {
-            tables_done = true;
-            st = print_tables(c, out);
-        }
+        else if (part)
+            st = part->print(c, out);
     }
     return st == STATUS_OK ? st : error_set(err, st, "could not print the configuration");
-}
-
-/* ---- the schema as a page of documentation ---- */
-
-static enum status print_type(const struct config_row *row, struct buf *out)
-{
-    enum status st = buf_printf(out, "%s", config_type_name(row->type));
-    for (const struct config_choice *ch = row->choices; ch && ch->name; ch++)
-        PUT(buf_printf(out, "%s `%s`", ch == row->choices ? "" : ",", ch->name));
-    if (row->type == CONFIG_INT || row->type == CONFIG_DURATION || row->type == CONFIG_SIZE) {
-        PUT(buf_append_str(out, STR(", ")));
-        PUT(config_number_print(row->type, row->min, out));
-        PUT(buf_append_str(out, STR(" to ")));
-        PUT(config_number_print(row->type, row->max, out));
-    }
-    return st;
-}
-
-static enum status print_row(const struct config_row *row, struct buf *out)
-{
-    char variable[128];
-    enum status st = buf_printf(out, "| `%s` | ", row->path);
-    PUT(print_type(row, out));
-    PUT(buf_append_str(out, STR(" | ")));
-    PUT(row->fallback ? buf_printf(out, "`%s`", row->fallback) : STATUS_OK);
-    PUT(buf_append_str(out, STR(" | ")));
-    if (row->scope == SCOPE_ROOT) {
-        config_env_name(row->path, variable, sizeof(variable));
-        PUT(buf_printf(out, "`%s`", variable));
-        if (row->env)
-            PUT(buf_printf(out, " or `%s`", row->env));
-    }
-    PUT(buf_printf(out, " | %s |\n", row->help));
-    return st;
-}
-
-static enum status print_engine_defaults(struct buf *out)
-{
-    enum status st = buf_append_str(out, STR("\n## Default triggers\n\n| engine |"));
-    for (const struct config_row *r = config_rows; r->path; r++)
-        if (strncmp(r->path, "triggers.*.", 11) == 0)
-            PUT(buf_printf(out, " %s |", r->path + 11));
-    PUT(buf_append_str(out, STR("\n|---|")));
-    for (const struct config_row *r = config_rows; r->path; r++)
-        if (strncmp(r->path, "triggers.*.", 11) == 0)
-            PUT(buf_append_str(out, STR("---|")));
-    for (size_t i = 0; engine_at(i); i++) {
-        PUT(buf_printf(out, "\n| `%s` |", engine_at(i)->name));
-        for (const struct config_row *r = config_rows; r->path; r++) {
-            if (strncmp(r->path, "triggers.*.", 11) != 0)
-                continue;
-            PUT(buf_append_str(out, STR(" ")));
-            PUT(config_value_print(r, &engine_at(i)->trigger, out));
-            PUT(buf_append_str(out, STR(" |")));
-        }
-    }
-    PUT(buf_append_str(out, STR("\n\n## Event fields\n\n`source.tables[].fields` knows:")));
-    for (int f = 0; f < MAPPING_FIELD_COUNT; f++)
-        PUT(buf_printf(out, "%s `%s`", f ? "," : "", mapping_field_name((enum mapping_field)f)));
-    PUT(buf_append_str(out, STR(".\n")));
-    return st;
-}
-
-static const char intro[] =
-    "# Configuration\n\n"
-    "Written by `warmpath check-config --print-schema`; do not edit.\n\n"
-    "`warmpath` reads one YAML file: `--config FILE`, else `$WARMPATH_CONFIG`, else\n"
-    "`./warmpath.yaml`, else `/etc/warmpath/warmpath.yaml`. A value is taken from the first of\n"
-    "`--set path=value`, the environment, the file, the default. `warmpath check-config\n"
-    "--print-config` shows every value and where it came from. A change needs a restart.\n\n"
-    "- Durations need a unit: `us`, `ms`, `s`, `m`, `h`, `d`, also together as in `1m30s`. Sizes\n"
-    "  too: `B`, `KiB`, `MiB`, `GiB`.\n"
-    "- A text in the file may hold `${NAME}` (environment variable), `${file:PATH}` (content of a\n"
-    "  file, without its last newline) or `${credential:NAME}` (`$CREDENTIALS_DIRECTORY/NAME`);\n"
-    "  `$$` is a dollar sign.\n"
-    "- Unknown keys, keys given twice, anchors, aliases and tags are errors.\n"
-    "- `*` stands for a name: an event field, an engine, a bot. `[]` is a list.\n\n"
-    "| path | type | default | environment | meaning |\n|---|---|---|---|---|\n";
-
-enum status config_print_schema(struct buf *out, struct error *err)
-{
-    enum status st = buf_append_str(out, STR(intro));
-    for (const struct config_row *r = config_rows; r->path; r++)
-        PUT(print_row(r, out));
-    PUT(print_engine_defaults(out));
-    return st == STATUS_OK ? st : error_set(err, st, "could not print the schema");
 }

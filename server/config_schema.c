@@ -6,172 +6,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MEMBER(type, member) offsetof(type, member), sizeof(((type *)0)->member)
-#define ROOT(member)         SCOPE_ROOT, MEMBER(struct config, member)
-#define TABLE(member)        SCOPE_TABLE, MEMBER(struct mapping, member)
-#define FIELD(member)        SCOPE_FIELD, MEMBER(struct mapping_source, member)
-#define TRIGGER(member)      SCOPE_TRIGGER, MEMBER(struct trigger_policy, member)
-
-#define YEAR_US (365 * US_PER_DAY)
-
-static const struct config_choice on_slot_lost_choices[] = {
-    {"stop", ON_SLOT_LOST_STOP}, {"rebuild", ON_SLOT_LOST_REBUILD}, {NULL, 0}};
-static const struct config_choice snapshot_choices[] = {
-    {"initial", SNAPSHOT_INITIAL}, {"never", SNAPSHOT_NEVER}, {NULL, 0}};
-static const struct config_choice level_choices[] = {
-    {"error", LOG_ERROR}, {"warn", LOG_WARN}, {"info", LOG_INFO}, {"debug", LOG_DEBUG}, {NULL, 0}};
-static const struct config_choice event_choices[] = {{"message", EVENT_MESSAGE},
-                                                     {"memory", EVENT_MEMORY},
-                                                     {"metric", EVENT_METRIC},
-                                                     {"outreach", EVENT_OUTREACH},
-                                                     {"character", EVENT_CHARACTER},
-                                                     {"privacy", EVENT_PRIVACY},
-                                                     {NULL, 0}};
-static const struct config_choice on_truncate_choices[] = {{"dead_letter", TRUNCATE_DEAD_LETTER},
-                                                           {"ignore", TRUNCATE_IGNORE},
-                                                           {"rebuild", TRUNCATE_REBUILD},
-                                                           {"stop", TRUNCATE_STOP},
-                                                           {NULL, 0}};
-static const struct config_choice unit_choices[] = {{"timestamp", TIME_TIMESTAMP},
-                                                    {"naive_utc", TIME_NAIVE_UTC},
-                                                    {"epoch_s", TIME_EPOCH_S},
-                                                    {"epoch_ms", TIME_EPOCH_MS},
-                                                    {"epoch_us", TIME_EPOCH_US},
-                                                    {"epoch_ns", TIME_EPOCH_NS},
-                                                    {NULL, 0}};
-
-/* The same members for all bots and for one. */
-#define TRIGGER_ROWS(prefix)                                                                         \
-    {prefix ".count", CONFIG_INT,                                                                    \
-     TRIGGER(count),  .min = 0,                                                                      \
-     .max = 1000000,  .help = "refresh after this many new events; 0 = never for this reason"},      \
-        {prefix ".max_age",   CONFIG_DURATION,                                                       \
-         TRIGGER(max_age_us), .min = 0,                                                              \
-         .max = YEAR_US,      .help = "refresh this long after the first event not yet shown"},      \
-        {prefix ".idle",   CONFIG_DURATION,                                                          \
-         TRIGGER(idle_us), .min = 0,                                                                 \
-         .max = YEAR_US,   .help = "refresh when the conversation has been quiet for this long"},    \
-        {prefix ".min_interval",   CONFIG_DURATION,                                                  \
-         TRIGGER(min_interval_us), .min = 0,                                                         \
-         .max = YEAR_US,           .help = "never refresh for count or idle more often than this"},  \
-        {prefix ".refresh",   CONFIG_DURATION,                                                       \
-         TRIGGER(refresh_us), .min = 0,                                                              \
-         .max = YEAR_US,      .help = "renew the row of a warm key at this age, before it expires"}, \
-        {prefix ".refresh_jitter",                                                                   \
-         CONFIG_DURATION,                                                                            \
-         TRIGGER(refresh_jitter_us),                                                                 \
-         .min = 0,                                                                                   \
-         .max = YEAR_US,                                                                             \
-         .help = "spread renewals by up to this much"},                                              \
-    {                                                                                                \
-        prefix ".warm", CONFIG_DURATION, TRIGGER(warm_us),                                           \
-            .min = 0, .max = YEAR_US,                                                                \
-            .help = "a key is warm, and its row kept alive, this long after its last event"          \
-    }
-
-const struct config_row config_rows[] = {
-    {"pipeline", CONFIG_STRING, ROOT(pipeline), "default", .name = true,
-     .help = "name of this pipeline's lease, epoch and progress rows; one process runs it"},
-
-    {"source.conninfo", CONFIG_STRING, ROOT(source_conninfo), .env = "DATABASE_URL", .secret = true,
-     .help = "connection string or URI of the database with the application's tables; "
-             "passwords are better left to PGPASSFILE or ${file:PATH}"},
-    {"source.slot", CONFIG_STRING, ROOT(slot), "warmpath", .name = true,
-     .help = "logical replication slot"},
-    {"source.publication", CONFIG_STRING, ROOT(publication), "warmpath", .name = true,
-     .help = "publication of the mapped tables"},
-    {"source.create", CONFIG_BOOL, ROOT(create), "true",
-     .help = "create the publication and the slot when they are missing"},
-    {"source.on_slot_lost", CONFIG_ENUM, ROOT(on_slot_lost), "stop",
-     .choices = on_slot_lost_choices,
-     .help = "what to do when the slot is lost, or no longer fits the state"},
-    {"source.silence", CONFIG_DURATION, ROOT(source_silence_us), "60s", .min = US_PER_SECOND / 10,
-     .max = US_PER_HOUR,
-     .help =
-         "ask a server that has sent nothing for this long for a sign of life, and connect anew "
-         "when none comes within half of it"},
-    {"source.heartbeat", CONFIG_DURATION, ROOT(heartbeat_us), "0s", .min = 0, .max = YEAR_US,
-     .help = "send a tiny logical message through the slot so often, and show in `status` how long "
-             "it takes to become durable; 0s = never"},
-    {"source.failover", CONFIG_BOOL, ROOT(failover), "true",
-     .help = "make the slot so that standbys keep it, for a failover (PostgreSQL 17 or later)"},
-    {"source.snapshot", CONFIG_ENUM, ROOT(snapshot), "initial", .choices = snapshot_choices,
-     .help = "whether the first start reads the rows that are there already"},
-    {"source.snapshot_window", CONFIG_DURATION, ROOT(snapshot_window_us), "30d",
-     .min = US_PER_MINUTE, .max = 100 * YEAR_US,
-     .help = "how old messages and metrics may be to be read by the snapshot; everything else is "
-             "read whole"},
-    {"source.snapshot_jobs", CONFIG_INT, ROOT(snapshot_jobs), "2", .min = 1, .max = 8,
-     .help = "connections that read one large table during the snapshot"},
-
-    {"source.tables[].relation", CONFIG_RELATION, TABLE(table),
-     .help = "table to read, schema.table"},
-    {"source.tables[].event", CONFIG_ENUM, TABLE(type), .choices = event_choices,
-     .help = "what a row of the table is"},
-    {"source.tables[].on_truncate", CONFIG_ENUM, TABLE(on_truncate), "dead_letter",
-     .choices = on_truncate_choices,
-     .help = "what a TRUNCATE does, which does not say which rows went: be kept as a dead letter, "
-             "nothing, read the tables again, or stop reading until this setting is changed"},
-    {"source.tables[].soft_delete", CONFIG_STRING, TABLE(soft_delete),
-     .help = "a row whose value in this column is not NULL, false or 0 counts as deleted"},
-    {"source.tables[].only_if", CONFIG_STRING, TABLE(only_if),
-     .help = "a row counts only while its value in this column is not NULL, false or 0"},
-    {"source.tables[].counter", CONFIG_STRING, TABLE(counter),
-     .help = "memory accesses: each step by which this column grows is one, at most 64 at once"},
-    {"source.tables[].fields.*", CONFIG_STRING, FIELD(column),
-     .help = "short form: the column that holds this field. A list: the first of its elements that "
-             "has a value"},
-    {"source.tables[].fields.*.column", CONFIG_STRING, FIELD(column),
-     .help = "the column that holds this field"},
-    {"source.tables[].fields.*.path", CONFIG_STRING, FIELD(path),
-     .help = "member names, joined by dots, inside the JSON value of the column"},
-    {"source.tables[].fields.*.const", CONFIG_STRING, FIELD(constant),
-     .help = "the same text for every row, instead of a column"},
-    {"source.tables[].fields.*.template", CONFIG_STRING, FIELD(template),
-     .help = "text with the names of columns in braces, as in \"{id}:u\"; `{{` is a brace"},
-    {"source.tables[].fields.*.unit", CONFIG_ENUM, FIELD(time_unit), "timestamp",
-     .choices = unit_choices, .help = "how `at` is stored"},
-    {"source.tables[].fields.*.zone", CONFIG_STRING, FIELD(zone),
-     .help = "zone of an `at` without one: `UTC` or an offset like `+02:00`"},
-    {"source.tables[].fields.*.plus", CONFIG_DURATION, FIELD(plus_us), "0s", .min = 0,
-     .max = US_PER_DAY, .help = "added to `at`"},
-    {"source.tables[].fields.*.map.*", CONFIG_MAP, FIELD(enum_map),
-     .help = "value in the column: meaning; \"\" ignores the row. A value not listed is kept as a "
-             "dead letter"},
-    {"source.tables[].fields.*.ignore", CONFIG_MAP, FIELD(enum_map),
-     .help = "value, or list of values, whose rows are ignored"},
-    {"source.tables[].fields.*.default", CONFIG_STRING, FIELD(default_to),
-     .help = "what values that the map does not list mean; \"\" ignores the row"},
-
-    {"sink.conninfo", CONFIG_STRING, ROOT(sink_conninfo), .secret = true,
-     .help = "database with the cache tables; the source's when not given"},
-    {"sink.ttl", CONFIG_DURATION, ROOT(ttl_us), "5m", .min = US_PER_SECOND, .max = YEAR_US,
-     .help = "expires_at = computed_at + ttl"},
-    {"sink.silence", CONFIG_DURATION, ROOT(sink_silence_us), "60s", .min = US_PER_SECOND / 10,
-     .max = US_PER_HOUR, .help = "connect anew when a transaction gets no answer for this long"},
-
-    {"state.dir", CONFIG_STRING, ROOT(state_dir), "./var/state",
-     .help = "directory of the durable state, used by one process"},
-    {"state.memory", CONFIG_SIZE, ROOT(memory_bytes), "160MiB", .min = 1 << 20,
-     .max = INT64_C(1) << 44,
-     .help = "memory for the keys of all workers; the least recently used are paged out"},
-    {"state.workers", CONFIG_INT, ROOT(workers_wanted), "0", .min = 0, .max = LIMIT_WORKERS,
-     .help = "partition workers; 0 = one per processor core"},
-
-    {"link.url", CONFIG_STRING, ROOT(link_url), "inproc",
-     .help = "links between reader and workers: inproc, ipc, or tcp://HOST:PORT"},
-
-    TRIGGER_ROWS("triggers.*"),
-    TRIGGER_ROWS("triggers_by_bot.*.*"),
-
-    {"catch_up_lag", CONFIG_DURATION, ROOT(catch_up_lag_us), "5s", .min = 0, .max = US_PER_DAY,
-     .help = "when further behind than this, rows are refreshed by max_age only"},
-    {"log.level", CONFIG_ENUM, ROOT(log_level), "info", .choices = level_choices,
-     .help = "least important record to log"},
-    {.path = NULL},
-};
-const size_t config_row_count = sizeof(config_rows) / sizeof(config_rows[0]) - 1;
-
 const struct config_row *config_row_find(struct str pattern)
 {
     for (const struct config_row *r = config_rows; r->path; r++)
@@ -203,6 +37,8 @@ const char *config_type_name(enum config_type type)
         return "duration";
     case CONFIG_SIZE:
         return "size";
+    case CONFIG_TIME:
+        return "time";
     case CONFIG_ENUM:
         return "one of";
     case CONFIG_RELATION:
@@ -296,7 +132,7 @@ static enum status parse_bool(struct str text, int64_t *ret, struct error *err)
 static enum status parse_choice(const struct config_row *row, struct str text, int64_t *ret,
                                 struct error *err)
 {
-    char names[160] = "";
+    char names[200] = "";
     size_t n = 0;
     for (const struct config_choice *c = row->choices; c->name; c++) {
         if (str_equal(str_from(c->name), text)) {
@@ -313,16 +149,17 @@ static enum status check_string(const struct config_row *row, struct str text, s
 {
     if (!str_is_text(text))
         return error_set(err, STATUS_INVALID, "is not valid UTF-8 text");
-    if (!row->name)
+    if (row->name == ANY_TEXT)
         return STATUS_OK;
     if (text.len == 0)
         return error_set(err, STATUS_INVALID, "must not be empty");
     for (size_t i = 0; i < text.len; i++) {
         unsigned char c = (unsigned char)text.ptr[i];
-        if (!islower(c) && !isdigit(c) && c != '_')
+        if (!islower(c) && !isdigit(c) && c != '_' && (c != '-' || row->name != NAME_SOURCE))
             return error_set(err, STATUS_INVALID,
-                             "\"" STR_FMT "\" may only hold lower case letters, digits and _",
-                             STR_ARGS(text));
+                             "\"" STR_FMT "\" may only hold lower case letters, digits%s and %s",
+                             STR_ARGS(text), row->name == NAME_SOURCE ? ", _" : "",
+                             row->name == NAME_SOURCE ? "-" : "_");
     }
     return STATUS_OK;
 }
@@ -365,12 +202,23 @@ static enum status parse_in_range(const struct config_row *row, struct str text,
                      STR_ARGS(text), text_of[0], text_of[1]);
 }
 
+static enum status parse_time(struct str text, int64_t *ret, struct error *err)
+{
+    if (time_parse(text.ptr, text.len, ret) != 0 || *ret <= 0)
+        return error_set(err, STATUS_INVALID,
+                         "\"" STR_FMT "\" is not a time with a zone, as 2026-12-31T00:00:00Z",
+                         STR_ARGS(text));
+    return STATUS_OK;
+}
+
 enum status config_value_parse(const struct config_row *row, struct str text, int64_t *ret,
                                struct error *err)
 {
     switch (row->type) {
     case CONFIG_BOOL:
         return parse_bool(text, ret, err);
+    case CONFIG_TIME:
+        return parse_time(text, ret, err);
     case CONFIG_ENUM:
         return parse_choice(row, text, ret, err);
     case CONFIG_INT:
@@ -410,6 +258,11 @@ enum status config_value_store(const struct config_row *row, void *base, struct 
 
 enum status config_number_print(enum config_type type, int64_t v, struct buf *out)
 {
+    if (type == CONFIG_TIME) {
+        char text[40];
+        time_format(v, true, text);
+        return buf_printf(out, "\"%s\"", text);
+    }
     if (type == CONFIG_DURATION || type == CONFIG_SIZE) {
         const struct unit *u = type == CONFIG_DURATION ? duration_units : size_units;
         if (v == 0)

@@ -14,6 +14,7 @@ enum config_type {
     CONFIG_INT,
     CONFIG_DURATION, /* microseconds; us ms s m h d */
     CONFIG_SIZE,     /* bytes; B KiB MiB GiB */
+    CONFIG_TIME,     /* microseconds since the epoch; RFC 3339 with a zone */
     CONFIG_ENUM,     /* stored as int */
     CONFIG_RELATION, /* schema.table */
     CONFIG_MAP,      /* entry of an enum map: the key is part of the value */
@@ -24,6 +25,9 @@ enum config_scope {
     SCOPE_TABLE,   /* struct mapping */
     SCOPE_FIELD,   /* struct mapping_source */
     SCOPE_TRIGGER, /* struct trigger_policy */
+    SCOPE_WEBHOOK, /* struct config_webhook */
+    SCOPE_SECRET,  /* struct config_secret */
+    SCOPE_QDRANT,  /* struct config_qdrant */
 };
 
 struct config_choice {
@@ -41,8 +45,13 @@ struct config_row {
     int64_t min, max;     /* INT, DURATION, SIZE */
     const struct config_choice *choices;
     const char *env; /* a second environment name, weaker than WARMPATH_... */
-    bool secret;     /* a conninfo: its passwords are masked when printed */
-    bool name;       /* only [a-z0-9_], as a replication slot's name */
+    enum {
+        PLAIN,
+        SECRET,
+        CONNINFO
+    } secrecy; /* what is masked when printed: nothing, the whole
+                  value, the passwords in it */
+    enum { ANY_TEXT, NAME_SLOT, NAME_SOURCE } name; /* [a-z0-9_], as of a replication slot; and - */
     const char *help;
 };
 

@@ -17,19 +17,15 @@
     1024 /* keys of one YAML mapping: duplicates are found by comparing all \
           */
 
-/* Where the walk stands: the path as the user wrote it, the schema's pattern for it, and the
- * object that values found here belong to. */
-struct place {
-    char path[512];
-    char pattern[128];
-    struct config_mark mark;
-    struct mapping *table;
-    enum mapping_field field;
-    struct mapping_source *source; /* of the field */
-    const struct engine_ops *engine;
-    char bot[LIMIT_ID_BYTES + 1];
-    struct str map_key;
-};
+/* "tables[].fields.*" of the source's tables and of a webhook's alike. */
+static const char *inside(const struct config_place *p)
+{
+    static const char *const prefixes[] = {"source.", "webhooks[].", "influx."};
+    for (size_t i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++)
+        if (strncmp(p->pattern, prefixes[i], strlen(prefixes[i])) == 0)
+            return p->pattern + strlen(prefixes[i]);
+    return p->pattern;
+}
 
 static void offer_keys(struct suggest *s, const char *pattern)
 {
@@ -42,7 +38,7 @@ static void offer_keys(struct suggest *s, const char *pattern)
     }
 }
 
-static bool unknown(struct config_loader *l, const struct place *p, const char *what,
+static bool unknown(struct config_loader *l, const struct config_place *p, const char *what,
                     const struct suggest *s)
 {
     struct str near = suggest_result(s);
@@ -54,7 +50,7 @@ static bool unknown(struct config_loader *l, const struct place *p, const char *
     return false;
 }
 
-static bool enter_field(struct config_loader *l, struct place *p, struct str key)
+static bool enter_field(struct config_loader *l, struct config_place *p, struct str key)
 {
     struct suggest s = suggest_for(key);
     for (int f = 0; f < MAPPING_FIELD_COUNT; f++) {
@@ -69,7 +65,7 @@ static bool enter_field(struct config_loader *l, struct place *p, struct str key
     return unknown(l, p, "event field", &s);
 }
 
-static bool enter_engine(struct config_loader *l, struct place *p, struct str key)
+static bool enter_engine(struct config_loader *l, struct config_place *p, struct str key)
 {
     struct suggest s = suggest_for(key);
     for (size_t i = 0; engine_at(i); i++) {
@@ -83,7 +79,7 @@ static bool enter_engine(struct config_loader *l, struct place *p, struct str ke
     return unknown(l, p, "engine", &s);
 }
 
-static bool enter_bot(struct config_loader *l, struct place *p, struct str key)
+static bool enter_bot(struct config_loader *l, struct config_place *p, struct str key)
 {
     size_t n = event_bot_name(key, p->bot);
     p->bot[n] = '\0';
@@ -93,9 +89,9 @@ static bool enter_bot(struct config_loader *l, struct place *p, struct str key)
 }
 
 /* A key that the schema writes as "*". */
-static bool enter_any(struct config_loader *l, struct place *p, struct str key)
+static bool enter_any(struct config_loader *l, struct config_place *p, struct str key)
 {
-    if (strcmp(p->pattern, "source.tables[].fields.*") == 0)
+    if (strcmp(inside(p), "tables[].fields.*") == 0)
         return enter_field(l, p, key);
     if (strcmp(p->pattern, "triggers.*") == 0 || strcmp(p->pattern, "triggers_by_bot.*.*") == 0)
         return enter_engine(l, p, key);
@@ -106,8 +102,8 @@ static bool enter_any(struct config_loader *l, struct place *p, struct str key)
 }
 
 /* From a place to the one below it named key. */
-static bool step(struct config_loader *l, const struct place *from, struct str key,
-                 struct config_mark mark, struct place *to)
+static bool step(struct config_loader *l, const struct config_place *from, struct str key,
+                 struct config_mark mark, struct config_place *to)
 {
     *to = *from;
     to->mark = mark;
@@ -135,7 +131,7 @@ static bool step(struct config_loader *l, const struct place *from, struct str k
     return unknown(l, to, "key", &s);
 }
 
-static struct config_trigger *trigger_of(struct config *c, const struct place *p)
+static struct config_trigger *trigger_of(struct config *c, const struct config_place *p)
 {
     for (size_t i = 0; i < c->n_triggers; i++)
         if (c->triggers[i].engine == p->engine && strcmp(c->triggers[i].bot, p->bot) == 0)
@@ -153,7 +149,7 @@ static struct config_trigger *trigger_of(struct config *c, const struct place *p
     return t;
 }
 
-static void store_relation(struct config_loader *l, const struct place *p, struct str text)
+static void store_relation(struct config_loader *l, const struct config_place *p, struct str text)
 {
     struct mapping *m = p->table;
     const char *dot = memchr(text.ptr, '.', text.len);
@@ -172,7 +168,7 @@ static void store_relation(struct config_loader *l, const struct place *p, struc
 }
 
 /* An entry of a map, or of the list of values to ignore. */
-static void store_map_entry(struct config_loader *l, const struct place *p, struct str text)
+static void store_map_entry(struct config_loader *l, const struct config_place *p, struct str text)
 {
     assert(p->source); /* the schema has maps in fields only */
     struct mapping_source *src = p->source;
@@ -191,8 +187,41 @@ static void store_map_entry(struct config_loader *l, const struct place *p, stru
     snprintf(src->enum_map[i].to, sizeof(src->enum_map[i].to), STR_FMT, STR_ARGS(to));
 }
 
+/* The object that a value of this row belongs to; NULL: there is no room for it. */
+static void *home(struct config_loader *l, const struct config_row *row,
+                  const struct config_place *p)
+{
+    struct config_trigger *t;
+    switch (row->scope) {
+    case SCOPE_ROOT:
+        l->cfg->origins[row - config_rows] = l->origin;
+        l->cfg->origins[row - config_rows].line = p->mark.line;
+        return l->cfg;
+    case SCOPE_TABLE:
+        return p->table;
+    case SCOPE_FIELD:
+        assert(p->source);
+        p->source->set = true;
+        p->source->has_default |= row->offset == offsetof(struct mapping_source, default_to);
+        return p->source;
+    case SCOPE_TRIGGER:
+        t = trigger_of(l->cfg, p);
+        if (!t)
+            return NULL;
+        t->set |= config_trigger_bit(row);
+        return &t->policy;
+    case SCOPE_WEBHOOK:
+        return p->webhook;
+    case SCOPE_SECRET:
+        return p->secret;
+    case SCOPE_QDRANT:
+        return p->qdrant;
+    }
+    return NULL;
+}
+
 static void store_plain(struct config_loader *l, const struct config_row *row,
-                        const struct place *p, struct str text)
+                        const struct config_place *p, struct str text)
 {
     struct error err;
     int64_t number = 0;
@@ -200,32 +229,15 @@ static void store_plain(struct config_loader *l, const struct config_row *row,
         config_problem(l, p->mark, p->path, "%s", err.text);
         return;
     }
-    void *base = l->cfg;
-    if (row->scope == SCOPE_TABLE) {
-        base = p->table;
-    } else if (row->scope == SCOPE_FIELD) {
-        assert(p->source);
-        p->source->set = true;
-        p->source->has_default |= row->offset == offsetof(struct mapping_source, default_to);
-        base = p->source;
-    } else if (row->scope == SCOPE_TRIGGER) {
-        struct config_trigger *t = trigger_of(l->cfg, p);
-        if (!t) {
-            config_problem(l, p->mark, p->path, "too many trigger settings");
-            return;
-        }
-        t->set |= config_trigger_bit(row);
-        base = &t->policy;
-    } else {
-        l->cfg->origins[row - config_rows] = l->origin;
-        l->cfg->origins[row - config_rows].line = p->mark.line;
-    }
-    if (config_value_store(row, base, text, number, &err) != STATUS_OK)
+    void *base = home(l, row, p);
+    if (!base)
+        config_problem(l, p->mark, p->path, "too many trigger settings");
+    else if (config_value_store(row, base, text, number, &err) != STATUS_OK)
         config_problem(l, p->mark, p->path, "%s", err.text);
 }
 
-static void store(struct config_loader *l, const struct config_row *row, const struct place *p,
-                  struct str raw)
+static void store(struct config_loader *l, const struct config_row *row,
+                  const struct config_place *p, struct str raw)
 {
     struct error err;
     struct buf expanded;
@@ -252,7 +264,7 @@ static void store(struct config_loader *l, const struct config_row *row, const s
 /* ---- the walk over the document ---- */
 
 static void walk(struct config_loader *l, yaml_document_t *doc, yaml_node_t *node,
-                 const struct place *p);
+                 const struct config_place *p);
 
 static struct str scalar_text(const yaml_node_t *node)
 {
@@ -266,7 +278,8 @@ static bool is_null(const yaml_node_t *node)
            (s.len == 0 || str_equal(s, STR("~")) || str_equal(s, STR("null")));
 }
 
-static void walk_scalar(struct config_loader *l, const yaml_node_t *node, const struct place *p)
+static void walk_scalar(struct config_loader *l, const yaml_node_t *node,
+                        const struct config_place *p)
 {
     const struct config_row *row = config_row_find(str_from(p->pattern));
     if (row && is_null(node))
@@ -278,7 +291,7 @@ static void walk_scalar(struct config_loader *l, const yaml_node_t *node, const 
 }
 
 static bool seen_before(struct config_loader *l, yaml_document_t *doc, const yaml_node_t *node,
-                        const yaml_node_pair_t *pair, const struct place *p)
+                        const yaml_node_pair_t *pair, const struct config_place *p)
 {
     const yaml_node_t *key = yaml_document_get_node(doc, pair->key);
     for (const yaml_node_pair_t *other = node->data.mapping.pairs.start; other < pair; other++) {
@@ -294,7 +307,7 @@ static bool seen_before(struct config_loader *l, yaml_document_t *doc, const yam
 }
 
 static void walk_mapping(struct config_loader *l, yaml_document_t *doc, const yaml_node_t *node,
-                         const struct place *p)
+                         const struct config_place *p)
 {
     const yaml_node_pair_t *start = node->data.mapping.pairs.start;
     if (node->data.mapping.pairs.top - start > MAPPING_KEYS_MAX) {
@@ -308,7 +321,7 @@ static void walk_mapping(struct config_loader *l, yaml_document_t *doc, const ya
             config_problem(l, mark, p->path, "a key must be plain text");
             continue;
         }
-        struct place below;
+        struct config_place below;
         if (seen_before(l, doc, node, pair, p) || !step(l, p, scalar_text(key), mark, &below))
             continue;
         yaml_node_t *value = yaml_document_get_node(doc, pair->value);
@@ -318,81 +331,43 @@ static void walk_mapping(struct config_loader *l, yaml_document_t *doc, const ya
     }
 }
 
-static void check_field(struct config_loader *l, const struct place *p)
-{
-    const struct mapping_source *src = p->source;
-    bool has_time = src->time_unit != TIME_TIMESTAMP || src->zone[0] || src->plus_us;
-    int32_t zone_s;
-    if (!!src->column[0] + !!src->constant[0] + !!src->template[0] > 1)
-        config_problem(l, p->mark, p->path, "takes one of column, template and const");
-    else if (src->path[0] && !src->column[0])
-        config_problem(l, p->mark, p->path, "a path needs a column");
-    else if (!src->column[0] && !src->template[0] && (src->n_enum || src->has_default || has_time))
-        config_problem(l, p->mark, p->path,
-                       "map, ignore, default, unit, zone and plus need a column or a template");
-    else if (p->field != FIELD_AT && has_time)
-        config_problem(l, p->mark, p->path, "only at has a unit, zone or plus");
-    else if (src->zone[0] && !value_zone(str_from(src->zone), &zone_s))
-        config_problem(l, p->mark, p->path, "zone \"%s\" is neither UTC nor an offset like +02:00",
-                       src->zone);
-    else if (!src->column[0] && !src->template[0] && !src->constant[0])
-        config_problem(l, p->mark, p->path, "needs a column, a template or a const");
-}
-
-static void check_table(struct config_loader *l, const struct place *p)
-{
-    struct error err;
-    if (!p->table->table[0])
-        config_problem(l, p->mark, p->path, "relation is missing");
-    if (!p->table->type)
-        config_problem(l, p->mark, p->path, "event is missing: message or memory");
-    if (p->table->table[0] && p->table->type &&
-        (mapping_check(p->table, &err) != STATUS_OK ||
-         mapping_check_others(&l->cfg->mappings, p->table, &err) != STATUS_OK))
-        config_problem(l, p->mark, p->path, "%s", err.text);
-}
-
 /* The element of a list, before its pattern and its object are known. */
-static struct place element(const struct place *p, const yaml_node_t *value, ptrdiff_t index)
+static struct config_place element(const struct config_place *p, const yaml_node_t *value,
+                                   ptrdiff_t index)
 {
-    struct place below = *p;
+    struct config_place below = *p;
     below.mark = config_yaml_mark(value->start_mark);
     snprintf(below.path, sizeof(below.path), "%.480s[%td]", p->path, index);
     return below;
 }
 
-static void walk_tables(struct config_loader *l, yaml_document_t *doc, const yaml_node_t *node,
-                        const struct place *p)
+static void walk_list(struct config_loader *l, yaml_document_t *doc, const yaml_node_t *node,
+                      const struct config_place *p, const struct config_list *list)
 {
-    struct mapping_set *set = &l->cfg->mappings;
     const yaml_node_item_t *start = node->data.sequence.items.start;
     for (const yaml_node_item_t *item = start; item < node->data.sequence.items.top; item++) {
         yaml_node_t *value = yaml_document_get_node(doc, *item);
-        struct place below = element(p, value, item - start);
+        struct config_place below = element(p, value, item - start);
         snprintf(below.pattern, sizeof(below.pattern), "%.100s[]", p->pattern);
-        if (set->n == MAPPING_TABLES_MAX) {
-            config_problem(l, below.mark, p->path, "at most %d tables can be mapped",
-                           MAPPING_TABLES_MAX);
+        if (!list->add(l, &below))
             return;
-        }
-        below.table = &set->tables[set->n++];
         size_t before = l->n_problems;
         walk(l, doc, value, &below);
         if (l->n_problems == before)
-            check_table(l, &below);
+            list->check(l, &below);
     }
 }
 
 /* The sources of one field: each is what the field alone could be. */
 static void walk_alternatives(struct config_loader *l, yaml_document_t *doc,
-                              const yaml_node_t *node, const struct place *p)
+                              const yaml_node_t *node, const struct config_place *p)
 {
     struct mapping *m = p->table;
     struct mapping_source *last = NULL;
     const yaml_node_item_t *start = node->data.sequence.items.start;
     for (const yaml_node_item_t *item = start; item < node->data.sequence.items.top; item++) {
         yaml_node_t *value = yaml_document_get_node(doc, *item);
-        struct place below = element(p, value, item - start);
+        struct config_place below = element(p, value, item - start);
         if (value->type == YAML_SEQUENCE_NODE) {
             config_problem(l, below.mark, below.path, "must not be a list");
             return;
@@ -415,12 +390,12 @@ static void walk_alternatives(struct config_loader *l, yaml_document_t *doc,
 }
 
 static void walk_ignored(struct config_loader *l, yaml_document_t *doc, const yaml_node_t *node,
-                         const struct place *p)
+                         const struct config_place *p)
 {
     const yaml_node_item_t *start = node->data.sequence.items.start;
     for (const yaml_node_item_t *item = start; item < node->data.sequence.items.top; item++) {
         yaml_node_t *value = yaml_document_get_node(doc, *item);
-        struct place below = element(p, value, item - start);
+        struct config_place below = element(p, value, item - start);
         if (value->type == YAML_SCALAR_NODE)
             walk_scalar(l, value, &below);
         else
@@ -430,20 +405,21 @@ static void walk_ignored(struct config_loader *l, yaml_document_t *doc, const ya
 
 /* The lists of the schema; each has a home of its own for its elements. */
 static void walk_sequence(struct config_loader *l, yaml_document_t *doc, const yaml_node_t *node,
-                          const struct place *p)
+                          const struct config_place *p)
 {
-    if (strcmp(p->pattern, "source.tables") == 0)
-        walk_tables(l, doc, node, p);
-    else if (strcmp(p->pattern, "source.tables[].fields.*") == 0)
+    const struct config_list *list = config_list_find(p->pattern);
+    if (list)
+        walk_list(l, doc, node, p, list);
+    else if (strcmp(inside(p), "tables[].fields.*") == 0)
         walk_alternatives(l, doc, node, p);
-    else if (strcmp(p->pattern, "source.tables[].fields.*.ignore") == 0)
+    else if (strcmp(inside(p), "tables[].fields.*.ignore") == 0)
         walk_ignored(l, doc, node, p);
     else
         config_problem(l, p->mark, p->path, "must not be a list");
 }
 
 static void walk(struct config_loader *l, yaml_document_t *doc, yaml_node_t *node,
-                 const struct place *p)
+                 const struct config_place *p)
 {
     char below[160];
     switch (node->type) {
@@ -469,8 +445,8 @@ static void walk(struct config_loader *l, yaml_document_t *doc, yaml_node_t *nod
         }
         size_t before = l->n_problems;
         walk_mapping(l, doc, node, p);
-        if (l->n_problems == before && strcmp(p->pattern, "source.tables[].fields.*") == 0)
-            check_field(l, p);
+        if (l->n_problems == before && strcmp(inside(p), "tables[].fields.*") == 0)
+            config_check_field(l, p);
         return;
     case YAML_NO_NODE:
         return;
@@ -481,21 +457,27 @@ static void walk(struct config_loader *l, yaml_document_t *doc, yaml_node_t *nod
 
 void config_walk_defaults(struct config_loader *l)
 {
-    struct place p = {.path = ""};
-    for (const struct config_row *r = config_rows; r->path; r++)
-        if (r->scope == SCOPE_ROOT && r->fallback)
-            store_plain(l, r, &p, str_from(r->fallback));
+    struct config_place p = {.path = ""};
+    config_walk_scope_defaults(l, SCOPE_ROOT, &p);
     assert(l->n_problems == 0);
+}
+
+void config_walk_scope_defaults(struct config_loader *l, enum config_scope scope,
+                                const struct config_place *p)
+{
+    for (const struct config_row *r = config_rows; r->path; r++)
+        if (r->scope == scope && r->fallback)
+            store_plain(l, r, p, str_from(r->fallback));
 }
 
 /* "a.b.c" and a value, through the same steps as the document. */
 void config_walk_path(struct config_loader *l, struct str path, struct str value)
 {
-    struct place at = {.path = ""};
+    struct config_place at = {.path = ""};
     while (path.len) {
         const char *dot = memchr(path.ptr, '.', path.len);
         struct str key = {path.ptr, dot ? (size_t)(dot - path.ptr) : path.len};
-        struct place below;
+        struct config_place below;
         if (!step(l, &at, key, (struct config_mark){0}, &below))
             return;
         at = below;
@@ -516,7 +498,7 @@ void config_walk_document(struct config_loader *l, struct str yaml)
     if (!config_yaml_load(l, yaml, &doc, &empty) || empty)
         return;
     yaml_node_t *root = yaml_document_get_root_node(&doc);
-    struct place top = {.mark = config_yaml_mark(root->start_mark)};
+    struct config_place top = {.mark = config_yaml_mark(root->start_mark)};
     l->origin = (struct config_origin){.kind = ORIGIN_FILE};
     l->expand = true;
     if (root->type == YAML_MAPPING_NODE)
