@@ -27,9 +27,11 @@ struct inbox_seen {
     uint64_t newest;  /* the largest store_newest_inbox(); 0 = none */
 };
 /*
- * Do this state and this inbox belong together? To be asked before anything is stored. An inbox
- * without rows that the state knows more of was lost or removed: it goes on with ids above those,
- * which is logged. REFUSED: one of the two is an older copy; the text says which and what to do.
+ * Do this state and this inbox belong together? To be asked between inbox_open(), whose `applied`
+ * is seen.newest, and the first delivery. REFUSED: rows that this state has not seen were trimmed,
+ * so it is an older copy; the text says what to do. An inbox that was lost, or is an older copy
+ * itself, goes on with ids above what the state has seen; that is logged when rows may be gone with
+ * it.
  */
 MUST_CHECK enum status inbox_feed_fit(struct inbox *b, struct inbox_seen seen, struct error *err);
 

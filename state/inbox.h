@@ -85,9 +85,6 @@ MUST_CHECK enum status inbox_read(struct inbox *b, uint64_t after, uint32_t max,
 void inbox_trim(struct inbox *b, uint64_t id);
 /* The newest row ever stored, 0 = none. Any thread. */
 uint64_t inbox_newest(struct inbox *b);
-/* The next row gets an id above this one, for a state that has seen more than this file holds.
- * Before anything is submitted; it survives a restart. A smaller id changes nothing. IO. */
-MUST_CHECK enum status inbox_raise(struct inbox *b, uint64_t id, struct error *err);
 
 /* For /metrics and readyz. Any thread. */
 struct inbox_view {
