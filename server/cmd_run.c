@@ -63,6 +63,7 @@ struct run {
     atomic_bool stop_reader;
     atomic_bool stop_lease;
     atomic_bool loading; /* the state is not complete: no row may leave it */
+    atomic_bool begun;   /* it is, and the workers are there: events may come */
     struct stage reader;
     struct stage lease;
     struct source_watch *watch;
@@ -81,9 +82,11 @@ static void *reader_main(void *arg)
             load_run(r->cfg, &r->start, r->router, &r->stop_reader, &complete, &r->reader.error);
         atomic_store(&r->loading, !complete);
     }
-    if (!r->reader.status && !atomic_load(&r->loading))
+    if (!r->reader.status && !atomic_load(&r->loading)) {
+        atomic_store(&r->begun, true);
         r->reader.status =
             replication_run(r->replication, r->start.start, &r->stop_reader, &r->reader.error);
+    }
     atomic_store(&r->reader.ended, true);
     return NULL;
 }

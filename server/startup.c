@@ -326,6 +326,18 @@ static lsn_t least_covered(const struct startup *s)
     return covered > s->identity.slot_birth ? covered : s->identity.slot_birth;
 }
 
+static struct inbox_seen inbox_seen(const struct startup *s)
+{
+    struct inbox_seen seen = {.covered = UINT64_MAX};
+    for (uint32_t i = 0; i < s->workers; i++) {
+        uint64_t covered = store_covered_inbox(s->stores[i]);
+        uint64_t newest = store_newest_inbox(s->stores[i]);
+        seen.covered = covered < seen.covered ? covered : seen.covered;
+        seen.newest = newest > seen.newest ? newest : seen.newest;
+    }
+    return seen;
+}
+
 static enum status write_identity(struct startup *s, struct error *err)
 {
     enum status st = STATUS_OK;
@@ -467,6 +479,7 @@ static enum status settle_slot(const struct config *cfg, struct startup *s, bool
     if (st)
         return st;
     s->start = least_covered(s);
+    s->inbox = inbox_seen(s);
     log_write(LOG_INFO, "run",
               "%s state=" LSN_FMT " slot=" LSN_FMT " server=" LSN_FMT " workers=%u",
               in.state_fresh ? "starting" : "resuming", LSN_ARGS(s->start),

@@ -10,6 +10,7 @@
 
 #include "core/cleanup.h"
 #include "ingest/replication.h"
+#include "pipeline/inbox_feed.h"
 #include "server/config.h"
 #include "state/lease.h"
 #include "state/store.h"
@@ -23,7 +24,8 @@ struct startup {
     uint32_t workers;
     struct store *stores[LIMIT_WORKERS];
     struct store_identity identity;
-    lsn_t start; /* every event up to here is in the state */
+    lsn_t start;             /* every event up to here is in the state */
+    struct inbox_seen inbox; /* likewise, of the other source */
     struct slot_export
         snapshot; /* of the rows to load first; conn NULL: there is nothing to load */
     bool anew;    /* begin anew, whatever state and slot are like */
