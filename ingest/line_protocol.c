@@ -418,7 +418,7 @@ enum status line_next(struct line_reader *r, struct line_point *ret, struct erro
     const char *end = ret->line.ptr + ret->line.len;
     struct scan s = {.at = skip_blanks(ret->line.ptr, end), .end = end, .options = &r->options};
     ret->n_tags = ret->tags_more = ret->n_fields = ret->fields_more = 0;
-    ret->has_time = false;
+    ret->plain = ret->has_time = false;
     take_point(&s, ret);
     if (s.problem)
         return error_set(err, STATUS_INVALID, "line %llu, byte %zu: %s",
