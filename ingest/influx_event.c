@@ -9,11 +9,12 @@
 #include <string.h>
 
 #define METRIC_FIELDS (sizeof(((struct event_metric *)NULL)->fields) / sizeof(struct event_field))
-#define METRIC_TAGS   16
+#define METRIC_TAGS   16u
 /* Tags that say what the event is of are none of its own; one place is for the nanoseconds. */
 #define TAGS_MAX (METRIC_TAGS - 1)
 
-_Static_assert(sizeof(((struct event_metric *)NULL)->tags) == METRIC_TAGS * 2 * sizeof(struct str),
+_Static_assert(sizeof(((struct event_metric *)NULL)->tags) ==
+                   METRIC_TAGS * (2 * sizeof(struct str)),
                "the tags of a metric event");
 
 /* A point on its way to events: everything that may be unescaped is, in the arena. */
@@ -21,6 +22,8 @@ struct mapping {
     struct influx_batch *batch;
     const struct line_point *p;
     struct str measurement;
+    const struct influx_map *map;
+    uint64_t identity;    /* of measurement, tags and time */
     struct str bot, user; /* bot normalised */
     size_t n_tags;        /* the others */
     struct line_tag tags[LINE_TAGS];
@@ -32,6 +35,7 @@ enum status influx_batch_init(struct influx_batch *b, size_t bytes_max, struct e
 {
     *b = (struct influx_batch){0};
     buf_init(&b->events, bytes_max);
+    buf_init(&b->marks, bytes_max);
     buf_init(&b->scratch, LIMIT_EVENT_BYTES);
     return event_arena_new(&b->arena, err);
 }
@@ -39,6 +43,7 @@ enum status influx_batch_init(struct influx_batch *b, size_t bytes_max, struct e
 void influx_batch_deinit(struct influx_batch *b)
 {
     buf_deinit(&b->events);
+    buf_deinit(&b->marks);
     buf_deinit(&b->scratch);
     event_arena_free(b->arena);
     b->arena = NULL;
@@ -46,9 +51,11 @@ void influx_batch_deinit(struct influx_batch *b)
 
 void influx_batch_reset(struct influx_batch *b)
 {
-    struct buf events = b->events;
-    buf_reset(&events);
-    *b = (struct influx_batch){.events = events, .scratch = b->scratch, .arena = b->arena};
+    struct influx_batch old = *b;
+    buf_reset(&old.events);
+    buf_reset(&old.marks);
+    *b = (struct influx_batch){
+        .events = old.events, .marks = old.marks, .scratch = old.scratch, .arena = old.arena};
 }
 
 /* ---- out ---- */
@@ -188,7 +195,8 @@ static enum status take_identity(struct mapping *m)
                  hash64_mix((uint64_t)m->p->time_ns);
     for (size_t i = 0; i < m->n_tags; i++)
         h += hash64_mix(hash64(m->tags[i].key) + hash64_mix(hash64(m->tags[i].value)));
-    int len = snprintf(id, ID_BYTES, "influx:%016" PRIx64, hash64_mix(h));
+    m->identity = hash64_mix(h);
+    int len = snprintf(id, ID_BYTES, "influx:%016" PRIx64, m->identity);
     int64_t us = m->p->time_ns / 1000;
     m->event.id = (struct str){id, (size_t)len};
     m->event.user_id = m->user.ptr ? m->user : STR("");
@@ -239,6 +247,18 @@ static enum status put_checked(struct mapping *m, uint64_t *count)
     return put_event(m->batch, &m->event, m->err);
 }
 
+/* OK: it counts, and is noted. END: it was counted before. */
+static enum status note_value(struct mapping *m, struct str field, double value)
+{
+    struct seen_mark mark = {.id = hash64_mix(m->identity + hash64(field)),
+                             .value = hash64((struct str){(const char *)&value, sizeof(value)}),
+                             .at_us = m->event.at_us};
+    if (m->map->seen && m->map->seen(m->map->seen_ctx, &mark))
+        return STATUS_END;
+    enum status st = buf_append(&m->batch->marks, &mark, sizeof(mark));
+    return st ? error_set(m->err, st, "one body has too many values") : STATUS_OK;
+}
+
 static enum status map_metric(struct mapping *m)
 {
     struct event_metric *metric = &m->event.u.metric;
@@ -247,7 +267,7 @@ static enum status map_metric(struct mapping *m)
     if (m->p->fields_more)
         return invalid(m, "there are more fields than can be kept");
     enum status st = metric_tags(m);
-    bool any = false;
+    bool any = false, fresh = false;
     for (size_t i = 0; i < m->p->n_fields && !st; i++) {
         double value = number_of(&m->p->fields[i]);
         if (isnan(value))
@@ -256,14 +276,20 @@ static enum status map_metric(struct mapping *m)
         struct str name = text_of(m, m->p->fields[i].key, LINE_NAME);
         if (!name.ptr)
             return error_set(m->err, STATUS_NOMEM, "could not allocate the fields of a point");
+        st = note_value(m, name, value);
+        if (st == STATUS_END) {
+            st = STATUS_OK;
+            continue;
+        }
+        fresh = true;
         metric->fields[metric->n_fields++] = (struct event_field){name, value};
-        if (metric->n_fields == METRIC_FIELDS) {
+        if (!st && metric->n_fields == METRIC_FIELDS) {
             st = put_checked(m, &m->batch->metrics);
             metric->n_fields = 0;
         }
     }
-    if (!any)
-        m->batch->ignored++;
+    m->batch->ignored += !any;
+    m->batch->seen += any && !fresh;
     return st || metric->n_fields == 0 ? st : put_checked(m, &m->batch->metrics);
 }
 
@@ -337,9 +363,10 @@ enum status influx_add_point(struct influx_batch *b, const struct influx_map *ma
                              const struct line_point *p, int64_t received_us, struct error *err)
 {
     struct error why = {0};
-    struct mapping m = {.batch = b, .p = p, .err = &why};
+    struct mapping m = {.batch = b, .map = map, .p = p, .err = &why};
     enum status (*how)(struct mapping * m) = NULL;
     const size_t events = b->events.len;
+    const size_t marks = b->marks.len;
     const uint32_t n_events = b->n_events;
     event_arena_reset(b->arena);
     m.measurement = text_of(&m, p->measurement, LINE_NAME);
@@ -360,6 +387,7 @@ enum status influx_add_point(struct influx_batch *b, const struct influx_map *ma
         return STATUS_OK;
     /* All of a point or nothing of it. */
     b->events.len = events;
+    b->marks.len = marks;
     b->n_events = n_events;
     if (st != STATUS_INVALID)
         return error_set(err, st, "%s", why.text);

@@ -18,6 +18,7 @@
 
 #include "core/buf.h"
 #include "core/event.h"
+#include "core/seen_mark.h"
 #include "core/status.h"
 #include "ingest/line_protocol.h"
 
@@ -30,14 +31,19 @@
 struct influx_map {
     struct str where; /* of dead letters: "influx:NAME"; at most LIMIT_ID_BYTES */
     bool (*known)(struct str measurement); /* has metrics; any thread */
+    /* Was this value of a metric counted before? Then it is left out. NULL: none was. */
+    bool (*seen)(void *ctx, const struct seen_mark *mark);
+    void *seen_ctx;
 };
 
 /* What a body has become. */
 struct influx_batch {
     struct buf events; /* n_events times: varint length + event_encode() bytes */
     uint32_t n_events; /* dead letters too */
+    struct buf marks;  /* struct seen_mark of every value of its metrics */
     uint64_t metrics, memories, outreach;
     uint64_t ignored; /* points that nothing is made of */
+    uint64_t seen;    /* points of which every value was counted before */
     uint64_t bad;     /* lines and points that cannot be used */
     struct event_arena *arena;
     struct buf scratch;
@@ -52,7 +58,11 @@ void influx_batch_reset(struct influx_batch *b);
 /* Something was understood, or there was nothing to understand. */
 static inline bool influx_batch_usable(const struct influx_batch *b)
 {
-    return b->bad == 0 || b->metrics + b->memories + b->outreach + b->ignored > 0;
+    return b->bad == 0 || b->metrics + b->memories + b->outreach + b->ignored + b->seen > 0;
+}
+static inline size_t influx_batch_marks(const struct influx_batch *b)
+{
+    return b->marks.len / sizeof(struct seen_mark);
 }
 
 /* Appends the events of a point. received_us is the time of dead letters. LIMIT: events is full;

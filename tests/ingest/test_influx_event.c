@@ -259,6 +259,45 @@ static void test_a_wide_metric_is_several_events_of_one_point(void **state)
     buf_deinit(&b);
 }
 
+static struct seen_mark counted[16];
+static size_t n_counted;
+
+static bool was_counted(void *ctx, const struct seen_mark *mark)
+{
+    (void)ctx;
+    for (size_t i = 0; i < n_counted; i++)
+        if (counted[i].id == mark->id && counted[i].value == mark->value)
+            return true;
+    return false;
+}
+
+/* What was counted is left out value by value, however it was written the first time. */
+static void test_of_a_point_that_is_read_again_only_what_is_new_counts(void **state)
+{
+    (void)state;
+    struct influx_map again = map;
+    struct line_options o = {.unit_ns = 1, .now_ns = NOW_NS};
+    again.seen = was_counted;
+    take("conversation_quality,bot=a,x=1 v=1,w=2,s=\"x\" 5000\nmemory_access,bot=a v=1\n");
+    n_counted = influx_batch_marks(&batch);
+    assert_int_equal(n_counted, 2);
+    memcpy(counted, batch.marks.data, n_counted * sizeof(*counted));
+    assert_int_equal(counted[0].at_us, 5);
+    influx_batch_reset(&batch);
+    struct str body = STR("conversation_quality,bot_name=a,x=1 w=2.0,v=1i 5000\n"
+                          "conversation_quality,bot=a,x=1 w=3,v=1,z=4 5000\n"
+                          "conversation_quality,bot=a,x=1 w=2,v=1 5001\n");
+    assert_int_equal(influx_add_body(&batch, &again, body, &o, NULL), STATUS_OK);
+    decode();
+    assert_int_equal(batch.seen, 1);
+    assert_int_equal(batch.n_events, 2);
+    assert_int_equal(events[0].u.metric.n_fields, 2);
+    assert_text(events[0].u.metric.fields[0].name, "w");
+    assert_text(events[0].u.metric.fields[1].name, "z");
+    assert_int_equal(events[1].u.metric.n_fields, 2);
+    assert_int_equal(influx_batch_marks(&batch), 4);
+}
+
 /* Of a point all or nothing is taken, and a batch that is full says so. */
 static void test_a_full_batch_says_so(void **state)
 {
@@ -286,6 +325,7 @@ int main(void)
         cmocka_unit_test(test_what_cannot_be_used_is_a_dead_letter_beside_its_good_neighbours),
         cmocka_unit_test(test_a_body_of_nothing_but_garbage_makes_a_bounded_number_of_dead_letters),
         cmocka_unit_test(test_a_wide_metric_is_several_events_of_one_point),
+        cmocka_unit_test(test_of_a_point_that_is_read_again_only_what_is_new_counts),
         cmocka_unit_test(test_a_full_batch_says_so),
     };
     return cmocka_run_group_tests_name("ingest/influx_event", tests, setup, teardown);

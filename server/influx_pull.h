@@ -1,0 +1,49 @@
+/*
+ * server/influx_pull.h - a thread that reads from InfluxDB 1.x what its subscription may have lost
+ * (docs/HTTP.md, "InfluxDB and Telegraf").
+ *
+ * Every `interval` it asks for the points from the cursor less `overlap` on, every `rescan` for
+ * those of `rescan_window`, and submits what was not counted before: by this reading, by an earlier
+ * one, or by a push (influx_pull_note()). What was counted is kept in DIR/influx-NAME.db
+ * (state/seen.h), written just after the inbox has committed: what a crash between the two leaves
+ * is given again, and an engine remembers more points than that (METRIC_POINTS).
+ *
+ * Nothing here ends the process or holds anything else up: a server that is down, refuses or lies
+ * is logged and asked again.
+ */
+#pragma once
+
+#include "core/cleanup.h"
+#include "core/clock.h"
+#include "core/seen_mark.h"
+#include "core/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct config_influx;
+struct inbox;
+struct influx_pull;
+
+/* All borrowed until influx_pull_stop(), which must come before inbox_close(). INVALID: the URL;
+ * CORRUPT, IO: the file cannot be used. */
+MUST_CHECK enum status influx_pull_start(const struct config_influx *cfg, const char *state_dir,
+                                         struct inbox *inbox, const struct clock *clock,
+                                         struct influx_pull **ret, struct error *err);
+/* Ends a request under way and the thread; afterwards influx_pull_note() does nothing. */
+void influx_pull_stop(struct influx_pull *p);
+/* Stops, too. NULL is a no-op. */
+void influx_pull_free(struct influx_pull *p);
+CLEANUP_FREEP(struct influx_pull, influx_pull_free);
+
+/* These values came another way and are stored. ctx is the pull. Any thread; does not block. */
+void influx_pull_note(void *ctx, const struct seen_mark *marks, size_t n);
+
+/* For readyz and /metrics. Any thread. */
+struct influx_pull_view {
+    bool ok;            /* the last reading was complete */
+    int64_t success_us; /* wall clock of the last complete reading, 0 = none since the start */
+    int64_t cursor_us;  /* times up to here have been read, 0 = none */
+};
+struct influx_pull_view influx_pull_view(struct influx_pull *p);
