@@ -12,8 +12,9 @@
 /* Input */
 #define LIMIT_CONTENT_BYTES \
     (1u << 20) /* text looked at per message; the rest is ignored and flagged */
-#define LIMIT_TEXT_BYTES     (3u << 20) /* content longer than this is dead-lettered */
-#define LIMIT_EVENT_BYTES    (4u << 20) /* one event in any form */
+#define LIMIT_TEXT_BYTES     (3u << 20)   /* content longer than this is dead-lettered */
+#define LIMIT_EVENT_BYTES    (4u << 20)   /* one event in any form */
+#define LIMIT_DELIVERY_BYTES (256u << 20) /* all events of one request, encoded */
 #define LIMIT_EMBEDDING_DIMS 8192
 #define LIMIT_FUTURE_US      (INT64_C(7) * 24 * 3600 * 1000000) /* beyond T + this: dead letter */
 

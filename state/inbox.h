@@ -30,6 +30,9 @@ struct inbox_config {
     int64_t commit_delay_us; /* a delivery waits at most so long for others; at most 50 ms */
     int64_t keep_ids_us;     /* of delivery ids; 7 days */
     uint64_t bytes_max;      /* of rows not yet durable in the workers; beyond: AGAIN */
+    /* The newest row id that any worker has applied. When the file knows less (it was lost, or an
+     * older copy was restored), ids go on from there: a worker would skip any it has seen. */
+    uint64_t applied;
     /* Rows up to this id are readable: called by the writer after each commit that stored any. */
     void (*stored)(void *ctx, uint64_t id);
     void *stored_ctx;
@@ -94,6 +97,7 @@ struct inbox_view {
     uint64_t queued;       /* deliveries that wait for their commit */
     int64_t committed_us;  /* wall clock of the last commit, 0 = none */
     int64_t commit_max_us; /* the longest commit since it was opened */
+    bool full;             /* the last commit failed for lack of room */
 };
 struct inbox_view inbox_view(struct inbox *b);
 

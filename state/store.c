@@ -4,11 +4,9 @@
  */
 #include "state/store_internal.h"
 
-#include "core/hash.h"
 #include "state/fault.h"
 
 #include <assert.h>
-#include <endian.h>
 #include <string.h>
 
 /* Deleting a block of 50 kB frees a dozen pages; this many a commit keeps ahead of what one commit
@@ -88,65 +86,13 @@ const char *const store_sql[SQL_COUNT] = {
 
 enum status store_error(struct store *s, const char *what, struct error *err)
 {
-    return store_db_error(s->db, s->path, what, err);
-}
-
-void store_bind_u64(sqlite3_stmt *st, int i, uint64_t v)
-{
-    sqlite3_bind_int64(st, i, (int64_t)v);
-}
-
-void store_bind_text(sqlite3_stmt *st, int i, struct str v)
-{
-    sqlite3_bind_text64(st, i, v.ptr ? v.ptr : "", v.len, SQLITE_STATIC, SQLITE_UTF8);
-}
-
-void store_bind_blob(sqlite3_stmt *st, int i, struct str v)
-{
-    sqlite3_bind_blob64(st, i, v.ptr ? v.ptr : "", v.len, SQLITE_STATIC);
-}
-
-uint64_t store_column_u64(sqlite3_stmt *st, int i)
-{
-    return (uint64_t)sqlite3_column_int64(st, i);
-}
-
-struct str store_column_str(sqlite3_stmt *st, int i)
-{
-    const char *ptr = sqlite3_column_blob(st, i); /* of a TEXT too: its bytes; NULL when empty */
-    return (struct str){ptr ? ptr : "", (size_t)sqlite3_column_bytes(st, i)};
+    return db_error(s->db, s->path, what, err);
 }
 
 enum status store_run(struct store *s, enum store_statement which, const char *what,
                       struct error *err)
 {
-    sqlite3_stmt *st = s->sql[which];
-    int rc = sqlite3_step(st);
-    enum status result = rc == SQLITE_DONE ? STATUS_OK : store_error(s, what, err);
-    sqlite3_reset(st);
-    sqlite3_clear_bindings(st);
-    return result;
-}
-
-/*
- * Checksum of durable bytes: eight at a time, because FNV-1a's byte at a time would cost as much as
- * the fsync. Each step is a bijection of the running value, so any change within one word is found
- * for certain. It starts from the length and what the row says about the bytes.
- */
-uint64_t store_checksum(uint64_t a, uint64_t b, struct str bytes)
-{
-    uint64_t h = hash64_mix(a ^ hash64_mix(b ^ hash64_mix(bytes.len + 1)));
-    size_t i = 0;
-    for (; i + 8 <= bytes.len; i += 8) {
-        uint64_t word = 0;
-        memcpy(&word, bytes.ptr + i, 8);
-        h = (h ^ le64toh(word)) * UINT64_C(0x9E3779B97F4A7C15);
-        h ^= h >> 29;
-    }
-    uint64_t tail = 0;
-    if (i < bytes.len)
-        memcpy(&tail, bytes.ptr + i, bytes.len - i);
-    return hash64_mix(h ^ le64toh(tail));
+    return db_run(s->db, s->path, s->sql[which], what, err);
 }
 
 /* ---- what was durable at open ---- */
@@ -228,21 +174,21 @@ static enum status replay_block(struct store *s, uint64_t first, uint64_t last, 
 enum status store_replay(struct store *s, entry_fn *fn, void *ctx, struct error *err)
 {
     sqlite3_stmt *q = s->sql[SQL_REPLAY];
-    store_bind_u64(q, 1, s->meta.folded);
+    db_bind_u64(q, 1, s->meta.folded);
     uint64_t done = s->meta.folded;
     enum status st = STATUS_OK;
     int rc = SQLITE_DONE;
     while (!st && (rc = sqlite3_step(q)) == SQLITE_ROW) {
-        uint64_t first = store_column_u64(q, 0);
-        uint64_t last = store_column_u64(q, 1);
-        struct str entries = store_column_str(q, 3);
+        uint64_t first = db_column_u64(q, 0);
+        uint64_t last = db_column_u64(q, 1);
+        struct str entries = db_column_str(q, 3);
         /* The first block may begin with folded entries; after it there must be no hole. */
         bool follows = done == s->meta.folded ? first <= done + 1 : first == done + 1;
         if (!follows || last < first)
             st = error_set(err, STATUS_CORRUPT,
                            "\"%s\": journal entry %llu is missing, the next block starts at %llu",
                            s->path, (unsigned long long)done + 1, (unsigned long long)first);
-        else if (store_checksum(first, last, entries) != store_column_u64(q, 2))
+        else if (db_checksum(first, last, entries) != db_column_u64(q, 2))
             st = error_set(err, STATUS_CORRUPT, "\"%s\": journal block %llu fails its checksum",
                            s->path, (unsigned long long)first);
         else
@@ -268,7 +214,7 @@ enum status store_each_due(struct store *s,
     enum status st = STATUS_OK;
     int rc = SQLITE_DONE;
     while (!st && (rc = sqlite3_step(q)) == SQLITE_ROW)
-        st = fn(ctx, store_column_u64(q, 0), sqlite3_column_int64(q, 1), err);
+        st = fn(ctx, db_column_u64(q, 0), sqlite3_column_int64(q, 1), err);
     if (!st && rc != SQLITE_DONE)
         st = store_error(s, "read", err);
     sqlite3_reset(q);
@@ -281,12 +227,12 @@ enum status store_find_key(struct store *s, struct str user_id, struct str bot_n
                            uint64_t *ret_key_id, struct error *err)
 {
     sqlite3_stmt *q = s->sql[SQL_FIND_KEY];
-    store_bind_text(q, 1, user_id);
-    store_bind_text(q, 2, bot_name);
+    db_bind_text(q, 1, user_id);
+    db_bind_text(q, 2, bot_name);
     int rc = sqlite3_step(q);
     enum status st = STATUS_END;
     if (rc == SQLITE_ROW) {
-        *ret_key_id = store_column_u64(q, 0);
+        *ret_key_id = db_column_u64(q, 0);
         st = STATUS_OK;
     } else if (rc != SQLITE_DONE) {
         st = store_error(s, "read", err);
@@ -298,9 +244,9 @@ enum status store_find_key(struct store *s, struct str user_id, struct str bot_n
 
 static uint64_t page_checksum(const struct store_page *p)
 {
-    uint64_t user = store_checksum(p->key_id, p->partition, p->user_id);
-    uint64_t bot = store_checksum(p->jseq, (uint64_t)p->due_us, p->bot_name);
-    return store_checksum(user, bot, p->bytes);
+    uint64_t user = db_checksum(p->key_id, p->partition, p->user_id);
+    uint64_t bot = db_checksum(p->jseq, (uint64_t)p->due_us, p->bot_name);
+    return db_checksum(user, bot, p->bytes);
 }
 
 /* The page of the statement's row, its strings borrowed from there. */
@@ -308,15 +254,15 @@ static enum status read_page(struct store *s, sqlite3_stmt *q, struct store_page
                              struct error *err)
 {
     *ret = (struct store_page){
-        .key_id = store_column_u64(q, 0),
+        .key_id = db_column_u64(q, 0),
         .partition = (uint32_t)sqlite3_column_int64(q, 1),
-        .jseq = store_column_u64(q, 2),
+        .jseq = db_column_u64(q, 2),
         .due_us = sqlite3_column_type(q, 3) == SQLITE_NULL ? INT64_MAX : sqlite3_column_int64(q, 3),
-        .user_id = store_column_str(q, 5),
-        .bot_name = store_column_str(q, 6),
-        .bytes = store_column_str(q, 7),
+        .user_id = db_column_str(q, 5),
+        .bot_name = db_column_str(q, 6),
+        .bytes = db_column_str(q, 7),
     };
-    if (page_checksum(ret) != store_column_u64(q, 4))
+    if (page_checksum(ret) != db_column_u64(q, 4))
         return error_set(err, STATUS_CORRUPT, "\"%s\": the page of key %llu fails its checksum",
                          s->path, (unsigned long long)ret->key_id);
     if (ret->partition >= LIMIT_PARTITIONS || ret->jseq > s->meta.jseq)
@@ -348,7 +294,7 @@ enum status store_load_page(struct store *s, uint64_t key_id, struct store_page 
                             struct error *err)
 {
     sqlite3_stmt *q = s->sql[SQL_LOAD_PAGE];
-    store_bind_u64(q, 1, key_id);
+    db_bind_u64(q, 1, key_id);
     struct store_page page;
     int rc = sqlite3_step(q);
     enum status st = STATUS_END;
@@ -390,15 +336,15 @@ enum status store_each_page(struct store *s,
 enum status store_put_page(struct store *s, const struct store_page *page, struct error *err)
 {
     sqlite3_stmt *q = s->sql[SQL_UPSERT_PAGE];
-    store_bind_u64(q, 1, page->key_id);
+    db_bind_u64(q, 1, page->key_id);
     sqlite3_bind_int64(q, 2, page->partition);
-    store_bind_u64(q, 3, page->jseq);
+    db_bind_u64(q, 3, page->jseq);
     if (page->due_us != INT64_MAX)
         sqlite3_bind_int64(q, 4, page->due_us);
-    store_bind_u64(q, 5, page_checksum(page));
-    store_bind_text(q, 6, page->user_id);
-    store_bind_text(q, 7, page->bot_name);
-    store_bind_blob(q, 8, page->bytes);
+    db_bind_u64(q, 5, page_checksum(page));
+    db_bind_text(q, 6, page->user_id);
+    db_bind_text(q, 7, page->bot_name);
+    db_bind_blob(q, 8, page->bytes);
     return store_run(s, SQL_UPSERT_PAGE, "write a key page to", err);
 }
 
@@ -410,12 +356,12 @@ enum status store_put_dead_letter(struct store *s, const struct store_dead_lette
         bytes.len = LIMIT_DEAD_LETTER_BYTES;
     sqlite3_stmt *q = s->sql[SQL_INSERT_DEAD];
     sqlite3_bind_int(q, 1, (int)d->source);
-    store_bind_u64(q, 2, d->pos.lsn);
-    store_bind_u64(q, 3, d->pos.seq);
+    db_bind_u64(q, 2, d->pos.lsn);
+    db_bind_u64(q, 3, d->pos.seq);
     sqlite3_bind_int64(q, 4, d->at_us);
-    store_bind_text(q, 5, d->where);
-    store_bind_text(q, 6, d->reason);
-    store_bind_blob(q, 7, bytes);
+    db_bind_text(q, 5, d->where);
+    db_bind_text(q, 6, d->reason);
+    db_bind_blob(q, 7, bytes);
     return store_run(s, SQL_INSERT_DEAD, "write a dead letter to", err);
 }
 
@@ -423,7 +369,7 @@ enum status store_trim_dead_letters(struct store *s, uint64_t *count, struct err
 {
     if (*count <= LIMIT_DEAD_LETTERS)
         return STATUS_OK;
-    store_bind_u64(s->sql[SQL_TRIM_DEAD], 1, *count - LIMIT_DEAD_LETTERS);
+    db_bind_u64(s->sql[SQL_TRIM_DEAD], 1, *count - LIMIT_DEAD_LETTERS);
     *count = LIMIT_DEAD_LETTERS;
     return store_run(s, SQL_TRIM_DEAD, "trim dead letters of", err);
 }
@@ -432,11 +378,11 @@ struct store_dead_letter store_column_dead_letter(sqlite3_stmt *st, int i)
 {
     return (struct store_dead_letter){
         .source = (enum source)sqlite3_column_int(st, i),
-        .pos = {store_column_u64(st, i + 1), store_column_u64(st, i + 2)},
+        .pos = {db_column_u64(st, i + 1), db_column_u64(st, i + 2)},
         .at_us = sqlite3_column_int64(st, i + 3),
-        .where = store_column_str(st, i + 4),
-        .reason = store_column_str(st, i + 5),
-        .bytes = store_column_str(st, i + 6),
+        .where = db_column_str(st, i + 4),
+        .reason = db_column_str(st, i + 5),
+        .bytes = db_column_str(st, i + 6),
     };
 }
 
@@ -478,13 +424,13 @@ static enum status fenced(const struct store *s, struct error *err)
 static enum status write_meta(struct store *s, const struct store_meta *m, struct error *err)
 {
     sqlite3_stmt *q = s->sql[SQL_UPDATE_META];
-    store_bind_u64(q, 1, m->epoch);
-    store_bind_u64(q, 2, m->covered);
+    db_bind_u64(q, 1, m->epoch);
+    db_bind_u64(q, 2, m->covered);
     sqlite3_bind_int64(q, 3, m->as_of_us);
-    store_bind_u64(q, 4, m->jseq);
-    store_bind_u64(q, 5, m->folded);
-    store_bind_u64(q, 6, m->next_key_id);
-    store_bind_u64(q, 7, m->covered_inbox);
+    db_bind_u64(q, 4, m->jseq);
+    db_bind_u64(q, 5, m->folded);
+    db_bind_u64(q, 6, m->next_key_id);
+    db_bind_u64(q, 7, m->covered_inbox);
     enum status st = store_run(s, SQL_UPDATE_META, "write to", err);
     if (!st && sqlite3_changes(s->db) != 1)
         st = fenced(s, err);
@@ -499,11 +445,11 @@ static enum status write_journal(struct store *s, const struct store_commit *c,
     if (c->n_entries > 0 && after->jseq > after->folded) {
         uint64_t first = s->meta.jseq + 1;
         sqlite3_stmt *q = s->sql[SQL_INSERT_JOURNAL];
-        store_bind_u64(q, 1, first);
-        store_bind_u64(q, 2, after->jseq);
-        store_bind_u64(q, 3, c->entries.len);
-        store_bind_u64(q, 4, store_checksum(first, after->jseq, c->entries));
-        store_bind_blob(q, 5, c->entries);
+        db_bind_u64(q, 1, first);
+        db_bind_u64(q, 2, after->jseq);
+        db_bind_u64(q, 3, c->entries.len);
+        db_bind_u64(q, 4, db_checksum(first, after->jseq, c->entries));
+        db_bind_blob(q, 5, c->entries);
         st = store_run(s, SQL_INSERT_JOURNAL, "append to the journal of", err);
         *bytes += c->entries.len;
     }
@@ -511,15 +457,15 @@ static enum status write_journal(struct store *s, const struct store_commit *c,
         return st;
     if (after->folded > s->meta.folded) {
         sqlite3_stmt *q = s->sql[SQL_FOLDED_BYTES];
-        store_bind_u64(q, 1, s->meta.folded);
-        store_bind_u64(q, 2, after->folded);
+        db_bind_u64(q, 1, s->meta.folded);
+        db_bind_u64(q, 2, after->folded);
         if (sqlite3_step(q) == SQLITE_ROW)
-            *bytes -= store_column_u64(q, 0);
+            *bytes -= db_column_u64(q, 0);
         else
             st = store_error(s, "read", err);
         sqlite3_reset(q);
     }
-    store_bind_u64(s->sql[SQL_DELETE_JOURNAL], 1, after->folded);
+    db_bind_u64(s->sql[SQL_DELETE_JOURNAL], 1, after->folded);
     return st ? st : store_run(s, SQL_DELETE_JOURNAL, "trim the journal of", err);
 }
 
@@ -538,9 +484,9 @@ static enum status write_applied(struct store *s, const struct store_commit *c, 
                 continue;
             sqlite3_bind_int(q, 1, src);
             sqlite3_bind_int(q, 2, p);
-            store_bind_u64(q, 3, a->pos.lsn);
-            store_bind_u64(q, 4, a->pos.seq);
-            store_bind_u64(q, 5, a->pseq);
+            db_bind_u64(q, 3, a->pos.lsn);
+            db_bind_u64(q, 4, a->pos.seq);
+            db_bind_u64(q, 5, a->pseq);
             enum status st = store_run(s, SQL_UPSERT_APPLIED, "write positions to", err);
             if (st)
                 return st;
@@ -653,11 +599,11 @@ enum status store_identity_write(struct store *s, const struct store_identity *i
     if (st)
         return st;
     sqlite3_stmt *q = s->sql[SQL_UPDATE_IDENTITY];
-    store_bind_u64(q, 1, s->meta.epoch);
-    store_bind_text(q, 2, str_from(identity->pipeline));
-    store_bind_text(q, 3, str_from(identity->system_identifier));
-    store_bind_text(q, 4, str_from(identity->slot));
-    store_bind_u64(q, 5, identity->slot_birth);
+    db_bind_u64(q, 1, s->meta.epoch);
+    db_bind_text(q, 2, str_from(identity->pipeline));
+    db_bind_text(q, 3, str_from(identity->system_identifier));
+    db_bind_text(q, 4, str_from(identity->slot));
+    db_bind_u64(q, 5, identity->slot_birth);
     sqlite3_bind_int64(q, 6, identity->partitions);
     sqlite3_bind_int64(q, 7, identity->timeline);
     sqlite3_bind_int64(q, 8, identity->loading);
@@ -675,7 +621,7 @@ static enum status mark_clean(struct store *s, struct error *err)
 {
     if (s->broken)
         return error_set(err, STATUS_IO, "\"%s\" was closed after a failed write", s->path);
-    store_bind_u64(s->sql[SQL_MARK_CLEAN], 1, s->meta.epoch);
+    db_bind_u64(s->sql[SQL_MARK_CLEAN], 1, s->meta.epoch);
     enum status st = store_run(s, SQL_MARK_CLEAN, "close", err);
     return !st && sqlite3_changes(s->db) != 1 ? fenced(s, err) : st;
 }

@@ -22,7 +22,7 @@ enum status store_day_load(struct store *s, struct error *err)
     enum status st = STATUS_OK;
     if (rc == SQLITE_ROW) {
         s->day = (struct store_day){sqlite3_column_int(q, 0), sqlite3_column_int(q, 1),
-                                    store_column_u64(q, 2)};
+                                    db_column_u64(q, 2)};
         if (s->day.opened < 0 || s->day.closed < s->day.opened || s->day.closed_jseq > s->meta.jseq)
             st = error_set(err, STATUS_CORRUPT, "\"%s\" has an impossible row in table epoch_day",
                            s->path);
@@ -42,32 +42,32 @@ enum status store_put_day(struct store *s, const struct store_day *day, struct e
     sqlite3_stmt *q = s->sql[SQL_UPDATE_DAY];
     sqlite3_bind_int(q, 1, day->opened);
     sqlite3_bind_int(q, 2, day->closed);
-    store_bind_u64(q, 3, day->closed_jseq);
+    db_bind_u64(q, 3, day->closed_jseq);
     return store_run(s, SQL_UPDATE_DAY, "write to", err);
 }
 
 static uint64_t epoch_checksum(const struct store_epoch *e)
 {
-    return store_checksum((uint64_t)e->day, store_checksum(0, 0, e->bot_name), e->bytes);
+    return db_checksum((uint64_t)e->day, db_checksum(0, 0, e->bot_name), e->bytes);
 }
 
 static uint64_t part_checksum(const struct store_part *part)
 {
-    return store_checksum(part->jseq, store_checksum(0, 0, part->bot_name), part->bytes);
+    return db_checksum(part->jseq, db_checksum(0, 0, part->bot_name), part->bytes);
 }
 
 static enum status put_epoch(struct store *s, const struct store_epoch *e, struct error *err)
 {
     sqlite3_stmt *q = s->sql[SQL_INSERT_EPOCH];
-    store_bind_text(q, 1, e->bot_name);
+    db_bind_text(q, 1, e->bot_name);
     sqlite3_bind_int(q, 2, e->day);
-    store_bind_u64(q, 3, epoch_checksum(e));
-    store_bind_blob(q, 4, e->bytes);
+    db_bind_u64(q, 3, epoch_checksum(e));
+    db_bind_blob(q, 4, e->bytes);
     enum status st = store_run(s, SQL_INSERT_EPOCH, "write an epoch to", err);
     if (st || e->keep_day == 0)
         return st;
     q = s->sql[SQL_TRIM_EPOCHS];
-    store_bind_text(q, 1, e->bot_name);
+    db_bind_text(q, 1, e->bot_name);
     sqlite3_bind_int(q, 2, e->keep_day);
     return store_run(s, SQL_TRIM_EPOCHS, "drop old epochs of", err);
 }
@@ -77,16 +77,16 @@ static enum status put_part(struct store *s, int32_t day, const struct store_par
 {
     sqlite3_stmt *q = s->sql[SQL_INSERT_PART];
     sqlite3_bind_int(q, 1, day);
-    store_bind_text(q, 2, part->bot_name);
-    store_bind_u64(q, 3, part->jseq);
-    store_bind_u64(q, 4, part_checksum(part));
-    store_bind_blob(q, 5, part->bytes);
+    db_bind_text(q, 2, part->bot_name);
+    db_bind_u64(q, 3, part->jseq);
+    db_bind_u64(q, 4, part_checksum(part));
+    db_bind_blob(q, 5, part->bytes);
     return store_run(s, SQL_INSERT_PART, "write to", err);
 }
 
 static enum status replace_part(struct store *s, const struct store_part *part, struct error *err)
 {
-    store_bind_text(s->sql[SQL_DELETE_PARTS], 1, part->bot_name);
+    db_bind_text(s->sql[SQL_DELETE_PARTS], 1, part->bot_name);
     enum status st = store_run(s, SQL_DELETE_PARTS, "write to", err);
     return st ? st : put_part(s, 0, part, err);
 }
@@ -132,11 +132,11 @@ enum status store_column_epoch(const char *path, sqlite3_stmt *q, struct store_e
                                struct error *err)
 {
     *ret = (struct store_epoch){
-        .bot_name = store_column_str(q, 0),
+        .bot_name = db_column_str(q, 0),
         .day = sqlite3_column_int(q, 1),
-        .bytes = store_column_str(q, 3),
+        .bytes = db_column_str(q, 3),
     };
-    if (epoch_checksum(ret) == store_column_u64(q, 2))
+    if (epoch_checksum(ret) == db_column_u64(q, 2))
         return STATUS_OK;
     return error_set(err, STATUS_CORRUPT,
                      "\"%s\": the epoch of bot \"" STR_FMT "\", day %d fails its checksum", path,
@@ -146,9 +146,8 @@ enum status store_column_epoch(const char *path, sqlite3_stmt *q, struct store_e
 static enum status column_part(struct store *s, sqlite3_stmt *q, struct store_part *ret,
                                struct error *err)
 {
-    *ret =
-        (struct store_part){store_column_str(q, 0), store_column_u64(q, 1), store_column_str(q, 3)};
-    if (part_checksum(ret) == store_column_u64(q, 2) && ret->jseq <= s->meta.jseq)
+    *ret = (struct store_part){db_column_str(q, 0), db_column_u64(q, 1), db_column_str(q, 3)};
+    if (part_checksum(ret) == db_column_u64(q, 2) && ret->jseq <= s->meta.jseq)
         return STATUS_OK;
     return error_set(err, STATUS_CORRUPT,
                      "\"%s\": what bot \"" STR_FMT "\" has learned fails its checksum", s->path,
@@ -178,7 +177,7 @@ static enum status walk_parts(struct store *s, enum store_statement which, store
 enum status store_bot_parts(struct store *s, struct str bot_name, store_part_fn *fn, void *ctx,
                             struct error *err)
 {
-    store_bind_text(s->sql[SQL_BOT_PARTS], 1, bot_name);
+    db_bind_text(s->sql[SQL_BOT_PARTS], 1, bot_name);
     return walk_parts(s, SQL_BOT_PARTS, fn, ctx, err);
 }
 
@@ -211,7 +210,7 @@ static enum status walk_epochs(struct store *s, enum store_statement which, stor
 enum status store_bot_epochs(struct store *s, struct str bot_name, int32_t last_day,
                              store_epoch_fn *fn, void *ctx, struct error *err)
 {
-    store_bind_text(s->sql[SQL_BOT_EPOCHS], 1, bot_name);
+    db_bind_text(s->sql[SQL_BOT_EPOCHS], 1, bot_name);
     sqlite3_bind_int(s->sql[SQL_BOT_EPOCHS], 2, last_day);
     enum status st = walk_epochs(s, SQL_BOT_EPOCHS, fn, ctx, err);
     return st == STATUS_END ? STATUS_OK : st;

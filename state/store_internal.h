@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include "state/db.h"
 #include "state/store.h"
 
 #include <sqlite3.h>
@@ -83,8 +84,6 @@ struct store {
 /* Opens path and takes it over with epoch; creates it with the content of *create unless NULL. */
 MUST_CHECK enum status store_file_open(const char *path, const struct store_meta *create,
                                        uint64_t epoch, struct store **ret, struct error *err);
-/* "could not <what> "<path>": ..." with what SQLite and the operating system say. */
-enum status store_db_error(sqlite3 *db, const char *path, const char *what, struct error *err);
 /* The row of meta by any connection; CORRUPT when it does not make sense. */
 MUST_CHECK enum status store_meta_read(sqlite3 *db, const char *path, struct store_meta *ret,
                                        struct error *err);
@@ -112,18 +111,8 @@ MUST_CHECK enum status store_put_dead_letter(struct store *s, const struct store
                                              struct error *err);
 /* Deletes the oldest dead letters above LIMIT_DEAD_LETTERS, given how many there now are. */
 MUST_CHECK enum status store_trim_dead_letters(struct store *s, uint64_t *count, struct error *err);
-/* Binding and reading of columns: NULL pointers are bound as empty values, text and blobs read back
- * are borrowed until the statement's next step. */
-void store_bind_u64(sqlite3_stmt *st, int i, uint64_t v);
-void store_bind_text(sqlite3_stmt *st, int i, struct str v);
-void store_bind_blob(sqlite3_stmt *st, int i, struct str v);
-uint64_t store_column_u64(sqlite3_stmt *st, int i);
-struct str store_column_str(sqlite3_stmt *st, int i);
 /* source, lsn, seq, at_us, place, reason, bytes from column i on. */
 struct store_dead_letter store_column_dead_letter(sqlite3_stmt *st, int i);
-
-/* Of durable bytes; a and b are what else is to be protected. */
-uint64_t store_checksum(uint64_t a, uint64_t b, struct str bytes);
 
 /* ---- store_epoch.c ---- */
 MUST_CHECK enum status store_day_load(struct store *s, struct error *err);

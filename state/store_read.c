@@ -41,7 +41,7 @@ static enum status view_open(struct view *v, const char *dir, const char *set, u
         return no_memory(err);
     if (sqlite3_open_v2(v->path, &v->db, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL) !=
         SQLITE_OK)
-        return store_db_error(v->db, v->path, "open", err);
+        return db_error(v->db, v->path, "open", err);
     sqlite3_busy_timeout(v->db, 1000);
     enum status st = store_version_read(v->db, v->path, &v->version, err);
     if (!st && v->version == 0)
@@ -99,7 +99,7 @@ static enum status next_letter(struct view *v, struct error *err)
     v->has_letter = rc == SQLITE_ROW;
     if (rc == SQLITE_ROW || rc == SQLITE_DONE)
         return STATUS_OK;
-    return store_db_error(v->db, v->path, "read", err);
+    return db_error(v->db, v->path, "read", err);
 }
 
 /* The view whose next letter is the newest; NULL when there are none left. */
@@ -130,7 +130,7 @@ enum status store_dead_letters_read(const char *dir,
         struct view *v = &all.view[i];
         st = sqlite3_prepare_v2(v->db, sql, -1, &v->letters, NULL) == SQLITE_OK
                  ? next_letter(v, err)
-                 : store_db_error(v->db, v->path, "read", err);
+                 : db_error(v->db, v->path, "read", err);
     }
     for (struct view *v = newest(&all); !st && v; v = newest(&all)) {
         struct store_dead_letter d = store_column_dead_letter(v->letters, 0);
@@ -155,7 +155,7 @@ static enum status read_opened(struct view *v, int32_t *ret, struct error *err)
         rc = sqlite3_step(q);
     if (rc == SQLITE_ROW)
         *ret = sqlite3_column_int(q, 0);
-    enum status st = rc == SQLITE_ROW ? STATUS_OK : store_db_error(v->db, v->path, "read", err);
+    enum status st = rc == SQLITE_ROW ? STATUS_OK : db_error(v->db, v->path, "read", err);
     sqlite3_finalize(q);
     return st;
 }
@@ -167,7 +167,7 @@ static enum status read_epochs(struct view *v, int32_t opened, store_epoch_fn *f
                               " ORDER BY bot_name, day";
     sqlite3_stmt *q = NULL;
     if (sqlite3_prepare_v2(v->db, sql, -1, &q, NULL) != SQLITE_OK)
-        return store_db_error(v->db, v->path, "read", err);
+        return db_error(v->db, v->path, "read", err);
     sqlite3_bind_int(q, 1, opened);
     enum status st = STATUS_OK;
     int rc = SQLITE_DONE;
@@ -178,7 +178,7 @@ static enum status read_epochs(struct view *v, int32_t opened, store_epoch_fn *f
             st = fn(ctx, &epoch, err);
     }
     if (!st && rc != SQLITE_DONE)
-        st = store_db_error(v->db, v->path, "read", err);
+        st = db_error(v->db, v->path, "read", err);
     sqlite3_finalize(q);
     return st;
 }

@@ -418,11 +418,11 @@ static enum status mark_loaded(const char *path, uint64_t epoch, struct error *e
         rc = sqlite3_prepare_v2(db, "UPDATE meta SET loading = 0 WHERE id = 1 AND epoch = ?1", -1,
                                 &q, NULL);
     if (rc == SQLITE_OK) {
-        store_bind_u64(q, 1, epoch);
+        db_bind_u64(q, 1, epoch);
         rc = sqlite3_step(q);
     }
     if (rc != SQLITE_DONE)
-        st = store_db_error(db, path, "write to", err);
+        st = db_error(db, path, "write to", err);
     else if (sqlite3_changes(db) != 1)
         st = error_set(err, STATUS_FENCED, "\"%s\" was taken over by another process", path);
     sqlite3_finalize(q);

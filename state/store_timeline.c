@@ -28,13 +28,13 @@ static enum status update(sqlite3 *db, const char *path, uint64_t epoch, uint32_
                                 " WHERE id = 1 AND epoch = ?1",
                                 -1, &q, NULL);
     if (rc == SQLITE_OK) {
-        store_bind_u64(q, 1, epoch);
+        db_bind_u64(q, 1, epoch);
         sqlite3_bind_int64(q, 2, timeline);
         rc = sqlite3_step(q);
     }
     enum status st = STATUS_OK;
     if (rc != SQLITE_DONE)
-        st = store_db_error(db, path, "write to", err);
+        st = db_error(db, path, "write to", err);
     else if (sqlite3_changes(db) != 1)
         st = error_set(err, STATUS_FENCED, "\"%s\" belongs to another process now", path);
     sqlite3_finalize(q);
@@ -49,10 +49,10 @@ static enum status write_file(const char *dir, const char *set, uint32_t worker,
         return error_set(err, STATUS_NOMEM, "could not allocate a path");
     CLEANUP(close_db) sqlite3 *db = NULL;
     if (sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK)
-        return store_db_error(db, path, "open", err);
+        return db_error(db, path, "open", err);
     sqlite3_busy_timeout(db, BUSY_TIMEOUT_MS);
     if (sqlite3_exec(db, "PRAGMA synchronous = FULL", NULL, NULL, NULL) != SQLITE_OK)
-        return store_db_error(db, path, "open", err);
+        return db_error(db, path, "open", err);
     return update(db, path, epoch, timeline, err);
 }
 
