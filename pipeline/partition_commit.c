@@ -150,10 +150,11 @@ static enum status start_fold(struct partition *p, struct error *err)
 }
 
 /* A slice of the folding pass; *ret_below is set when the pass is complete. */
-static enum status fold_slice(struct partition *p, struct page_list *l, size_t slice,
-                              int64_t now_us, uint64_t *ret_below, struct error *err)
+static enum status fold_slice(struct partition *p, struct page_list *l, int64_t now_us,
+                              uint64_t *ret_below, struct error *err)
 {
-    for (; p->fold_at < p->n_fold && slice > 0; p->fold_at++) {
+    size_t slice = FOLD_SLICE;
+    for (; p->fold_at < p->n_fold && slice > 0 && l->bytes.len < FOLD_BYTES; p->fold_at++) {
         struct held_key *h = keymap_find(&p->keys, p->fold_ids[p->fold_at]);
         /* A key that is no longer held was paged out, and so is folded. */
         if (!h || h->page_jseq >= h->jseq)
@@ -498,7 +499,7 @@ static enum status commit_with(struct partition *p, struct page_list *l, uint64_
     return st;
 }
 
-static enum status commit(struct partition *p, size_t slice, int64_t now_us, struct error *err)
+static enum status commit(struct partition *p, int64_t now_us, struct error *err)
 {
     if (!p->fold_ids && store_journal_bytes(p->cfg.store) > LIMIT_JOURNAL_BYTES / 2) {
         enum status st = start_fold(p, err);
@@ -508,7 +509,7 @@ static enum status commit(struct partition *p, size_t slice, int64_t now_us, str
     CLEANUP(page_list_deinit) struct page_list l;
     page_list_init(&l);
     uint64_t fold_below = 0;
-    enum status st = fold_slice(p, &l, slice, now_us, &fold_below, err);
+    enum status st = fold_slice(p, &l, now_us, &fold_below, err);
     if (!st)
         st = evict_slice(p, &l, now_us, err);
     if (!st)
@@ -530,7 +531,7 @@ enum status partition_commit_day(struct partition *p, int32_t close_day, int32_t
 
 enum status partition_commit(struct partition *p, int64_t now_us, struct error *err)
 {
-    enum status st = commit(p, FOLD_SLICE, now_us, err);
+    enum status st = commit(p, now_us, err);
     if (!st)
         st = partition_submit(p, err);
     if (!st)
@@ -541,7 +542,10 @@ enum status partition_commit(struct partition *p, int64_t now_us, struct error *
 enum status partition_fold_all(struct partition *p, int64_t now_us, struct error *err)
 {
     enum status st = start_fold(p, err);
-    return st ? st : commit(p, SIZE_MAX, now_us, err);
+    do
+        st = st ? st : commit(p, now_us, err);
+    while (!st && p->fold_ids);
+    return st;
 }
 
 struct key_visit {

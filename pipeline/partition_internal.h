@@ -10,8 +10,9 @@
 #include "pipeline/partition.h"
 
 #define PAGE_FORMAT     1
-#define PAGE_DUE_OUTBOX 0    /* due time of a page whose row is on its way: look at once */
-#define FOLD_SLICE      256  /* pages written per commit while the journal is being folded */
+#define PAGE_DUE_OUTBOX 0   /* due time of a page whose row is on its way: look at once */
+#define FOLD_SLICE      256 /* pages written per commit while the journal is being folded */
+#define FOLD_BYTES      ((size_t)4 << 20) /* ... or as many as fill this */
 #define EVICT_SLICE     4096 /* pages written per commit while over the memory budget */
 #define SUBMIT_SLICE    64   /* rows computed and handed over at a time */
 #define REBUILT_WEIGHT  16   /* a rebuilt key counts like so many events towards a commit */
