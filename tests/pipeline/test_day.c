@@ -169,7 +169,7 @@ static void live(const char *dir)
         snprintf(url[i], sizeof(url[i]), "inproc://day-%d-%u", (int)getpid(), i);
         MUST(link_listen(url[i], &links[i], &err));
     }
-    struct router_config rc = {n_workers, links, &clock_real, SOURCE_POSTGRES};
+    struct router_config rc = {n_workers, links, &clock_real};
     MUST(router_new(&rc, &t.router, &err));
     for (uint32_t i = 0; i < n_workers; i++) {
         struct worker_config wc = {
