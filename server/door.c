@@ -1,0 +1,237 @@
+#include "server/door.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/log.h"
+#include "server/http.h"
+
+#define ROUTES_MAX (CONFIG_WEBHOOKS_MAX + 16)
+/* For requests under way when the process ends; systemd and the drain of the workers wait as well.
+ */
+#define GRACE_US (3 * US_PER_SECOND)
+
+struct door {
+    struct door_config cfg;
+    struct inbox *inbox;
+    pthread_mutex_t lock; /* guards feed: wakers come from threads that outlive it */
+    struct inbox_feed *feed;
+    struct http_server *public_server, *private_server;
+    struct http_route public_routes[ROUTES_MAX], private_routes[ROUTES_MAX];
+    size_t n_public, n_private;
+};
+
+/* ---- the inbox ---- */
+
+static bool takes_events(const struct config *c)
+{
+    return *c->http.listen || *c->influx.catch_up.url || c->n_qdrant > 0;
+}
+
+/* Rows of an earlier run, whose events are owed to the state, whatever is configured now. */
+static bool inbox_is_there(const struct config *c)
+{
+    char path[CONFIG_PATH_BYTES + 16];
+    snprintf(path, sizeof(path), "%s/inbox.db", c->state_dir);
+    return access(path, F_OK) == 0;
+}
+
+static void stored(void *ctx, uint64_t id)
+{
+    (void)id;
+    door_wake(ctx);
+}
+
+static enum status open_inbox(struct door *d, struct error *err)
+{
+    const struct config *c = d->cfg.cfg;
+    struct inbox_config ic = {
+        .dir = c->state_dir,
+        .clock = d->cfg.clock,
+        .commit_delay_us = c->inbox.commit_delay_us,
+        .keep_ids_us = c->inbox.keep_ids_us,
+        .bytes_max = (uint64_t)c->inbox.max_size,
+        .stored = stored,
+        .stored_ctx = d,
+    };
+    enum status st = inbox_open(&ic, &d->inbox, err);
+    if (!st)
+        st = inbox_feed_fit(d->inbox, d->cfg.seen, err);
+    struct inbox_feed_config fc = {
+        .inbox = d->inbox, .router = d->cfg.router, .begin = d->cfg.begin, .clock = d->cfg.clock};
+    struct inbox_feed *feed = NULL;
+    if (!st)
+        st = inbox_feed_start(&fc, &feed, err);
+    pthread_mutex_lock(&d->lock);
+    d->feed = feed;
+    pthread_mutex_unlock(&d->lock);
+    return st;
+}
+
+enum status door_open(const struct door_config *cfg, struct door **ret, struct error *err)
+{
+    CLEANUP(door_freep) struct door *d = calloc(1, sizeof(*d));
+    if (!d)
+        return error_set(err, STATUS_NOMEM, "could not allocate the door");
+    d->cfg = *cfg;
+    pthread_mutex_init(&d->lock, NULL);
+    if (takes_events(cfg->cfg) || inbox_is_there(cfg->cfg)) {
+        enum status st = open_inbox(d, err);
+        if (st)
+            return st;
+    }
+    *ret = TAKE(d);
+    return STATUS_OK;
+}
+
+/* ---- listeners ---- */
+
+static void add_route(struct http_route *routes, size_t *n, struct http_route route)
+{
+    assert(*n < ROUTES_MAX);
+    routes[(*n)++] = route;
+}
+
+/* /ping: 1.x clients ask with GET or HEAD whether the server is there. */
+static void handle_ping(void *ctx, struct http_request *q)
+{
+    (void)ctx;
+    http_answer_status(q, 204);
+}
+
+static void add_public_routes(struct door *d)
+{
+    add_route(d->public_routes, &d->n_public,
+              (struct http_route){.path = "/ping", .methods = HTTP_GET, .handle = handle_ping});
+}
+
+static const char *or_null(const char *text)
+{
+    return *text ? text : NULL;
+}
+
+static enum status listen_public(struct door *d, struct error *err)
+{
+    const struct config_http *h = &d->cfg.cfg->http;
+    if (!*h->listen)
+        return STATUS_OK;
+    add_public_routes(d);
+    struct http_config hc = {
+        .name = "public",
+        .listen = h->listen,
+        .routes = d->public_routes,
+        .n_routes = d->n_public,
+        .clock = d->cfg.clock,
+        .threads = (unsigned)h->threads,
+        .connections = (unsigned)h->connections,
+        .connections_per_address = (unsigned)h->connections_per_address,
+        .headers_max = (size_t)h->max_headers,
+        .header_us = h->header_timeout_us,
+        .body_us = h->body_timeout_us,
+        .idle_us = h->idle_timeout_us,
+        .answer_us = h->answer_timeout_us,
+        .rate_per_address = (unsigned)h->rate_per_address,
+        .tls_cert = or_null(h->tls_cert),
+        .tls_key = or_null(h->tls_key),
+        .behind_proxy = h->behind_proxy,
+        .trusted_proxies = or_null(h->trusted_proxies),
+        .allow_plain = h->insecure_plain,
+    };
+    enum status st = http_start(&hc, &d->public_server, err);
+    if (!st)
+        log_write(LOG_INFO, "http", "listening name=public address=\"%s\" port=%u tls=%s",
+                  h->listen, http_port(d->public_server), hc.tls_cert ? "yes" : "no");
+    return st;
+}
+
+static enum status listen_private(struct door *d, struct error *err)
+{
+    const struct config_http *h = &d->cfg.cfg->http;
+    if (!*h->private_listen)
+        return STATUS_OK;
+    struct http_config hc = {
+        .name = "private",
+        .listen = h->private_listen,
+        .routes = d->private_routes,
+        .n_routes = d->n_private,
+        .clock = d->cfg.clock,
+        .threads = 1,
+        .connections = 64,
+    };
+    enum status st = http_start(&hc, &d->private_server, err);
+    if (!st)
+        log_write(LOG_INFO, "http", "listening name=private address=\"%s\" port=%u",
+                  h->private_listen, http_port(d->private_server));
+    return st;
+}
+
+enum status door_start(struct door *d, struct error *err)
+{
+    enum status st = listen_private(d, err);
+    if (!st)
+        st = listen_public(d, err);
+    return st;
+}
+
+void door_stop(struct door *d)
+{
+    if (!d)
+        return;
+    http_stop(TAKE(d->public_server), GRACE_US);
+    /* Last, so that /readyz can say what goes on until then. */
+    http_stop(TAKE(d->private_server), 0);
+}
+
+void door_free(struct door *d)
+{
+    if (!d)
+        return;
+    door_stop(d);
+    pthread_mutex_lock(&d->lock);
+    struct inbox_feed *feed = TAKE(d->feed);
+    pthread_mutex_unlock(&d->lock);
+    inbox_feed_stop(feed);
+    inbox_close(d->inbox); /* the feed reads it to its end */
+    pthread_mutex_destroy(&d->lock);
+    free(d);
+}
+
+/* ---- meanwhile ---- */
+
+void door_wake(struct door *d)
+{
+    if (!d)
+        return;
+    pthread_mutex_lock(&d->lock);
+    inbox_feed_wake(d->feed);
+    pthread_mutex_unlock(&d->lock);
+}
+
+enum status door_health(struct door *d, struct error *err)
+{
+    if (!d || !d->inbox)
+        return STATUS_OK;
+    enum status st = inbox_health(d->inbox, err);
+    return st ? st : inbox_feed_health(d->feed, err);
+}
+
+void door_reload(struct door *d, const struct config *cfg)
+{
+    struct error err;
+    (void)cfg;
+    if (d && d->public_server && http_reload_tls(d->public_server, &err))
+        log_write(LOG_ERROR, "http", "could not read the certificate again error=\"%s\"", err.text);
+}
+
+struct inbox *door_inbox(struct door *d)
+{
+    return d->inbox;
+}
+
+struct inbox_feed *door_feed(struct door *d)
+{
+    return d->feed;
+}
