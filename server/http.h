@@ -23,14 +23,18 @@
 struct http_server;
 struct http_request;
 
-enum http_method { HTTP_GET = 1, HTTP_POST = 2 }; /* bits; HEAD, OPTIONS, TRACE and others: 405 */
+/* Bits; OPTIONS, TRACE and others: 405. To a HEAD the same is answered as to a GET, without the
+ * body. */
+enum http_method { HTTP_GET = 1, HTTP_POST = 2, HTTP_HEAD = 4 };
 
 struct http_answer {
     unsigned status;
     const char *type;       /* Content-Type; NULL: no body */
     struct str body;        /* copied */
     unsigned retry_after_s; /* 0 = no Retry-After */
-    bool close;             /* the connection cannot be used again */
+    const char *header;     /* one more, NULL: none; constants */
+    const char *header_value;
+    bool close; /* the connection cannot be used again */
 };
 
 /* What is known of a body before it is read: the route's limits for this request. */

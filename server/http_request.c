@@ -157,8 +157,8 @@ static void add_header(struct MHD_Response *r, const char *name, const char *val
 static void allowed_methods(unsigned methods, char out[16])
 {
     snprintf(out, 16, "%s%s%s", methods & HTTP_GET ? "GET" : "",
-             (methods & HTTP_GET) && (methods & HTTP_POST) ? ", " : "",
-             methods & HTTP_POST ? "POST" : "");
+             methods & HTTP_HEAD ? ", HEAD" : "",
+             methods & HTTP_POST ? methods & HTTP_GET ? ", POST" : "POST" : "");
 }
 
 /* Hands the answer to libmicrohttpd, which sends it when this thread has returned. */
@@ -183,6 +183,8 @@ static enum MHD_Result send_answer(struct http_request *q, const struct http_ans
         allowed_methods(q->route->methods, text);
         add_header(r, MHD_HTTP_HEADER_ALLOW, text, &ok);
     }
+    if (a->header)
+        add_header(r, a->header, a->header_value, &ok);
     if (a->close)
         add_header(r, MHD_HTTP_HEADER_CONNECTION, "close", &ok);
     ok = ok && MHD_queue_response(q->mhd, a->status, r) == MHD_YES;
@@ -338,6 +340,8 @@ static bool known_method(const char *text, enum http_method *ret)
         *ret = HTTP_GET;
     else if (strcmp(text, "POST") == 0)
         *ret = HTTP_POST;
+    else if (strcmp(text, "HEAD") == 0)
+        *ret = HTTP_HEAD;
     else
         return false;
     return true;
