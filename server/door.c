@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "core/log.h"
+#include "server/door_write.h"
 #include "server/http.h"
 
 #define ROUTES_MAX (CONFIG_WEBHOOKS_MAX + 16)
@@ -22,6 +23,7 @@ struct door {
     struct http_server *public_server, *private_server;
     struct http_route public_routes[ROUTES_MAX], private_routes[ROUTES_MAX];
     size_t n_public, n_private;
+    struct door_write *write; /* NULL: influx is not configured */
 };
 
 /* ---- the inbox ---- */
@@ -95,17 +97,28 @@ static void add_route(struct http_route *routes, size_t *n, struct http_route ro
     routes[(*n)++] = route;
 }
 
-/* /ping: 1.x clients ask with GET or HEAD whether the server is there. */
-static void handle_ping(void *ctx, struct http_request *q)
+static enum status open_write(struct door *d, struct error *err)
 {
-    (void)ctx;
-    http_answer_status(q, 204);
+    const struct config *c = d->cfg.cfg;
+    struct http_route routes[DOOR_WRITE_ROUTES];
+    struct door_write_config wc = {.influx = &c->influx,
+                                   .body_max = c->http.max_write_body,
+                                   .inbox = d->inbox,
+                                   .clock = d->cfg.clock};
+    if (!config_influx_is_open(&c->influx))
+        return STATUS_OK;
+    enum status st = door_write_new(&wc, &d->write, err);
+    if (st)
+        return st;
+    door_write_routes(d->write, routes);
+    for (size_t i = 0; i < DOOR_WRITE_ROUTES; i++)
+        add_route(d->public_routes, &d->n_public, routes[i]);
+    return STATUS_OK;
 }
 
-static void add_public_routes(struct door *d)
+static enum status add_public_routes(struct door *d, struct error *err)
 {
-    add_route(d->public_routes, &d->n_public,
-              (struct http_route){.path = "/ping", .methods = HTTP_GET, .handle = handle_ping});
+    return open_write(d, err);
 }
 
 static const char *or_null(const char *text)
@@ -118,7 +131,9 @@ static enum status listen_public(struct door *d, struct error *err)
     const struct config_http *h = &d->cfg.cfg->http;
     if (!*h->listen)
         return STATUS_OK;
-    add_public_routes(d);
+    enum status st = add_public_routes(d, err);
+    if (st)
+        return st;
     struct http_config hc = {
         .name = "public",
         .listen = h->listen,
@@ -140,7 +155,7 @@ static enum status listen_public(struct door *d, struct error *err)
         .trusted_proxies = or_null(h->trusted_proxies),
         .allow_plain = h->insecure_plain,
     };
-    enum status st = http_start(&hc, &d->public_server, err);
+    st = http_start(&hc, &d->public_server, err);
     if (!st)
         log_write(LOG_INFO, "http", "listening name=public address=\"%s\" port=%u tls=%s",
                   h->listen, http_port(d->public_server), hc.tls_cert ? "yes" : "no");
@@ -195,6 +210,7 @@ void door_free(struct door *d)
     pthread_mutex_unlock(&d->lock);
     inbox_feed_stop(feed);
     inbox_close(d->inbox); /* the feed reads it to its end */
+    door_write_free(d->write);
     pthread_mutex_destroy(&d->lock);
     free(d);
 }
@@ -221,9 +237,11 @@ enum status door_health(struct door *d, struct error *err)
 void door_reload(struct door *d, const struct config *cfg)
 {
     struct error err;
-    (void)cfg;
     if (d && d->public_server && http_reload_tls(d->public_server, &err))
         log_write(LOG_ERROR, "http", "could not read the certificate again error=\"%s\"", err.text);
+    if (d && d->write && door_write_reload(d->write, &cfg->influx, &err))
+        log_write(LOG_ERROR, "http", "could not change the secrets of influx error=\"%s\"",
+                  err.text);
 }
 
 struct inbox *door_inbox(struct door *d)
