@@ -28,13 +28,13 @@ static const struct kind {
     const char *name;
     struct {
         const char *id, *timestamp, *signature;
-    } families[FAMILIES];       /* the first one that is complete counts; they are never mixed */
-    const char *pieces[PIECES]; /* what is signed ahead of the body */
-    char separator; /* between the entries of the signature header; 0: it is one entry */
+    } families[FAMILIES];        /* the first one that is complete counts; they are never mixed */
+    const char *pieces[PIECES];  /* what is signed ahead of the body */
     const char *timestamp_entry; /* the timestamp is an entry with this prefix */
     struct form forms[FORMS];    /* entries with another prefix are ignored */
     const char *delivery;        /* header of the delivery id, when it is not `id` */
     int64_t past_s;
+    char separator; /* between the entries of the signature header; 0: it is one entry */
     bool needs_body;
 } kinds[SIGNATURE_KINDS] = {
     [SIGNATURE_STANDARD_WEBHOOKS] =
@@ -351,10 +351,9 @@ static enum signature_reason read_claim(const struct kind *kind, const struct he
 static bool decode(const struct form *form, struct str text, uint8_t *out, size_t len)
 {
     size_t got = 0;
-    int rc = form->base64 ? sodium_base642bin(out, len, text.ptr, text.len, NULL, &got, NULL,
-                                              sodium_base64_VARIANT_ORIGINAL)
-                          : sodium_hex2bin(out, len, text.ptr, text.len, NULL, &got, NULL);
-    return rc == 0 && got == len;
+    bool good = form->base64 ? signature_base64(text, false, out, len, &got)
+                             : sodium_hex2bin(out, len, text.ptr, text.len, NULL, &got, NULL) == 0;
+    return good && got == len;
 }
 
 static bool matches_hmac(const struct kind *kind, const struct key *k, const struct claim *c,
@@ -445,10 +444,7 @@ static struct str token_of(const struct signature *v, struct str value, char *bu
     if (scheme != 5 || strncasecmp(value.ptr, "basic", scheme) != 0)
         return STR_NULL;
     size_t len = 0;
-    bool padded = token.len > 0 && token.ptr[token.len - 1] == '=';
-    if (sodium_base642bin((uint8_t *)buf, size, token.ptr, token.len, NULL, &len, NULL,
-                          padded ? sodium_base64_VARIANT_ORIGINAL
-                                 : sodium_base64_VARIANT_ORIGINAL_NO_PADDING) != 0)
+    if (!signature_base64(token, true, (uint8_t *)buf, size, &len))
         return STR_NULL;
     const char *colon = memchr(buf, ':', len);
     return colon ? after((struct str){buf, len}, (size_t)(colon - buf) + 1) : STR_NULL;

@@ -37,3 +37,6 @@ void signature_token_hash(const struct signature *v, struct str token,
 /* Fills one key from one secret; name is how errors call it. */
 MUST_CHECK enum status signature_key_init(const struct signature *v, struct str value,
                                           const char *name, struct key *k, struct error *err);
+/* Base64 in the standard alphabet, nothing else in between, in its one canonical form: with
+ * padding, or without where `bare` allows it. */
+bool signature_base64(struct str s, bool bare, uint8_t *out, size_t max, size_t *ret);

@@ -36,13 +36,17 @@ static bool is_blank(struct str s)
     return true;
 }
 
-/* Standard alphabet, with its padding or without: people paste both. */
-static bool base64_decode(struct str s, uint8_t *out, size_t max, size_t *ret)
+bool signature_base64(struct str s, bool bare, uint8_t *out, size_t max, size_t *ret)
 {
+    /* libsodium takes some bytes beyond ASCII for the character without their upper bit. */
+    for (size_t i = 0; i < s.len; i++) {
+        if ((unsigned char)s.ptr[i] >= 0x80)
+            return false;
+    }
     bool padded = s.len > 0 && s.ptr[s.len - 1] == '=';
     return sodium_base642bin(out, max, s.ptr, s.len, NULL, ret, NULL,
-                             padded ? sodium_base64_VARIANT_ORIGINAL
-                                    : sodium_base64_VARIANT_ORIGINAL_NO_PADDING) == 0;
+                             padded || !bare ? sodium_base64_VARIANT_ORIGINAL
+                                             : sodium_base64_VARIANT_ORIGINAL_NO_PADDING) == 0;
 }
 
 /* A public key is known to everybody: used as the key of an HMAC it would let everybody in. */
@@ -95,9 +99,9 @@ static enum status standard_key(struct key *k, struct str value, const char *nam
     uint8_t bytes[HMAC_KEY_MAX];
     size_t len = 0;
     enum status st = STATUS_OK;
-    if (s.len > 4 * ((HMAC_KEY_MAX + 2) / 3))
+    if (s.len > 4 * (size_t)((HMAC_KEY_MAX + 2) / 3))
         st = error_set(err, STATUS_INVALID, "%s is longer than %d bytes", name, HMAC_KEY_MAX);
-    else if (!base64_decode(s, bytes, sizeof(bytes), &len))
+    else if (!signature_base64(s, true, bytes, sizeof(bytes), &len))
         st = error_set(
             err, STATUS_INVALID,
             "%s is not base64 of at most %d bytes; the whsec_ of Stripe is another thing: "
