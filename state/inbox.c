@@ -23,7 +23,7 @@
 #define QUEUE_ITEMS 65536
 #define QUEUE_BYTES (64u << 20)
 #define GROUP_BYTES (16u << 20)  /* of one transaction, unless one delivery alone is larger */
-#define TICK_US     (500 * 1000) /* how often an idle writer looks for what others have appended */
+#define TICK_US     (INT64_C(500) * 1000) /* how often an idle writer looks for what others have appended */
 /* All ids have been looked at once in this part of the time for which they are kept. */
 #define WALKS_PER_KEEP 8
 

@@ -91,7 +91,7 @@ static enum status read_meta(struct inbox_file *f, struct inbox_meta *ret, struc
         st = db_error(f->db, f->path, "read", err);
     else if (key.len != INBOX_KEY_SIZE || db_column_u64(q, 1) > db_column_u64(q, 0))
         st = error_set(err, STATUS_CORRUPT, "\"%s\" has no usable row in its table meta", f->path);
-    if (!st) {
+    if (!st && key.ptr) {
         *ret = (struct inbox_meta){db_column_u64(q, 0), db_column_u64(q, 1), db_column_u64(q, 2),
                                    db_column_u64(q, 3)};
         memcpy(f->key, key.ptr, INBOX_KEY_SIZE);
