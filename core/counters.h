@@ -1,6 +1,7 @@
 /*
- * core/counters.h - what the process has counted since it started, by name, for `status`, the log
- * and (later) /metrics. Relaxed atomics: any thread may add, readers see a recent value.
+ * core/counters.h - what the process has counted since it started, by name, for the log and
+ * /metrics; with labels: core/metrics.h. Relaxed atomics: any thread may add, readers see a recent
+ * value.
  */
 #pragma once
 
@@ -15,7 +16,7 @@
     X(events_applied, "events applied to state")                               \
     X(metrics_ignored, "metric events of a measurement that is not known")     \
     X(events_late, "events older than the horizon: counted, not applied")      \
-    X(dead_letters, "inputs that could not be used, kept with their reason")   \
+    X(dead_letters_dropped, "dead letters that made room for newer ones")      \
     X(commits, "group commits of the store")                                   \
     X(pages_folded, "key pages written")                                       \
     X(keys_evicted, "keys paged out of memory")                                \

@@ -138,6 +138,8 @@ void *event_arena_alloc(struct event_arena *arena, size_t size); /* NULL when ou
  */
 MUST_CHECK enum status event_from_json(struct str line, struct event_arena *arena,
                                        struct event *ret, struct error *err);
+/* The name of a type in that form, for what counts and logs; "message" for an edit too. */
+const char *event_type_name(enum event_type type);
 /* The reverse, one line without the newline, keys sorted; round-trips every field. INVALID when the
  * event fails event_check(). Appends to out, or leaves it as it was. */
 MUST_CHECK enum status event_to_json(const struct event *e, struct buf *out, struct error *err);

@@ -380,6 +380,14 @@ static const struct {
     {"dead_letter", EVENT_DEAD_LETTER, 0},
 };
 
+const char *event_type_name(enum event_type type)
+{
+    for (size_t i = 0; i < sizeof(type_names) / sizeof(type_names[0]); i++)
+        if (type_names[i].type == type)
+            return type_names[i].name;
+    return "none";
+}
+
 static void read_body(struct in *in, struct event *e, enum message_op op)
 {
     switch (e->type) {

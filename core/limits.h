@@ -27,14 +27,15 @@
 #define LIMIT_COMMIT_US       200000      /* ... or time since the first one */
 
 /* State */
-#define LIMIT_MESSAGES          2048        /* message records per key */
-#define LIMIT_MEMORIES          2048        /* memory records per key */
-#define LIMIT_ACCESSES          4096        /* access records per key */
-#define LIMIT_TOMBSTONES        512         /* deleted ids remembered per key */
-#define LIMIT_KEY_BYTES         (4u << 20)  /* one encoded key page; a bot's own is the largest */
-#define LIMIT_JOURNAL_BYTES     (64u << 20) /* unfolded journal per worker */
-#define LIMIT_DEAD_LETTERS      10000       /* rows kept per worker; the oldest go first */
-#define LIMIT_DEAD_LETTER_BYTES (16u << 10) /* of the offending input kept per row */
+#define LIMIT_MESSAGES           2048        /* message records per key */
+#define LIMIT_MEMORIES           2048        /* memory records per key */
+#define LIMIT_ACCESSES           4096        /* access records per key */
+#define LIMIT_TOMBSTONES         512         /* deleted ids remembered per key */
+#define LIMIT_KEY_BYTES          (4u << 20)  /* one encoded key page; a bot's own is the largest */
+#define LIMIT_JOURNAL_BYTES      (64u << 20) /* unfolded journal per worker */
+#define LIMIT_DEAD_LETTERS       10000       /* rows kept per worker; the oldest go first */
+#define LIMIT_DEAD_LETTERS_BYTES (64u << 20) /* of all their texts per worker, likewise */
+#define LIMIT_DEAD_LETTER_BYTES  (16u << 10) /* of the offending input kept per row */
 
 /* Rows */
 #define LIMIT_JSON_BYTES      8192         /* one JSONB column (ENGINES.md 1.8) */

@@ -15,7 +15,7 @@ const int64_t metric_bounds_us[METRIC_BUCKETS] = {500,     1000,    2500,     50
                                                   25000,   50000,   100000,   250000,  500000,
                                                   1000000, 2500000, 10000000, 60000000};
 
-static const struct metric_family families[METRIC_COUNT] = {
+static const struct metric_family families[METRIC_IDS] = {
 #define X(id, name, kind, a, b, help) [id] = {name, help, {a, b}, kind},
     METRICS(X)
 #undef X
@@ -34,12 +34,12 @@ struct set {
 static struct family_sets {
     _Atomic uint32_t n;                     /* published */
     struct set sets[LIMIT_METRIC_SETS + 1]; /* the last one is "other" */
-} all[METRIC_COUNT];
+} all[METRIC_IDS];
 static pthread_mutex_t growing = PTHREAD_MUTEX_INITIALIZER;
 
-const struct metric_family *metric_family(enum metric m)
+const struct metric_family *metric_family(enum metric_id m)
 {
-    assert(m < METRIC_COUNT);
+    assert(m < METRIC_IDS);
     return &families[m];
 }
 
@@ -74,7 +74,7 @@ static struct set *find(struct family_sets *f, uint64_t hash)
     return NULL;
 }
 
-static struct set *append(enum metric m, struct str a, struct str b)
+static struct set *append(enum metric_id m, struct str a, struct str b)
 {
     struct family_sets *f = &all[m];
     uint32_t n = atomic_load_explicit(&f->n, memory_order_relaxed);
@@ -88,7 +88,7 @@ static struct set *append(enum metric m, struct str a, struct str b)
     return s;
 }
 
-static struct set *insert(enum metric m, struct str a, struct str b)
+static struct set *insert(enum metric_id m, struct str a, struct str b)
 {
     struct family_sets *f = &all[m];
     pthread_mutex_lock(&growing);
@@ -104,9 +104,9 @@ static struct set *insert(enum metric m, struct str a, struct str b)
     return s;
 }
 
-static struct set *set_of(enum metric m, enum metric_kind kind, const char *a, const char *b)
+static struct set *set_of(enum metric_id m, enum metric_kind kind, const char *a, const char *b)
 {
-    assert(m < METRIC_COUNT && families[m].kind == kind);
+    assert(m < METRIC_IDS && families[m].kind == kind);
     assert(!a == !families[m].labels[0]);
     assert(!b == !families[m].labels[1]);
     struct str first = label_of(a);
@@ -115,19 +115,25 @@ static struct set *set_of(enum metric m, enum metric_kind kind, const char *a, c
     return s ? s : insert(m, first, second);
 }
 
-void metric_add(enum metric m, const char *a, const char *b, uint64_t n)
+void metric_add(enum metric_id m, const char *a, const char *b, uint64_t n)
 {
     struct set *s = set_of(m, METRIC_COUNTER, a, b);
     atomic_fetch_add_explicit(&s->count, n, memory_order_relaxed);
 }
 
-void metric_set(enum metric m, const char *a, const char *b, double value)
+void metric_follow(enum metric_id m, const char *a, const char *b, uint64_t total)
+{
+    struct set *s = set_of(m, METRIC_COUNTER, a, b);
+    atomic_store_explicit(&s->count, total, memory_order_relaxed);
+}
+
+void metric_set(enum metric_id m, const char *a, const char *b, double value)
 {
     struct set *s = set_of(m, METRIC_GAUGE, a, b);
     atomic_store_explicit(&s->count, bits_of(value), memory_order_relaxed);
 }
 
-void metric_observe(enum metric m, const char *a, const char *b, int64_t us)
+void metric_observe(enum metric_id m, const char *a, const char *b, int64_t us)
 {
     struct set *s = set_of(m, METRIC_HISTOGRAM, a, b);
     uint64_t duration = us < 0 ? 0 : (uint64_t)us; /* a wall clock was set back */
@@ -138,7 +144,7 @@ void metric_observe(enum metric m, const char *a, const char *b, int64_t us)
     atomic_fetch_add_explicit(&s->buckets[i], 1, memory_order_relaxed);
 }
 
-static struct metric_sample sample_of(enum metric m, const struct set *s)
+static struct metric_sample sample_of(enum metric_id m, const struct set *s)
 {
     struct metric_sample out = {.labels = {s->labels[0], s->labels[1]}};
     uint64_t bits = atomic_load_explicit(&s->count, memory_order_relaxed);
@@ -157,10 +163,10 @@ static struct metric_sample sample_of(enum metric m, const struct set *s)
     return out;
 }
 
-void metric_each(enum metric m, void (*fn)(void *ctx, const struct metric_sample *sample),
+void metric_each(enum metric_id m, void (*fn)(void *ctx, const struct metric_sample *sample),
                  void *ctx)
 {
-    assert(m < METRIC_COUNT);
+    assert(m < METRIC_IDS);
     uint32_t n = atomic_load_explicit(&all[m].n, memory_order_acquire);
     for (uint32_t i = 0; i < n; i++) {
         struct metric_sample sample = sample_of(m, &all[m].sets[i]);
@@ -174,7 +180,7 @@ static void add_up(void *ctx, const struct metric_sample *sample)
     *(uint64_t *)ctx += sample->count;
 }
 
-uint64_t metric_total(enum metric m)
+uint64_t metric_total(enum metric_id m)
 {
     uint64_t total = 0;
     metric_each(m, add_up, &total);

@@ -53,14 +53,79 @@ enum metric_kind { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
     X(METRIC_CONFIG_RELOAD_SUCCESS, "config_reload_success", METRIC_GAUGE, NULL, NULL,             \
       "1: the configuration was read without error the last time, 0: the earlier one is in use")   \
     X(METRIC_CONFIG_RELOAD_TIMESTAMP, "config_reload_timestamp_seconds", METRIC_GAUGE, NULL, NULL, \
-      "when the configuration in use was read")
+      "when the configuration in use was read")                                                    \
+    X(METRIC_SOURCE_CONNECTED, "source_connected", METRIC_GAUGE, "source", NULL,                   \
+      "1: the source is being read, 0: it is not reached or not asked yet")                        \
+    X(METRIC_SOURCE_BLOCKED, "source_blocked", METRIC_GAUGE, "source", NULL,                       \
+      "1: the reader stands still before a change that its mapping cannot read")                   \
+    X(METRIC_SOURCE_LAG, "source_lag_seconds", METRIC_GAUGE, "source", NULL,                       \
+      "from the sending of a heartbeat through the source to its being durable here; grows while " \
+      "none comes back")                                                                           \
+    X(METRIC_SOURCE_LAG_BYTES, "source_lag_bytes", METRIC_GAUGE, "source", NULL,                   \
+      "write-ahead log that the slot has not been confirmed for")                                  \
+    X(METRIC_SOURCE_LAST_EVENT, "source_last_event_timestamp_seconds", METRIC_GAUGE, "source",     \
+      NULL, "when the newest change that was read was committed at its source")                    \
+    X(METRIC_SLOT_RETAINED, "slot_retained_bytes", METRIC_GAUGE, NULL, NULL,                       \
+      "write-ahead log that the server keeps for the slot")                                        \
+    X(METRIC_SLOT_SAFE, "slot_safe_wal_bytes", METRIC_GAUGE, NULL, NULL,                           \
+      "write-ahead log that may be written until the slot is lost; only where "                    \
+      "max_slot_wal_keep_size is set")                                                             \
+    X(METRIC_SNAPSHOT_LOADING, "snapshot_loading", METRIC_GAUGE, NULL, NULL,                       \
+      "1: the initial snapshot is being read and no row leaves before its end")                    \
+    X(METRIC_SINK_CONNECTED, "sink_connected", METRIC_GAUGE, NULL, NULL,                           \
+      "0: cache rows could not be written the last time and are tried again")                      \
+    X(METRIC_QUEUE_DEPTH, "queue_depth", METRIC_GAUGE, "queue", NULL,                              \
+      "what waits: rows for the sink, bytes in the inbox that a worker still needs")               \
+    X(METRIC_QUEUE_CAPACITY, "queue_capacity", METRIC_GAUGE, "queue", NULL,                        \
+      "how much of it may wait")                                                                   \
+    X(METRIC_CHECKPOINT_TIMESTAMP, "checkpoint_last_success_timestamp_seconds", METRIC_GAUGE,      \
+      "worker", NULL, "when the worker last made its state durable")                               \
+    X(METRIC_CHECKPOINT_BYTES, "checkpoint_bytes", METRIC_GAUGE, NULL, NULL,                       \
+      "size of the state on disk, the inbox not included")                                         \
+    X(METRIC_JOURNAL_BYTES, "journal_bytes", METRIC_GAUGE, "worker", NULL,                         \
+      "journal that is not folded into key pages yet: what a start reads")                         \
+    X(METRIC_STATE_KEYS, "state_keys", METRIC_GAUGE, "worker", NULL, "keys held in memory")        \
+    X(METRIC_STATE_BYTES, "state_memory_bytes", METRIC_GAUGE, "worker", NULL,                      \
+      "memory that keys take")                                                                     \
+    X(METRIC_ENGINE_EVENTS, "engine_events", METRIC_COUNTER, "engine", NULL,                       \
+      "events that reached a key the engine reads")                                                \
+    X(METRIC_DEAD_LETTERS_KEPT, "dead_letters_kept", METRIC_GAUGE, "worker", NULL,                 \
+      "dead letters in the state, to be looked at, retried or dropped")                            \
+    X(METRIC_DEAD_LETTERS_KEPT_BYTES, "dead_letters_kept_bytes", METRIC_GAUGE, "worker", NULL,     \
+      "room that they take")                                                                       \
+    X(METRIC_INBOX_QUEUED, "inbox_queued", METRIC_GAUGE, NULL, NULL,                               \
+      "deliveries that wait for their commit")                                                     \
+    X(METRIC_INBOX_ROWS, "inbox_rows", METRIC_GAUGE, NULL, NULL,                                   \
+      "committed rows that a worker still needs")                                                  \
+    X(METRIC_INBOX_COMMIT, "inbox_last_commit_timestamp_seconds", METRIC_GAUGE, NULL, NULL,        \
+      "when deliveries were last committed")                                                       \
+    X(METRIC_INBOX_COMMIT_MAX, "inbox_commit_max_seconds", METRIC_GAUGE, NULL, NULL,               \
+      "the longest commit since the start")                                                        \
+    X(METRIC_HTTP_CONNECTIONS, "http_connections", METRIC_GAUGE, "listener", NULL,                 \
+      "connections that are open")                                                                 \
+    X(METRIC_HTTP_BODY_BYTES, "http_body_bytes", METRIC_GAUGE, "listener", NULL,                   \
+      "bodies of requests under way")                                                              \
+    X(METRIC_HTTP_REFUSED, "http_connections_refused", METRIC_COUNTER, "listener", NULL,           \
+      "connections that were closed because there were too many")                                  \
+    X(METRIC_HTTP_REQUESTS, "http_requests", METRIC_COUNTER, "listener", NULL,                     \
+      "requests whose headers arrived")                                                            \
+    X(METRIC_HTTP_RESPONSES, "http_responses", METRIC_COUNTER, "listener", "class",                \
+      "answers by the class of their status: 2xx, 4xx, 5xx")                                       \
+    X(METRIC_HTTP_GUARD, "http_refused_framing", METRIC_COUNTER, "listener", NULL,                 \
+      "requests that were refused for how they were framed: broken or hostile senders")            \
+    X(METRIC_HTTP_TIMEOUTS, "http_timeouts", METRIC_COUNTER, "listener", NULL,                     \
+      "connections whose headers or body did not come in time")                                    \
+    X(METRIC_HTTP_UNANSWERED, "http_unanswered", METRIC_COUNTER, "listener", NULL,                 \
+      "requests that were answered 503 because what they asked for took too long")
 
-enum metric {
+enum metric_id {
 #define X(id, name, kind, a, b, help) id,
     METRICS(X)
 #undef X
-        METRIC_COUNT
+        METRIC_IDS
 };
+
+#define METRIC_SOURCE_POSTGRES "postgres"
 
 #define METRIC_LABEL_BYTES 128
 #define METRIC_BUCKETS     14
@@ -74,17 +139,19 @@ struct metric_family {
     const char *labels[2];
     enum metric_kind kind;
 };
-const struct metric_family *metric_family(enum metric m);
+const struct metric_family *metric_family(enum metric_id m);
 
 /*
  * a and b are the values of the family's labels, NULL where it has none. n = 0 makes a set of
  * labels visible as 0 before anything happened, which an alert on its rate needs: do so for what
  * the configuration names.
  */
-void metric_add(enum metric m, const char *a, const char *b, uint64_t n);
+void metric_add(enum metric_id m, const char *a, const char *b, uint64_t n);
+/* A counter that somebody else counts (http_view(), ...): its value is now total. */
+void metric_follow(enum metric_id m, const char *a, const char *b, uint64_t total);
 /* NAN: not known any more, so that /metrics leaves it out. */
-void metric_set(enum metric m, const char *a, const char *b, double value);
-void metric_observe(enum metric m, const char *a, const char *b, int64_t us);
+void metric_set(enum metric_id m, const char *a, const char *b, double value);
+void metric_observe(enum metric_id m, const char *a, const char *b, int64_t us);
 
 /* One set of label values, as it is now. */
 struct metric_sample {
@@ -95,7 +162,7 @@ struct metric_sample {
     uint64_t buckets[METRIC_BUCKETS + 1]; /* each its own, not added up; they add up to count */
 };
 /* Every set in the order of their first use; gauges only while they are known. */
-void metric_each(enum metric m, void (*fn)(void *ctx, const struct metric_sample *sample),
+void metric_each(enum metric_id m, void (*fn)(void *ctx, const struct metric_sample *sample),
                  void *ctx);
 /* All sets of a counter or histogram added up. */
-uint64_t metric_total(enum metric m);
+uint64_t metric_total(enum metric_id m);

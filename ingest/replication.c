@@ -35,6 +35,7 @@ struct replication {
     struct pg_wait wait;
     int wake_pipe[2];
     uint64_t random;
+    atomic_bool connected;     /* streaming */
     _Atomic int64_t lag_us;    /* of the newest heartbeat ... */
     _Atomic int64_t lag_at_us; /* ... written after it; 0 = none yet */
 
@@ -94,6 +95,7 @@ enum status replication_new(const struct replication_config *cfg,
 
 static void session_end(struct replication *r)
 {
+    atomic_store(&r->connected, false);
     PQfreemem(r->held);
     r->held = NULL;
     session_close(&r->session);
@@ -221,6 +223,7 @@ static enum status session_begin(struct replication *r, lsn_t start, struct erro
     r->want_write = false;
     watchdog_heard(&r->watchdog, now_us);
     stream_start(r->stream, start, now_us);
+    atomic_store(&r->connected, true);
     return STATUS_OK;
 }
 
@@ -371,6 +374,11 @@ bool replication_lag(const struct replication *r, int64_t *ret_lag_us, int64_t *
     *ret_at_us = atomic_load(&r->lag_at_us);
     *ret_lag_us = atomic_load(&r->lag_us);
     return *ret_at_us != 0;
+}
+
+bool replication_connected(const struct replication *r)
+{
+    return atomic_load(&r->connected);
 }
 
 static void look_for_heartbeat(struct replication *r)

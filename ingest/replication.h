@@ -100,5 +100,7 @@ bool replication_blocked(struct replication *r, struct error *why);
 /* The newest heartbeat that has become durable: how long that took, and when it did (wall clock).
  * False: none yet. Any thread. */
 bool replication_lag(const struct replication *r, int64_t *ret_lag_us, int64_t *ret_at_us);
+/* Whether it has the slot and streams from it. Any thread. */
+bool replication_connected(const struct replication *r);
 /* Writes a byte to the reader's wake pipe: durable() has moved or room was made. Any thread. */
 void replication_wake(struct replication *r);

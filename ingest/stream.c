@@ -3,6 +3,7 @@
 #include "core/counters.h"
 #include "core/limits.h"
 #include "core/log.h"
+#include "core/metrics.h"
 #include "ingest/dead_letter.h"
 #include "ingest/pgoutput.h"
 #include "ingest/relation.h"
@@ -166,6 +167,8 @@ static enum status offer_events(struct stream *s, struct error *err)
                                             s->position, s->commit_us, err);
         if (st)
             return st;
+        metric_add(METRIC_EVENTS_RECEIVED, METRIC_SOURCE_POSTGRES,
+                   event_type_name(s->events[s->next_event].type), 1);
         s->next_event++;
         s->position.seq++;
     }
@@ -411,6 +414,7 @@ static enum status offer_commit(struct stream *s, struct error *err)
     pass_blocked(s);
     s->feedback.in_transaction = false;
     COUNTER_ADD(transactions_received, 1);
+    metric_set(METRIC_SOURCE_LAST_EVENT, METRIC_SOURCE_POSTGRES, NULL, (double)s->commit_us / 1e6);
     return STATUS_OK;
 }
 

@@ -243,6 +243,26 @@ enum status partition_trace_final(struct partition *p, uint32_t partition, struc
     return st ? st : key_trace_final(h->key, p->cfg.trace, hash64(id), id, p->as_of_us, out, err);
 }
 
+static enum record_kind kind_of(const struct feature *f)
+{
+    switch (f->type) {
+    case EVENT_MEMORY:
+        return f->op == MEMORY_ACCESS ? RECORD_ACCESS : RECORD_MEMORY;
+    case EVENT_METRIC:
+    case EVENT_CHARACTER: /* what a bot says is compared with it */
+        return RECORD_METRIC;
+    case EVENT_OUTREACH:
+        return RECORD_OUTREACH;
+    case EVENT_PRIVACY:
+        return RECORD_PRIVACY;
+    case EVENT_MESSAGE:
+    case EVENT_MESSAGE_DELETED:
+    case EVENT_DEAD_LETTER:
+        break;
+    }
+    return RECORD_MESSAGE;
+}
+
 /* To the key of (user, bot), or to the bot's own (empty user_id). */
 static enum status apply_to_key(struct partition *p, const struct frame_event *f,
                                 const struct event *e, struct str user_id, int64_t now_us,
@@ -280,6 +300,7 @@ static enum status apply_to_key(struct partition *p, const struct frame_event *f
         return error_set(err, st, "%s", why.text);
     if (change.late && !second)
         COUNTER_ADD(events_late, 1);
+    p->read[user_id.len == 0 ? ENGINE_BOT : ENGINE_USER][kind_of(&entry.feature)]++;
     st = trace(p, h, TRACE_AFTER, &entry.feature, e->id, f->as_of_us, err);
     if (st)
         return st;
@@ -527,6 +548,13 @@ struct partition_view partition_view(const struct partition *p)
             v.caught_up_us = since;
     }
     return v;
+}
+
+struct partition_figures partition_figures(const struct partition *p)
+{
+    struct partition_figures f = {.letters = store_dead_letters(p->cfg.store)};
+    memcpy(f.read, p->read, sizeof(f.read));
+    return f;
 }
 
 struct store_applied partition_applied(const struct partition *p, enum source source,

@@ -118,6 +118,12 @@ struct partition_view {
     struct store_day day;
 };
 struct partition_view partition_view(const struct partition *p);
+/* What is only looked at now and then, for /metrics. */
+struct partition_figures {
+    uint64_t read[2][RECORD_KINDS]; /* events since the start by engine_scope and kind of record */
+    struct store_letters letters;
+};
+struct partition_figures partition_figures(const struct partition *p);
 struct store_applied partition_applied(const struct partition *p, enum source source,
                                        uint32_t partition);
 

@@ -74,6 +74,7 @@ struct partition {
     size_t n_fold, fold_at;
     uint64_t fold_target;
 
+    uint64_t read[2][RECORD_KINDS]; /* partition_figures() */
     struct event_arena *arena;
     struct buf scratch;
 };

@@ -1,10 +1,12 @@
 #include "pipeline/partition_internal.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/counters.h"
+#include "core/metrics.h"
 
 /* ---- pages ---- */
 
@@ -238,7 +240,12 @@ enum status partition_dead_letter(struct partition *p, enum source source, struc
         return error_set(err, STATUS_NOMEM, "could not keep a dead letter");
     struct dead_letter_text *d = &p->dead_letters[p->n_dead_letters];
     *d = (struct dead_letter_text){
-        .record = {source, pos, at_us, where, reason, bytes},
+        .record = {.source = source,
+                   .pos = pos,
+                   .at_us = at_us,
+                   .where = where,
+                   .reason = reason,
+                   .bytes = bytes},
         .text = text,
     };
     struct str *parts[] = {&d->record.where, &d->record.reason, &d->record.bytes};
@@ -249,6 +256,8 @@ enum status partition_dead_letter(struct partition *p, enum source source, struc
         text += parts[i]->len;
     }
     p->n_dead_letters++;
-    COUNTER_ADD(dead_letters, 1);
+    char label[METRIC_LABEL_BYTES];
+    snprintf(label, sizeof(label), STR_FMT, STR_ARGS(where));
+    metric_add(METRIC_DEAD_LETTERS, label, NULL, 1);
     return STATUS_OK;
 }

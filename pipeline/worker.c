@@ -16,6 +16,8 @@
 /* Sink answers and a covered LSN alone are committed this often. */
 #define LAZY_COMMIT_US  US_PER_SECOND
 #define SEND_TIMEOUT_MS 1000
+/* What is only for /metrics is taken this often. */
+#define FIGURES_US (US_PER_SECOND / 2)
 
 struct worker {
     struct worker_config cfg;
@@ -32,9 +34,12 @@ struct worker {
     bool missing;                 /* a frame was lost: nothing counts until frame 1 */
     int64_t first_uncommitted_us; /* mono, 0 = nothing waits */
     int64_t committed_us;         /* mono */
+    int64_t committed_wall_us;    /* 0 = none yet */
+    int64_t figures_us;           /* mono: when the figures were taken */
     size_t committed_bytes;       /* of keys, then */
     pthread_mutex_t lock;         /* guards what follows */
     struct partition_view view;
+    struct worker_figures figures;
     enum status status;
     struct error error;
 };
@@ -142,12 +147,25 @@ static bool commit_is_due(struct worker *w, bool idle)
     return v.lazy && now - w->committed_us >= LAZY_COMMIT_US;
 }
 
+static void take_figures(struct worker *w)
+{
+    int64_t now_us = clock_mono_us(w->cfg.clock);
+    if (now_us - w->figures_us < FIGURES_US)
+        return;
+    w->figures_us = now_us;
+    struct partition_figures f = partition_figures(w->partition);
+    pthread_mutex_lock(&w->lock);
+    w->figures = (struct worker_figures){f, w->committed_wall_us};
+    pthread_mutex_unlock(&w->lock);
+}
+
 static void publish(struct worker *w)
 {
     struct partition_view v = partition_view(w->partition);
     pthread_mutex_lock(&w->lock);
     w->view = v;
     pthread_mutex_unlock(&w->lock);
+    take_figures(w);
     if (atomic_load(&w->draining) && !v.queued && !v.in_flight && v.uncommitted == 0)
         atomic_store(&w->drained, true);
 }
@@ -171,10 +189,12 @@ static enum status acknowledge(struct worker *w, struct error *err)
 static enum status commit(struct worker *w, bool always, struct error *err)
 {
     struct partition_view before = partition_view(w->partition);
-    enum status st = partition_commit(w->partition, clock_wall_us(w->cfg.clock), err);
+    int64_t now_us = clock_wall_us(w->cfg.clock);
+    enum status st = partition_commit(w->partition, now_us, err);
     if (st)
         return st;
     w->committed_us = clock_mono_us(w->cfg.clock);
+    w->committed_wall_us = now_us;
     w->committed_bytes = partition_view(w->partition).key_bytes;
     w->first_uncommitted_us = 0;
     publish(w);
@@ -386,6 +406,7 @@ enum status worker_start(const struct worker_config *cfg, struct worker **ret, s
     if (st)
         return st;
     w->view = partition_view(w->partition);
+    take_figures(w);
     int rc = pthread_create(&w->thread, NULL, run, w);
     if (rc)
         return error_set(err, STATUS_NOMEM, "could not start a worker thread (error %d)", rc);
@@ -430,6 +451,14 @@ struct partition_view worker_view(struct worker *w)
     struct partition_view v = w->view;
     pthread_mutex_unlock(&w->lock);
     return v;
+}
+
+struct worker_figures worker_figures(struct worker *w)
+{
+    pthread_mutex_lock(&w->lock);
+    struct worker_figures f = w->figures;
+    pthread_mutex_unlock(&w->lock);
+    return f;
 }
 
 bool worker_drained(struct worker *w)

@@ -36,5 +36,11 @@ MUST_CHECK enum status worker_stop(struct worker *w, struct error *err);
 enum status worker_health(struct worker *w, struct error *err);
 /* A recent view, taken by the thread itself. */
 struct partition_view worker_view(struct worker *w);
+struct worker_figures {
+    struct partition_figures partition;
+    int64_t committed_us; /* wall clock of the last commit, 0 = none yet */
+};
+/* At most a second old. */
+struct worker_figures worker_figures(struct worker *w);
 /* True once a drained worker has nothing left to hand to the sink or to hear from it. */
 bool worker_drained(struct worker *w);

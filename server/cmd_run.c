@@ -13,6 +13,7 @@
 
 #include "core/counters.h"
 #include "core/log.h"
+#include "core/metrics.h"
 #include "ingest/replication.h"
 #include "pipeline/link.h"
 #include "pipeline/route.h"
@@ -20,6 +21,7 @@
 #include "pipeline/worker.h"
 #include "server/blocked.h"
 #include "server/cli.h"
+#include "server/figures.h"
 #include "server/load.h"
 #include "server/rebuild.h"
 #include "server/reload.h"
@@ -68,6 +70,8 @@ struct run {
     struct stage lease;
     struct source_watch *watch;
     int64_t lag_at_us; /* of the heartbeat shown last */
+    struct private_board board;
+    int64_t started_us; /* wall clock */
 };
 
 /* ---- threads ---- */
@@ -389,6 +393,27 @@ static void reload(struct run *r)
         log_write(LOG_ERROR, "run", "could not change the mappings error=\"%s\"", err.text);
 }
 
+/* For /metrics and /readyz. */
+static void report_figures(struct run *r)
+{
+    struct readiness ready = {0};
+    const struct figures_input in = {
+        .cfg = r->cfg,
+        .workers = r->workers,
+        .n_workers = r->n_workers,
+        .sink = r->sink,
+        .sink_rows_max = SINK_QUEUE_ROWS,
+        .replication = r->replication,
+        .watch = r->watch,
+        .loading = atomic_load(&r->loading),
+        .blocked = &r->blocked,
+        .sink_trouble = &r->sink_trouble,
+        .started_us = r->started_us,
+    };
+    figures_take(&in, &ready);
+    private_board_report(&r->board, &ready);
+}
+
 /* Until a signal asks to stop (OK) or something fails for good. */
 static enum status run_watch(struct run *r, const sigset_t *signals, struct error *err)
 {
@@ -407,11 +432,13 @@ static enum status run_watch(struct run *r, const sigset_t *signals, struct erro
             return st;
         report_sink(r);
         report_blocked(r);
+        private_board_alive(&r->board);
         int64_t now = clock_mono_us(&clock_real);
         if (now - reported >= US_PER_SECOND) {
             reported = now;
             report_progress(r);
             report_lag(r);
+            report_figures(r);
             if (r->blocked.code && reload_is_due(&r->reload))
                 reload(r);
         }
@@ -432,6 +459,7 @@ static bool all_drained(struct run *r)
  * is left stays in the outbox and goes out after the next start. */
 static enum status run_stop(struct run *r, bool graceful, struct error *err)
 {
+    private_board_stopping(&r->board);
     source_watch_stop(r->watch);
     rebuild_stop(r->rebuild);
     atomic_store(&r->stop_reader, true);
@@ -471,15 +499,16 @@ static void log_summary(void)
               "stopped events=%" PRIu64 " rows=%" PRIu64 " touched=%" PRIu64
               " dead_letters=%" PRIu64 " commits=%" PRIu64 " pages=%" PRIu64 " evicted=%" PRIu64,
               COUNTER_GET(events_applied), COUNTER_GET(rows_upserted), COUNTER_GET(rows_touched),
-              COUNTER_GET(dead_letters), COUNTER_GET(commits), COUNTER_GET(pages_folded),
+              metric_total(METRIC_DEAD_LETTERS), COUNTER_GET(commits), COUNTER_GET(pages_folded),
               COUNTER_GET(keys_evicted));
 }
 
 /* From the start to the end of every stage. LOST: the slot was lost meanwhile. */
 static enum status run_once(struct cli *cli, const sigset_t *signals, bool anew, struct error *err)
 {
-    struct run r = {.cfg = cli->config};
+    struct run r = {.cfg = cli->config, .started_us = clock_wall_us(&clock_real)};
     reload_init(&r.reload, cli);
+    private_board_init(&r.board, &clock_real);
     enum status st = run_start(&r, anew, err);
     if (!st)
         st = blocked_write(r.cfg->state_dir, NULL, err); /* of an earlier run */
@@ -491,6 +520,7 @@ static enum status run_once(struct cli *cli, const sigset_t *signals, bool anew,
     struct error stop_err = {0};
     enum status stopped = run_stop(&r, !st, &stop_err);
     reload_deinit(&r.reload);
+    private_board_deinit(&r.board);
     if (!st && stopped) {
         st = stopped;
         *err = stop_err;

@@ -9,6 +9,7 @@
 #include "core/log.h"
 #include "server/door_write.h"
 #include "server/http.h"
+#include "server/private_routes.h"
 
 #define ROUTES_MAX (CONFIG_WEBHOOKS_MAX + 16)
 /* For requests under way when the process ends; systemd and the drain of the workers wait as well.
@@ -167,6 +168,8 @@ static enum status listen_private(struct door *d, struct error *err)
     const struct config_http *h = &d->cfg.cfg->http;
     if (!*h->private_listen)
         return STATUS_OK;
+    private_routes(d->cfg.board, d->private_routes);
+    d->n_private = PRIVATE_ROUTES;
     struct http_config hc = {
         .name = "private",
         .listen = h->private_listen,
@@ -252,4 +255,14 @@ struct inbox *door_inbox(struct door *d)
 struct inbox_feed *door_feed(struct door *d)
 {
     return d->feed;
+}
+
+const struct http_server *door_public(const struct door *d)
+{
+    return d->public_server;
+}
+
+const struct http_server *door_private(const struct door *d)
+{
+    return d->private_server;
 }

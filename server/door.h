@@ -9,6 +9,8 @@
 #include "core/cleanup.h"
 #include "pipeline/inbox_feed.h"
 #include "server/config.h"
+#include "server/http.h"
+#include "server/private_board.h"
 
 struct door;
 
@@ -20,6 +22,7 @@ struct door_config {
      * more is to be given to the workers. */
     const atomic_bool *begin;
     const struct clock *clock;
+    struct private_board *board; /* what the private routes answer from; borrowed */
 };
 
 /* The inbox is opened and fed to the router; nobody can deliver yet. With nothing configured and no
@@ -46,3 +49,6 @@ void door_reload(struct door *d, const struct config *cfg);
 /* For the private routes. */
 struct inbox *door_inbox(struct door *d); /* NULL: there is none */
 struct inbox_feed *door_feed(struct door *d);
+/* NULL: there is no such listener. Only on the thread that starts and stops the door. */
+const struct http_server *door_public(const struct door *d);
+const struct http_server *door_private(const struct door *d);

@@ -1,6 +1,8 @@
 #include "server/reload.h"
 
+#include "core/clock.h"
 #include "core/log.h"
+#include "core/metrics.h"
 #include "server/config_schema.h"
 #include "server/startup.h"
 
@@ -17,10 +19,18 @@ static bool look(const struct reload *r, struct stat *ret)
     return *file && stat(file, ret) == 0;
 }
 
+static void note_success(void)
+{
+    metric_set(METRIC_CONFIG_RELOAD_SUCCESS, NULL, NULL, 1);
+    metric_set(METRIC_CONFIG_RELOAD_TIMESTAMP, NULL, NULL,
+               (double)clock_wall_us(&clock_real) / 1e6);
+}
+
 void reload_init(struct reload *r, struct cli *cli)
 {
     *r = (struct reload){.cli = cli};
     (void)look(r, &r->file);
+    note_success(); /* it has just been read */
 }
 
 void reload_deinit(struct reload *r)
@@ -78,8 +88,12 @@ bool reload_read(struct reload *r, const struct mapping_set **ret)
     if (cli_load_config(&again, r->cli->command->need) != CLI_OK) {
         log_write(LOG_ERROR, "run",
                   "the configuration cannot be used and is left as it was; its problems are above");
+        metric_add(METRIC_CONFIG_RELOADS, "failed", NULL, 1);
+        metric_set(METRIC_CONFIG_RELOAD_SUCCESS, NULL, NULL, 0);
         return false;
     }
+    metric_add(METRIC_CONFIG_RELOADS, "ok", NULL, 1);
+    note_success();
     bool differs = mappings_differ(&again.config->mappings, &current(r)->mappings);
     log_ignored(r->cli->config, again.config);
     config_free(r->config);

@@ -37,7 +37,11 @@ struct source_watch {
     uint32_t publication;
     struct published tables[MAPPING_TABLES_MAX];
     struct log_limit slot_limit;
+    pthread_mutex_t lock; /* guards what follows */
+    struct source_slot slot;
 };
+
+static const struct source_slot no_slot = {-1, -1, -1};
 
 static void state_path(const char *dir, const char *name, char out[PATH_BYTES])
 {
@@ -218,18 +222,48 @@ static enum status look_at_publication(struct source_watch *w, struct error *err
 
 /* ---- the slot ---- */
 
+static const char slot_sql[] =
+    "SELECT s.wal_status, e.lsn - s.confirmed_flush_lsn, e.lsn - s.restart_lsn, s.safe_wal_size"
+    " FROM pg_catalog.pg_replication_slots s,"
+    " (SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()"
+    " ELSE pg_catalog.pg_current_wal_insert_lsn() END AS lsn) e"
+    " WHERE s.slot_name = ";
+
+static int64_t bytes_of(const PGresult *res, int column)
+{
+    if (PQgetisnull(res, 0, column))
+        return -1;
+    int64_t bytes = strtoll(PQgetvalue(res, 0, column), NULL, 10);
+    return bytes < 0 ? 0 : bytes;
+}
+
+static void set_slot(struct source_watch *w, struct source_slot slot)
+{
+    pthread_mutex_lock(&w->lock);
+    w->slot = slot;
+    pthread_mutex_unlock(&w->lock);
+}
+
+struct source_slot source_watch_slot(struct source_watch *w)
+{
+    pthread_mutex_lock(&w->lock);
+    struct source_slot slot = w->slot;
+    pthread_mutex_unlock(&w->lock);
+    return slot;
+}
+
 static enum status look_at_slot(struct source_watch *w, struct error *err)
 {
     CLEANUP(buf_deinit) struct buf sql;
     CLEANUP(PQclearp) PGresult *res = NULL;
-    enum status st = query_about(&sql,
-                                 "SELECT wal_status FROM pg_catalog.pg_replication_slots "
-                                 "WHERE slot_name = ",
-                                 w->cfg->slot, err);
+    enum status st = query_about(&sql, slot_sql, w->cfg->slot, err);
     if (!st)
         st = ask(w, sql.data, &res, err);
-    if (st || PQntuples(res) == 0 || strcmp(PQgetvalue(res, 0, 0), "unreserved") != 0)
+    if (st || PQntuples(res) == 0)
         return st;
+    set_slot(w, (struct source_slot){bytes_of(res, 1), bytes_of(res, 2), bytes_of(res, 3)});
+    if (strcmp(PQgetvalue(res, 0, 0), "unreserved") != 0)
+        return STATUS_OK;
     if (log_limit_pass(&w->slot_limit, clock_mono_us(&clock_real), REPEAT_US) >= 0)
         log_write(LOG_WARN, "source",
                   "the slot is about to be lost: the server will remove WAL it needs at its next "
@@ -267,12 +301,17 @@ static enum status beat(struct source_watch *w, struct error *err)
     return ask(w, sql.data, &res, err);
 }
 
+/* What is not seen now is not known: a figure of before would look like one of now. */
 static enum status look(struct source_watch *w, struct error *err)
 {
     enum status st = connect_source(w, err);
     if (!st)
         st = look_at_publication(w, err);
-    return st ? st : look_at_slot(w, err);
+    if (!st)
+        st = look_at_slot(w, err);
+    if (st)
+        set_slot(w, no_slot);
+    return st;
 }
 
 /* The same trouble once, until it is over or another. */
@@ -316,6 +355,7 @@ static void watch_free(struct source_watch *w)
     PQfinish(w->conn);
     close(w->wake[0]);
     close(w->wake[1]);
+    pthread_mutex_destroy(&w->lock);
     free(w);
 }
 
@@ -326,6 +366,7 @@ enum status source_watch_start(const struct config *cfg, struct source_watch **r
     if (!w)
         return error_set(err, STATUS_NOMEM, "could not allocate the watch over the source");
     w->cfg = cfg;
+    w->slot = no_slot;
     if (cfg->heartbeat_us == 0) {
         char path[PATH_BYTES]; /* of a time when there were any */
         state_path(cfg->state_dir, "lag", path);
@@ -335,6 +376,7 @@ enum status source_watch_start(const struct config *cfg, struct source_watch **r
         free(w);
         return error_set(err, STATUS_IO, "could not open a pipe: %s", strerror(errno));
     }
+    pthread_mutex_init(&w->lock, NULL);
     int rc = pthread_create(&w->thread, NULL, watch_main, w);
     if (rc) {
         watch_free(w);

@@ -19,6 +19,14 @@ struct source_watch;
 MUST_CHECK enum status source_watch_start(const struct config *cfg, struct source_watch **ret,
                                           struct error *err);
 void source_watch_stop(struct source_watch *w); /* NULL is a no-op */
+/* The slot as it was seen last, at most some seconds ago; -1: not known, or there is no limit. Any
+ * thread. */
+struct source_slot {
+    int64_t lag_bytes;      /* from confirmed_flush_lsn to the end */
+    int64_t retained_bytes; /* from restart_lsn to the end */
+    int64_t safe_wal_bytes; /* until it may be lost */
+};
+struct source_slot source_watch_slot(struct source_watch *w);
 /* A state begins anew: the tables are read whole, whatever was published before. */
 void source_watch_forget(const char *state_dir);
 

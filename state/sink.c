@@ -1,6 +1,7 @@
 #include "state/sink.h"
 
 #include "core/counters.h"
+#include "core/metrics.h"
 #include "state/fault.h"
 #include "state/histogram.h"
 #include "state/sink_writer.h"
@@ -167,6 +168,12 @@ static bool take_batch(struct sink *s, struct sink_node **nodes, size_t *ret_n,
     return go_on;
 }
 
+static void note_latency(struct sink *s, int64_t us)
+{
+    histogram_add(&s->latency, us);
+    metric_observe(METRIC_CACHE_LATENCY, NULL, NULL, us);
+}
+
 static void note_committed(struct sink *s, struct sink_node *const *nodes, size_t n,
                            const struct sink_counts *counts)
 {
@@ -179,7 +186,7 @@ static void note_committed(struct sink *s, struct sink_node *const *nodes, size_
     pthread_mutex_lock(&s->lock);
     for (size_t i = 0; i < n; i++)
         if (nodes[i]->item.commit_us && nodes[i]->outcome != SINK_MISSING)
-            histogram_add(&s->latency, now_us - nodes[i]->item.commit_us);
+            note_latency(s, now_us - nodes[i]->item.commit_us);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -204,9 +211,13 @@ static enum status write_nodes(struct sink *s, struct sink_node **nodes, size_t 
 {
     enum status st = sink_writer_connect(&s->writer, err);
     struct sink_counts counts = {0};
+    int64_t began_us = clock_mono_us(s->cfg.clock);
     if (!st)
         st = sink_writer_run(&s->writer, nodes, n, beat, &counts, err);
     if (!st) {
+        if (n > 0)
+            metric_observe(METRIC_CACHE_WRITE_DURATION, NULL, NULL,
+                           clock_mono_us(s->cfg.clock) - began_us);
         note_committed(s, nodes, n, &counts);
         return STATUS_OK;
     }

@@ -16,6 +16,9 @@
 /* Often enough for the WAL to stay small, seldom enough to write hot pages once: 8 MB. */
 #define CHECKPOINT_PAGES 2048
 
+/* length() of a blob reads no more than its header. */
+#define DEAD_SIZE "length(CAST(place AS BLOB)) + length(CAST(reason AS BLOB)) + length(bytes)"
+
 const char *const store_sql[SQL_COUNT] = {
     [SQL_BEGIN] = "BEGIN IMMEDIATE",
     [SQL_COMMIT] = "COMMIT",
@@ -59,8 +62,10 @@ const char *const store_sql[SQL_COUNT] = {
                         " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     [SQL_EACH_DEAD] = "SELECT source, lsn, seq, at_us, place, reason, bytes FROM dead_letter"
                       " ORDER BY id",
-    [SQL_TRIM_DEAD] = "DELETE FROM dead_letter WHERE id IN"
-                      " (SELECT id FROM dead_letter ORDER BY id LIMIT ?1)",
+    [SQL_OLDEST_DEAD] = "SELECT id, " DEAD_SIZE " FROM dead_letter ORDER BY id",
+    [SQL_COUNT_DEAD] = "SELECT count(*), coalesce(sum(" DEAD_SIZE "), 0) FROM dead_letter",
+    [SQL_TRIM_DEAD] = "DELETE FROM dead_letter WHERE id <= ?1",
+    [SQL_DATA_VERSION] = "PRAGMA data_version",
     [SQL_UPDATE_DAY] = "UPDATE epoch_day SET opened = ?1, closed = ?2, closed_jseq = ?3"
                        " WHERE id = 1",
     [SQL_INSERT_EPOCH] = "INSERT INTO epoch (bot_name, day, hash, bytes) VALUES (?1, ?2, ?3, ?4)"
@@ -141,11 +146,6 @@ uint64_t store_next_key_id(const struct store *s)
 size_t store_journal_bytes(const struct store *s)
 {
     return s->journal_bytes;
-}
-
-uint64_t store_dead_letter_count(const struct store *s)
-{
-    return s->dead_letters;
 }
 
 typedef enum status entry_fn(void *ctx, uint64_t jseq, struct str entry, struct error *err);
@@ -348,44 +348,6 @@ enum status store_put_page(struct store *s, const struct store_page *page, struc
     return store_run(s, SQL_UPSERT_PAGE, "write a key page to", err);
 }
 
-enum status store_put_dead_letter(struct store *s, const struct store_dead_letter *d,
-                                  struct error *err)
-{
-    struct str bytes = d->bytes;
-    if (bytes.len > LIMIT_DEAD_LETTER_BYTES)
-        bytes.len = LIMIT_DEAD_LETTER_BYTES;
-    sqlite3_stmt *q = s->sql[SQL_INSERT_DEAD];
-    sqlite3_bind_int(q, 1, (int)d->source);
-    db_bind_u64(q, 2, d->pos.lsn);
-    db_bind_u64(q, 3, d->pos.seq);
-    sqlite3_bind_int64(q, 4, d->at_us);
-    db_bind_text(q, 5, d->where);
-    db_bind_text(q, 6, d->reason);
-    db_bind_blob(q, 7, bytes);
-    return store_run(s, SQL_INSERT_DEAD, "write a dead letter to", err);
-}
-
-enum status store_trim_dead_letters(struct store *s, uint64_t *count, struct error *err)
-{
-    if (*count <= LIMIT_DEAD_LETTERS)
-        return STATUS_OK;
-    db_bind_u64(s->sql[SQL_TRIM_DEAD], 1, *count - LIMIT_DEAD_LETTERS);
-    *count = LIMIT_DEAD_LETTERS;
-    return store_run(s, SQL_TRIM_DEAD, "trim dead letters of", err);
-}
-
-struct store_dead_letter store_column_dead_letter(sqlite3_stmt *st, int i)
-{
-    return (struct store_dead_letter){
-        .source = (enum source)sqlite3_column_int(st, i),
-        .pos = {db_column_u64(st, i + 1), db_column_u64(st, i + 2)},
-        .at_us = sqlite3_column_int64(st, i + 3),
-        .where = db_column_str(st, i + 4),
-        .reason = db_column_str(st, i + 5),
-        .bytes = db_column_str(st, i + 6),
-    };
-}
-
 static bool entries_match(struct str entries, uint64_t n)
 {
     struct reader r = reader_of(entries.ptr, entries.len);
@@ -498,7 +460,7 @@ static enum status write_applied(struct store *s, const struct store_commit *c, 
 /* The body of the transaction. */
 static enum status write_all(struct store *s, const struct store_commit *c,
                              const struct store_meta *after, struct store_day *day, uint64_t *bytes,
-                             uint64_t *letters, struct error *err)
+                             struct store_letters *letters, struct error *err)
 {
     enum status st = write_meta(s, after, err);
     if (!st)
@@ -511,12 +473,13 @@ static enum status write_all(struct store *s, const struct store_commit *c,
         st = write_applied(s, c, err);
     if (!st)
         st = store_write_epochs(s, c, after->jseq, day, err);
-    for (size_t i = 0; !st && i < c->n_dead_letters; i++)
-        st = store_put_dead_letter(s, &c->dead_letters[i], err);
-    if (st)
+    if (st || c->n_dead_letters == 0)
         return st;
-    *letters += c->n_dead_letters;
-    return store_trim_dead_letters(s, letters, err);
+    st = store_letters_count(s, err);
+    *letters = s->letters;
+    for (size_t i = 0; !st && i < c->n_dead_letters; i++)
+        st = store_put_dead_letter(s, &c->dead_letters[i], letters, err);
+    return st ? st : store_trim_dead_letters(s, letters, err);
 }
 
 enum status store_begin(struct store *s, struct error *err)
@@ -570,7 +533,7 @@ enum status store_commit(struct store *s, const struct store_commit *c, struct e
         return st;
     struct store_meta after = meta_after(s, c);
     uint64_t bytes = s->journal_bytes;
-    uint64_t letters = s->dead_letters;
+    struct store_letters letters = s->letters;
     struct store_day day = s->day;
     st = write_all(s, c, &after, &day, &bytes, &letters, err);
     if (!st && FAULT_POINT("store_before_commit"))
@@ -586,7 +549,7 @@ enum status store_commit(struct store *s, const struct store_commit *c, struct e
     s->meta = after;
     s->day = day;
     s->journal_bytes = bytes;
-    s->dead_letters = letters;
+    s->letters = letters;
     if (c->applied)
         memcpy(s->applied, c->applied, sizeof(s->applied));
     return STATUS_OK;

@@ -57,6 +57,8 @@ struct store;
  * store_set_respread() and opens the new set.
  */
 uint32_t store_set_workers(const char *dir);
+/* Size of the files of the set that counts; 0 = none, or not known. Any thread. */
+uint64_t store_set_bytes(const char *dir);
 /* Opens or creates (0700) the set for `workers` files. With a fresh directory *ret_fresh is true
  * and identity is written; otherwise *identity is filled from the state and the caller decides
  * whether it fits. Key k belongs to worker (partition mod workers). Fills stores[0..workers), each
@@ -189,6 +191,8 @@ struct store_dead_letter {
     struct str where;
     struct str reason;
     struct str bytes;
+    uint32_t worker; /* whose file it was read from, and which row there */
+    int64_t row;
 };
 
 /* covered, covered_inbox, as_of_us, fold_below and next_key_id only ever grow: a smaller value
@@ -225,7 +229,13 @@ MUST_CHECK enum status store_commit(struct store *s, const struct store_commit *
 size_t store_journal_bytes(const struct store *s); /* of unfolded blocks */
 
 /* ---- dead letters ---- */
-uint64_t store_dead_letter_count(const struct store *s);
+/* How many there are and the room their texts take; both are bounded (core/limits.h), the oldest go
+ * first. Looks whether another process has taken some out. */
+struct store_letters {
+    uint64_t n;
+    uint64_t bytes;
+};
+struct store_letters store_dead_letters(struct store *s);
 /* Newest first, over all worker files of DIR, without disturbing a running process. fn's failure
  * stops and is returned. */
 MUST_CHECK enum status store_dead_letters_read(const char *dir,
@@ -233,3 +243,8 @@ MUST_CHECK enum status store_dead_letters_read(const char *dir,
                                                                  const struct store_dead_letter *d,
                                                                  struct error *err),
                                                void *ctx, struct error *err);
+/* Takes letters out, as they were read (the texts are not looked at), without disturbing a running
+ * process: its commits wait for a few milliseconds. Those that are gone are passed over. */
+MUST_CHECK enum status store_dead_letters_remove(const char *dir,
+                                                 const struct store_dead_letter *letters, size_t n,
+                                                 uint64_t *ret_removed, struct error *err);

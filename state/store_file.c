@@ -253,11 +253,8 @@ static enum status load(struct store *s, struct error *err)
     snprintf(sql, sizeof(sql), "SELECT coalesce(sum(bytes), 0) FROM journal WHERE last_jseq > %lld",
              (long long)s->meta.folded);
     int64_t bytes = 0;
-    int64_t letters = 0;
     int64_t last_key = 0;
     enum status st = db_int(s->db, s->path, sql, &bytes, err);
-    if (!st)
-        st = db_int(s->db, s->path, "SELECT count(*) FROM dead_letter", &letters, err);
     if (!st)
         st = db_int(s->db, s->path, "SELECT coalesce(max(key_id), 0) FROM page", &last_key, err);
     if (!st)
@@ -269,8 +266,7 @@ static enum status load(struct store *s, struct error *err)
                          "\"%s\" has key id %lld, but the next one to give is %llu", s->path,
                          (long long)last_key, (unsigned long long)s->meta.next_key_id);
     s->journal_bytes = (uint64_t)bytes;
-    s->dead_letters = (uint64_t)letters;
-    return STATUS_OK;
+    return store_letters_count(s, err);
 }
 
 static enum status prepare_all(struct store *s, struct error *err)

@@ -45,7 +45,10 @@ enum store_statement {
     SQL_EACH_DUE,
     SQL_INSERT_DEAD,
     SQL_EACH_DEAD,
+    SQL_OLDEST_DEAD,
+    SQL_COUNT_DEAD,
     SQL_TRIM_DEAD,
+    SQL_DATA_VERSION,
     SQL_UPDATE_DAY,
     SQL_INSERT_EPOCH,
     SQL_TRIM_EPOCHS,
@@ -71,7 +74,8 @@ struct store {
     struct store_day day;
     int wal_pages;          /* in the WAL after the last commit */
     uint64_t journal_bytes; /* of blocks above meta.folded */
-    uint64_t dead_letters;
+    struct store_letters letters;
+    int64_t letters_version; /* PRAGMA data_version they were counted at; 0 = not yet */
     struct store_applied applied[SOURCE_COUNT][LIMIT_PARTITIONS];
     struct buf page; /* backs what store_load_page() lends */
     sqlite3_stmt *sql[SQL_COUNT];
@@ -107,10 +111,16 @@ MUST_CHECK enum status store_end(struct store *s, enum status st, struct error *
 MUST_CHECK enum status store_close_checked(struct store *s, struct error *err);
 MUST_CHECK enum status store_put_page(struct store *s, const struct store_page *page,
                                       struct error *err);
+
+/* ---- store_letters.c ---- */
+/* Counts again when another process has changed the file. */
+MUST_CHECK enum status store_letters_count(struct store *s, struct error *err);
+/* Inside the open transaction; *letters follows. */
 MUST_CHECK enum status store_put_dead_letter(struct store *s, const struct store_dead_letter *d,
-                                             struct error *err);
-/* Deletes the oldest dead letters above LIMIT_DEAD_LETTERS, given how many there now are. */
-MUST_CHECK enum status store_trim_dead_letters(struct store *s, uint64_t *count, struct error *err);
+                                             struct store_letters *letters, struct error *err);
+/* Deletes the oldest ones beyond LIMIT_DEAD_LETTERS and LIMIT_DEAD_LETTERS_BYTES. */
+MUST_CHECK enum status store_trim_dead_letters(struct store *s, struct store_letters *letters,
+                                               struct error *err);
 /* source, lsn, seq, at_us, place, reason, bytes from column i on. */
 struct store_dead_letter store_column_dead_letter(sqlite3_stmt *st, int i);
 

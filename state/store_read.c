@@ -120,7 +120,7 @@ enum status store_dead_letters_read(const char *dir,
                                                       struct error *err),
                                     void *ctx, struct error *err)
 {
-    static const char sql[] = "SELECT source, lsn, seq, at_us, place, reason, bytes"
+    static const char sql[] = "SELECT source, lsn, seq, at_us, place, reason, bytes, id"
                               " FROM dead_letter ORDER BY id DESC";
     CLEANUP(views_close) struct views all = {0};
     enum status st = views_open(&all, dir, err);
@@ -134,6 +134,8 @@ enum status store_dead_letters_read(const char *dir,
     }
     for (struct view *v = newest(&all); !st && v; v = newest(&all)) {
         struct store_dead_letter d = store_column_dead_letter(v->letters, 0);
+        d.worker = (uint32_t)(v - all.view);
+        d.row = sqlite3_column_int64(v->letters, 7);
         st = fn(ctx, &d, err);
         if (!st)
             st = next_letter(v, err);

@@ -243,6 +243,22 @@ uint32_t store_set_workers(const char *dir)
     return n ? n : 1;
 }
 
+uint64_t store_set_bytes(const char *dir)
+{
+    char set[SET_NAME_SIZE];
+    if (store_set_current(dir, set, NULL))
+        return 0;
+    CLEANUP(freep) char *path = join(dir, set);
+    CLEANUP(close_dir) DIR *d = path ? opendir(path) : NULL;
+    uint64_t bytes = 0;
+    for (struct dirent *e = d ? readdir(d) : NULL; e; e = readdir(d)) {
+        struct stat st;
+        if (fstatat(dirfd(d), e->d_name, &st, 0) == 0 && S_ISREG(st.st_mode))
+            bytes += (uint64_t)st.st_size;
+    }
+    return bytes;
+}
+
 static void close_all(struct store **stores, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
@@ -489,13 +505,12 @@ static enum status copy_dead_letters(struct store *from, struct store *to, struc
     int rc = SQLITE_DONE;
     while (!st && (rc = sqlite3_step(q)) == SQLITE_ROW) {
         struct store_dead_letter d = store_column_dead_letter(q, 0);
-        st = store_put_dead_letter(to, &d, err);
-        to->dead_letters++;
+        st = store_put_dead_letter(to, &d, &to->letters, err);
     }
     if (!st && rc != SQLITE_DONE)
         st = store_error(from, "read", err);
     sqlite3_reset(q);
-    return st ? st : store_trim_dead_letters(to, &to->dead_letters, err);
+    return st ? st : store_trim_dead_letters(to, &to->letters, err);
 }
 
 /* Every file holds every epoch. The day is that of the file furthest behind: closing and opening it

@@ -29,7 +29,7 @@ static void look(void *ctx, const struct metric_sample *s)
     }
 }
 
-static struct wanted read_set(enum metric m, const char *a, const char *b)
+static struct wanted read_set(enum metric_id m, const char *a, const char *b)
 {
     struct wanted w = {.a = a, .b = b};
     metric_each(m, look, &w);

@@ -335,7 +335,7 @@ static void test_dead_letters_are_bounded_and_the_oldest_go(void **state)
     c.dead_letters = d + LIMIT_DEAD_LETTERS;
     c.n_dead_letters = 5;
     assert_int_equal(store_commit(s, &c, NULL), STATUS_OK);
-    assert_int_equal(store_dead_letter_count(s), LIMIT_DEAD_LETTERS);
+    assert_int_equal(store_dead_letters(s).n, LIMIT_DEAD_LETTERS);
 
     /* Read beside the open store: newest first, the first five are gone. */
     int64_t at[3] = {0};
@@ -346,7 +346,7 @@ static void test_dead_letters_are_bounded_and_the_oldest_go(void **state)
     assert_int_equal(at[2], LIMIT_DEAD_LETTERS);
     store_close(s);
     must_open(dir_of(state), 1, 1, &s);
-    assert_int_equal(store_dead_letter_count(s), LIMIT_DEAD_LETTERS);
+    assert_int_equal(store_dead_letters(s).n, LIMIT_DEAD_LETTERS);
     store_close(s);
     free(d);
     free(huge);

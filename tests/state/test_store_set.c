@@ -278,7 +278,7 @@ static void test_respread_gives_usable_stores(void **state)
     assert_int_equal(store_jseq(s[1]), 4);
     must_append(s[1], "next", 1);
     assert_int_equal(store_jseq(s[1]), 5);
-    assert_int_equal(store_dead_letter_count(s[0]) + store_dead_letter_count(s[1]), 4);
+    assert_int_equal(store_dead_letters(s[0]).n + store_dead_letters(s[1]).n, 4);
     int64_t seen[2] = {INT64_MAX, 0};
     assert_int_equal(store_dead_letters_read(dir, count_letter, seen, NULL), STATUS_OK);
     assert_int_equal(seen[1], 4);
