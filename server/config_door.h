@@ -8,6 +8,7 @@
 #pragma once
 
 #include "ingest/mapping.h"
+#include "ingest/signature.h"
 #include "ingest/webhook.h"
 
 #include <stdbool.h>
@@ -15,7 +16,7 @@
 #include <stdint.h>
 
 #define CONFIG_WEBHOOKS_MAX 32
-#define CONFIG_SECRETS_MAX  8 /* of one endpoint: more than two are only live during a mistake */
+#define CONFIG_SECRETS_MAX  SIGNATURE_SECRETS_MAX /* of one endpoint */
 #define CONFIG_QDRANT_MAX   8
 #define CONFIG_SOURCE_BYTES 64 /* a name of an inbox source, [a-z0-9_-]{1,63}, with its NUL */
 #define CONFIG_URL_BYTES    512
@@ -53,21 +54,11 @@ struct config_secret {
     int64_t not_after_us;            /* wall clock; 0 = for ever */
 };
 
-enum config_verify {
-    VERIFY_BY_PRESET, /* only while the file is read */
-    VERIFY_STANDARD_WEBHOOKS,
-    VERIFY_HMAC_BODY,
-    VERIFY_HMAC_TS_STRIPE,
-    VERIFY_HMAC_TS_SLACK,
-    VERIFY_ED25519_TS,
-    VERIFY_SHARED_SECRET
-};
-
 struct config_webhook {
     char name[CONFIG_SOURCE_BYTES];
     enum webhook_preset preset;
-    enum config_verify verify;
-    char header[64]; /* VERIFY_SHARED_SECRET: the header it is in */
+    enum signature_kind verify;
+    char header[64]; /* SIGNATURE_SHARED_SECRET: the header it is in */
     size_t n_secrets;
     struct config_secret secrets[CONFIG_SECRETS_MAX];
     bool insecure_no_secret;

@@ -125,6 +125,7 @@ static bool add_webhook(struct config_loader *l, struct config_place *p)
         config_problem(l, p->mark, p->path, "out of memory");
         return false;
     }
+    p->webhook->verify = SIGNATURE_KINDS; /* none yet: follows from the preset */
     config_walk_scope_defaults(l, SCOPE_WEBHOOK, p);
     return true;
 }
@@ -132,30 +133,30 @@ static bool add_webhook(struct config_loader *l, struct config_place *p)
 /* How a sender proves itself unless the file says otherwise. */
 static const struct {
     enum webhook_preset preset;
-    enum config_verify verify;
+    enum signature_kind verify;
     const char *header;
 } usual[] = {
-    {WEBHOOK_GITHUB, VERIFY_HMAC_BODY, ""},
-    {WEBHOOK_STRIPE, VERIFY_HMAC_TS_STRIPE, ""},
-    {WEBHOOK_SLACK, VERIFY_HMAC_TS_SLACK, ""},
-    {WEBHOOK_DISCORD, VERIFY_ED25519_TS, ""},
-    {WEBHOOK_TELEGRAM, VERIFY_SHARED_SECRET, "x-telegram-bot-api-secret-token"},
-    {WEBHOOK_SUPABASE, VERIFY_SHARED_SECRET, "authorization"},
-    {WEBHOOK_SEQUIN, VERIFY_SHARED_SECRET, "authorization"},
+    {WEBHOOK_GITHUB, SIGNATURE_HMAC_BODY, ""},
+    {WEBHOOK_STRIPE, SIGNATURE_HMAC_TS_STRIPE, ""},
+    {WEBHOOK_SLACK, SIGNATURE_HMAC_TS_SLACK, ""},
+    {WEBHOOK_DISCORD, SIGNATURE_ED25519_TS, ""},
+    {WEBHOOK_TELEGRAM, SIGNATURE_SHARED_SECRET, "x-telegram-bot-api-secret-token"},
+    {WEBHOOK_SUPABASE, SIGNATURE_SHARED_SECRET, "authorization"},
+    {WEBHOOK_SEQUIN, SIGNATURE_SHARED_SECRET, "authorization"},
 };
 
 static void fill_usual(struct config_webhook *w)
 {
     const char *header = "authorization";
-    enum config_verify verify = VERIFY_STANDARD_WEBHOOKS;
+    enum signature_kind verify = SIGNATURE_STANDARD_WEBHOOKS;
     for (size_t i = 0; i < sizeof(usual) / sizeof(usual[0]); i++)
         if (usual[i].preset == w->preset) {
             verify = usual[i].verify;
             header = usual[i].header[0] ? usual[i].header : header;
         }
-    if (w->verify == VERIFY_BY_PRESET)
+    if (w->verify == SIGNATURE_KINDS)
         w->verify = verify;
-    if (w->verify == VERIFY_SHARED_SECRET && !w->header[0])
+    if (w->verify == SIGNATURE_SHARED_SECRET && !w->header[0])
         snprintf(w->header, sizeof(w->header), "%s", header);
     for (char *c = w->header; *c; c++)
         *c = (char)tolower((unsigned char)*c);
@@ -216,7 +217,7 @@ static void check_webhook(struct config_loader *l, const struct config_place *p)
     }
     bool given = w->header[0] != '\0';
     fill_usual(w);
-    if (given && w->verify != VERIFY_SHARED_SECRET)
+    if (given && w->verify != SIGNATURE_SHARED_SECRET)
         config_problem(l, p->mark, p->path, "header goes with verify: shared-secret");
     else if (given && !is_token(w->header))
         config_problem(l, p->mark, p->path, "header is not the name of a header");

@@ -51,12 +51,12 @@ static const struct config_choice preset_choices[] = {{"warmpath", WEBHOOK_WARMP
                                                       {"json", WEBHOOK_JSON},
                                                       {NULL, 0}};
 static const struct config_choice verify_choices[] = {
-    {"standard-webhooks", VERIFY_STANDARD_WEBHOOKS},
-    {"hmac-body", VERIFY_HMAC_BODY},
-    {"hmac-ts-stripe", VERIFY_HMAC_TS_STRIPE},
-    {"hmac-ts-slack", VERIFY_HMAC_TS_SLACK},
-    {"ed25519-ts", VERIFY_ED25519_TS},
-    {"shared-secret", VERIFY_SHARED_SECRET},
+    {"standard-webhooks", SIGNATURE_STANDARD_WEBHOOKS},
+    {"hmac-body", SIGNATURE_HMAC_BODY},
+    {"hmac-ts-stripe", SIGNATURE_HMAC_TS_STRIPE},
+    {"hmac-ts-slack", SIGNATURE_HMAC_TS_SLACK},
+    {"ed25519-ts", SIGNATURE_ED25519_TS},
+    {"shared-secret", SIGNATURE_SHARED_SECRET},
     {NULL, 0}};
 static const struct config_choice qdrant_mode_choices[] = {
     {"auto", QDRANT_AUTO}, {"order_by", QDRANT_ORDER_BY}, {"scroll", QDRANT_SCROLL}, {NULL, 0}};

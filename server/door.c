@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "core/log.h"
+#include "server/door_webhook.h"
 #include "server/door_write.h"
 #include "server/http.h"
 #include "server/private_routes.h"
@@ -24,7 +25,8 @@ struct door {
     struct http_server *public_server, *private_server;
     struct http_route public_routes[ROUTES_MAX], private_routes[ROUTES_MAX];
     size_t n_public, n_private;
-    struct door_write *write; /* NULL: influx is not configured */
+    struct door_write *write;      /* NULL: influx is not configured */
+    struct door_webhook *webhooks; /* NULL: there are none */
 };
 
 /* ---- the inbox ---- */
@@ -117,9 +119,26 @@ static enum status open_write(struct door *d, struct error *err)
     return STATUS_OK;
 }
 
+static enum status open_webhooks(struct door *d, struct error *err)
+{
+    const struct config *c = d->cfg.cfg;
+    struct door_webhook_config wc = {.webhooks = c->webhooks,
+                                     .n = c->n_webhooks,
+                                     .body_max = c->http.max_body,
+                                     .inbox = d->inbox,
+                                     .clock = d->cfg.clock};
+    if (!c->n_webhooks)
+        return STATUS_OK;
+    enum status st = door_webhook_new(&wc, &d->webhooks, err);
+    if (!st)
+        add_route(d->public_routes, &d->n_public, door_webhook_route(d->webhooks));
+    return st;
+}
+
 static enum status add_public_routes(struct door *d, struct error *err)
 {
-    return open_write(d, err);
+    enum status st = open_write(d, err);
+    return st ? st : open_webhooks(d, err);
 }
 
 static const char *or_null(const char *text)
@@ -214,6 +233,7 @@ void door_free(struct door *d)
     inbox_feed_stop(feed);
     inbox_close(d->inbox); /* the feed reads it to its end */
     door_write_free(d->write);
+    door_webhook_free(d->webhooks);
     pthread_mutex_destroy(&d->lock);
     free(d);
 }
@@ -242,6 +262,9 @@ void door_reload(struct door *d, const struct config *cfg)
     struct error err;
     if (d && d->public_server && http_reload_tls(d->public_server, &err))
         log_write(LOG_ERROR, "http", "could not read the certificate again error=\"%s\"", err.text);
+    if (d && d->webhooks && door_webhook_reload(d->webhooks, cfg->webhooks, cfg->n_webhooks, &err))
+        log_write(LOG_ERROR, "http", "could not take the secrets of the webhooks error=\"%s\"",
+                  err.text);
     if (d && d->write && door_write_reload(d->write, &cfg->influx, &err))
         log_write(LOG_ERROR, "http", "could not change the secrets of influx error=\"%s\"",
                   err.text);

@@ -171,21 +171,21 @@ static void test_how_a_sender_proves_itself_follows_from_the_preset(void **state
     (void)state;
     static const struct {
         const char *preset;
-        enum config_verify verify;
+        enum signature_kind verify;
         const char *header;
     } rows[] = {
-        {"standard", VERIFY_STANDARD_WEBHOOKS, ""},
-        {"github", VERIFY_HMAC_BODY, ""},
-        {"stripe", VERIFY_HMAC_TS_STRIPE, ""},
-        {"slack", VERIFY_HMAC_TS_SLACK, ""},
-        {"discord", VERIFY_ED25519_TS, ""},
-        {"telegram", VERIFY_SHARED_SECRET, "x-telegram-bot-api-secret-token"},
-        {"supabase", VERIFY_SHARED_SECRET, "authorization"},
-        {"sequin", VERIFY_SHARED_SECRET, "authorization"},
-        {"json", VERIFY_STANDARD_WEBHOOKS, ""},
-        {"json, verify: hmac-body", VERIFY_HMAC_BODY, ""},
-        {"github, verify: shared-secret", VERIFY_SHARED_SECRET, "authorization"},
-        {"telegram, header: x-own", VERIFY_SHARED_SECRET, "x-own"},
+        {"standard", SIGNATURE_STANDARD_WEBHOOKS, ""},
+        {"github", SIGNATURE_HMAC_BODY, ""},
+        {"stripe", SIGNATURE_HMAC_TS_STRIPE, ""},
+        {"slack", SIGNATURE_HMAC_TS_SLACK, ""},
+        {"discord", SIGNATURE_ED25519_TS, ""},
+        {"telegram", SIGNATURE_SHARED_SECRET, "x-telegram-bot-api-secret-token"},
+        {"supabase", SIGNATURE_SHARED_SECRET, "authorization"},
+        {"sequin", SIGNATURE_SHARED_SECRET, "authorization"},
+        {"json", SIGNATURE_STANDARD_WEBHOOKS, ""},
+        {"json, verify: hmac-body", SIGNATURE_HMAC_BODY, ""},
+        {"github, verify: shared-secret", SIGNATURE_SHARED_SECRET, "authorization"},
+        {"telegram, header: x-own", SIGNATURE_SHARED_SECRET, "x-own"},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         char yaml[1024];
