@@ -1,6 +1,7 @@
 /*
  * warmpath run - the stream processor: one process, these threads (DESIGN.md section 3): the slot
- * reader, W partition workers, the sink writer, the lease keeper, and this one, which supervises.
+ * reader, W partition workers, the sink writer, the lease keeper, those of the door
+ * (server/door.h), and this one, which supervises.
  */
 #include <assert.h>
 #include <pthread.h>
@@ -21,6 +22,7 @@
 #include "pipeline/worker.h"
 #include "server/blocked.h"
 #include "server/cli.h"
+#include "server/door.h"
 #include "server/figures.h"
 #include "server/load.h"
 #include "server/rebuild.h"
@@ -65,7 +67,8 @@ struct run {
     atomic_bool stop_reader;
     atomic_bool stop_lease;
     atomic_bool loading; /* the state is not complete: no row may leave it */
-    atomic_bool begun;   /* it is, and the workers are there: events may come */
+    struct door *door;
+    atomic_bool begun; /* it is, and the workers are there: events may come */
     struct stage reader;
     struct stage lease;
     struct source_watch *watch;
@@ -88,6 +91,7 @@ static void *reader_main(void *arg)
     }
     if (!r->reader.status && !atomic_load(&r->loading)) {
         atomic_store(&r->begun, true);
+        door_wake(r->door);
         r->reader.status =
             replication_run(r->replication, r->start.start, &r->stop_reader, &r->reader.error);
     }
@@ -182,6 +186,7 @@ static void worker_acked(void *ctx, uint32_t worker)
     struct run *r = ctx;
     router_expect(r->router, worker);
     replication_wake(r->replication);
+    door_wake(r->door);
 }
 
 static enum status start_workers(struct run *r, struct error *err)
@@ -269,6 +274,27 @@ static lsn_t least_durable(void *ctx)
     return covered;
 }
 
+/* Before the workers: they wake it. */
+static enum status open_door(struct run *r, struct error *err)
+{
+    struct door_config dc = {
+        .cfg = r->cfg,
+        .router = r->router,
+        .seen = {.covered = UINT64_MAX},
+        .begin = &r->begun,
+        .clock = &clock_real,
+    };
+    for (uint32_t i = 0; i < r->start.workers; i++) {
+        uint64_t covered = store_covered_inbox(r->start.stores[i]);
+        uint64_t newest = store_newest_inbox(r->start.stores[i]);
+        if (covered < dc.seen.covered)
+            dc.seen.covered = covered;
+        if (newest > dc.seen.newest)
+            dc.seen.newest = newest;
+    }
+    return door_open(&dc, &r->door, err);
+}
+
 static enum status run_start(struct run *r, bool anew, struct error *err)
 {
     enum status st = startup_run(r->cfg, anew, &r->start, err);
@@ -294,6 +320,8 @@ static enum status run_start(struct run *r, bool anew, struct error *err)
     if (!st)
         st = start_router(r, err);
     if (!st)
+        st = open_door(r, err);
+    if (!st)
         st = start_workers(r, err);
     if (!st)
         st = stage_start(&r->reader, reader_main, r, err);
@@ -304,6 +332,8 @@ static enum status run_start(struct run *r, bool anew, struct error *err)
         st = source_watch_start(r->cfg, &r->watch, err);
     if (!st)
         st = rebuild_start(&bc, &r->rebuild, err);
+    if (!st)
+        st = door_start(r->door, err);
     return st;
 }
 
@@ -315,6 +345,8 @@ static enum status run_health(struct run *r, struct error *err)
     enum status st = sink_health(r->sink, err);
     for (uint32_t i = 0; i < r->n_workers && !st; i++)
         st = worker_health(r->workers[i], err);
+    if (!st)
+        st = door_health(r->door, err);
     struct stage *stages[] = {&r->reader, &r->lease};
     for (size_t i = 0; i < 2 && !st; i++) {
         if (!atomic_load(&stages[i]->ended))
@@ -386,7 +418,11 @@ static void reload(struct run *r)
 {
     const struct mapping_set *mappings = NULL;
     struct error err = {0};
-    if (!reload_read(&r->reload, &mappings))
+    const struct config *before = r->reload.config;
+    bool remap = reload_read(&r->reload, &mappings);
+    if (r->reload.config != before)
+        door_reload(r->door, r->reload.config);
+    if (!remap)
         return;
     rebuild_remap(r->rebuild, mappings);
     if (replication_remap(r->replication, mappings, &err))
@@ -460,6 +496,7 @@ static bool all_drained(struct run *r)
 static enum status run_stop(struct run *r, bool graceful, struct error *err)
 {
     private_board_stopping(&r->board);
+    door_stop(r->door);
     source_watch_stop(r->watch);
     rebuild_stop(r->rebuild);
     atomic_store(&r->stop_reader, true);
@@ -481,6 +518,7 @@ static enum status run_stop(struct run *r, bool graceful, struct error *err)
         enum status one = worker_stop(r->workers[i], st ? NULL : err);
         st = st ? st : one;
     }
+    door_free(r->door);
     sink_stop(r->sink, graceful ? SINK_STOP_US : 0);
     atomic_store(&r->stop_lease, true);
     stage_join(&r->lease);

@@ -59,6 +59,7 @@ static enum status open_inbox(struct door *d, struct error *err)
         .commit_delay_us = c->inbox.commit_delay_us,
         .keep_ids_us = c->inbox.keep_ids_us,
         .bytes_max = (uint64_t)c->inbox.max_size,
+        .applied = d->cfg.seen.newest,
         .stored = stored,
         .stored_ctx = d,
     };
@@ -220,6 +221,10 @@ void door_stop(struct door *d)
     http_stop(TAKE(d->public_server), GRACE_US);
     /* Last, so that /readyz can say what goes on until then. */
     http_stop(TAKE(d->private_server), 0);
+    pthread_mutex_lock(&d->lock);
+    struct inbox_feed *feed = TAKE(d->feed);
+    pthread_mutex_unlock(&d->lock);
+    inbox_feed_stop(feed);
 }
 
 void door_free(struct door *d)
@@ -227,11 +232,7 @@ void door_free(struct door *d)
     if (!d)
         return;
     door_stop(d);
-    pthread_mutex_lock(&d->lock);
-    struct inbox_feed *feed = TAKE(d->feed);
-    pthread_mutex_unlock(&d->lock);
-    inbox_feed_stop(feed);
-    inbox_close(d->inbox); /* the feed reads it to its end */
+    inbox_close(d->inbox); /* answers what was submitted: its routes are there until then */
     door_write_free(d->write);
     door_webhook_free(d->webhooks);
     pthread_mutex_destroy(&d->lock);

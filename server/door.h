@@ -42,8 +42,8 @@ CLEANUP_FREEP(struct door, door_free);
 void door_wake(struct door *d);
 /* OK while everything runs; a failed inbox ends the process. */
 enum status door_health(struct door *d, struct error *err);
-/* Secrets and certificates of a configuration that was read again; cfg is borrowed until the next
- * door_reload(). What does not work is logged and stays as it was. */
+/* Secrets and certificates of a configuration that was read again. What does not work is logged and
+ * stays as it was. */
 void door_reload(struct door *d, const struct config *cfg);
 
 /* For the private routes. */
