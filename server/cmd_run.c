@@ -282,6 +282,7 @@ static enum status open_door(struct run *r, struct error *err)
         .router = r->router,
         .seen = {.covered = UINT64_MAX},
         .begin = &r->begun,
+        .board = &r->board,
         .clock = &clock_real,
     };
     for (uint32_t i = 0; i < r->start.workers; i++) {
@@ -445,6 +446,7 @@ static void report_figures(struct run *r)
         .blocked = &r->blocked,
         .sink_trouble = &r->sink_trouble,
         .started_us = r->started_us,
+        .door = r->door,
     };
     figures_take(&in, &ready);
     private_board_report(&r->board, &ready);
