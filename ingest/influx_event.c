@@ -153,8 +153,11 @@ static struct str word_of(struct mapping *m, const char *name)
 
 static enum status invalid(struct mapping *m, const char *what)
 {
+    struct str name = str_cut(m->measurement, LIMIT_LABEL_BYTES);
+    if (m->p->number == 0) /* from no line */
+        return error_set(m->err, STATUS_INVALID, STR_FMT ": %s", STR_ARGS(name), what);
     return error_set(m->err, STATUS_INVALID, "line %" PRIu64 ": " STR_FMT ": %s", m->p->number,
-                     STR_ARGS(str_cut(m->measurement, LIMIT_LABEL_BYTES)), what);
+                     STR_ARGS(name), what);
 }
 
 static enum status take_tags(struct mapping *m)
@@ -351,6 +354,55 @@ static enum status map_outreach(struct mapping *m)
     return st;
 }
 
+/* ---- what cannot be used ---- */
+
+/* A point that came from no line, as one: for people, so without escapes. */
+static struct str render(struct mapping *m)
+{
+    struct buf *out = &m->batch->scratch;
+    const struct line_point *p = m->p;
+    buf_reset(out);
+    enum status st = buf_append_str(out, p->measurement);
+    for (size_t i = 0; i < p->n_tags && !st; i++)
+        st = buf_printf(out, "," STR_FMT "=" STR_FMT, STR_ARGS(p->tags[i].key),
+                        STR_ARGS(p->tags[i].value));
+    for (size_t i = 0; i < p->n_fields && !st; i++) {
+        const struct line_field *f = &p->fields[i];
+        st = buf_printf(out, "%c" STR_FMT "=", i ? ',' : ' ', STR_ARGS(f->key));
+        if (!st && f->type == LINE_STRING)
+            st = buf_printf(out, "\"" STR_FMT "\"", STR_ARGS(f->u.text));
+        else if (!st)
+            st = buf_printf(out, "%.17g", number_of(f));
+    }
+    if (!st)
+        st = buf_printf(out, " %" PRId64, p->time_ns);
+    char *copy = st ? NULL : event_arena_alloc(m->batch->arena, out->len);
+    if (!copy)
+        return STR("");
+    memcpy(copy, out->data, out->len);
+    return (struct str){copy, out->len};
+}
+
+/* Once for each point, however often it is read. */
+static enum status refuse_point(struct mapping *m, const struct error *why, int64_t received_us,
+                                struct error *err)
+{
+    uint64_t h = hash64(m->measurement) + hash64_mix((uint64_t)m->p->time_ns);
+    for (size_t i = 0; i < m->p->n_tags; i++)
+        h += hash64_mix(hash64(text_of(m, m->p->tags[i].key, LINE_NAME)) +
+                        hash64_mix(hash64(text_of(m, m->p->tags[i].value, LINE_NAME))));
+    struct seen_mark mark = {.id = hash64_mix(h), .value = 0, .at_us = m->p->time_ns / 1000};
+    if (m->map->seen && m->map->seen(m->map->seen_ctx, &mark)) {
+        m->batch->seen++;
+        return STATUS_OK;
+    }
+    enum status st = buf_append(&m->batch->marks, &mark, sizeof(mark));
+    if (st)
+        return error_set(err, st, "one body has too many values");
+    struct str line = m->p->line.ptr ? m->p->line : render(m);
+    return refuse(m->batch, m->map, line, why, received_us, err);
+}
+
 static enum status map_point(struct mapping *m, enum status (*map)(struct mapping *m))
 {
     enum status st = take_tags(m);
@@ -391,7 +443,7 @@ enum status influx_add_point(struct influx_batch *b, const struct influx_map *ma
     b->n_events = n_events;
     if (st != STATUS_INVALID)
         return error_set(err, st, "%s", why.text);
-    return refuse(b, map, p->line, &why, received_us, err);
+    return refuse_point(&m, &why, received_us, err);
 }
 
 enum status influx_add_body(struct influx_batch *b, const struct influx_map *map, struct str body,

@@ -31,7 +31,8 @@
 struct influx_map {
     struct str where; /* of dead letters: "influx:NAME"; at most LIMIT_ID_BYTES */
     bool (*known)(struct str measurement); /* has metrics; any thread */
-    /* Was this value of a metric counted before? Then it is left out. NULL: none was. */
+    /* Was this value of a metric counted, or this point refused before? Then it is left out.
+     * NULL: none was. */
     bool (*seen)(void *ctx, const struct seen_mark *mark);
     void *seen_ctx;
 };
@@ -40,7 +41,7 @@ struct influx_map {
 struct influx_batch {
     struct buf events; /* n_events times: varint length + event_encode() bytes */
     uint32_t n_events; /* dead letters too */
-    struct buf marks;  /* struct seen_mark of every value of its metrics */
+    struct buf marks;  /* struct seen_mark of every value of its metrics, and of its bad points */
     uint64_t metrics, memories, outreach;
     uint64_t ignored; /* points that nothing is made of */
     uint64_t seen;    /* points of which every value was counted before */

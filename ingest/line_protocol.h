@@ -47,7 +47,7 @@ struct line_point {
     size_t tags_more;
     size_t n_fields; /* of fields[]; at least 1. Of two with one name the last counts */
     size_t fields_more;
-    bool plain; /* names and strings have no escapes: the point does not come from a line */
+    bool plain; /* names and strings have no escapes: the point comes from no line, number is 0 */
     bool has_time;
     int64_t time_ns;                 /* since 1970; now_ns when the line has none */
     struct line_tag tags[LINE_TAGS]; /* as they came; no two have one name */

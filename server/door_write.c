@@ -192,7 +192,7 @@ static void on_committed(void *ctx, enum inbox_outcome outcome)
     answer_done(w, d->q, d->status);
 }
 
-static void count_batch(struct door_write *w, const struct influx_batch *b)
+void influx_count(const char *source, const struct influx_batch *b)
 {
     const struct {
         const char *kind;
@@ -203,9 +203,9 @@ static void count_batch(struct door_write *w, const struct influx_batch *b)
                  {"dead_letter", b->n_events - b->metrics - b->memories - b->outreach}};
     for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
         if (kinds[i].n)
-            metric_add(METRIC_EVENTS_RECEIVED, w->name, kinds[i].kind, kinds[i].n);
+            metric_add(METRIC_EVENTS_RECEIVED, source, kinds[i].kind, kinds[i].n);
     if (b->ignored)
-        metric_add(METRIC_EVENTS_IGNORED, w->name, NULL, b->ignored);
+        metric_add(METRIC_EVENTS_IGNORED, source, NULL, b->ignored);
 }
 
 /* Takes the marks of the batch along. */
@@ -229,7 +229,7 @@ static void submit(struct door_write *w, struct http_request *q, struct influx_b
     enum status st = inbox_submit(w->cfg.inbox, &in, on_committed, d, NULL);
     if (!st) {
         (void)TAKE(d); /* on_committed() has it */
-        count_batch(w, b);
+        influx_count(w->name, b);
         return;
     }
     if (st == STATUS_LIMIT)
@@ -252,7 +252,7 @@ static void write_body(struct door_write *w, struct http_request *q, bool v2)
     } else if (st) {
         answer_later(w, q, 503, 1);
     } else if (b.n_events == 0) {
-        count_batch(w, &b);
+        influx_count(w->name, &b);
         answer_done(w, q, 204);
     } else {
         submit(w, q, &b);

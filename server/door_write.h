@@ -17,6 +17,7 @@
 
 struct config_influx;
 struct door_write;
+struct influx_batch;
 struct inbox;
 
 #define DOOR_WRITE_ROUTES 4
@@ -41,3 +42,6 @@ CLEANUP_FREEP(struct door_write, door_write_free);
 MUST_CHECK enum status door_write_reload(struct door_write *w, const struct config_influx *influx,
                                          struct error *err);
 void door_write_routes(struct door_write *w, struct http_route out[DOOR_WRITE_ROUTES]);
+
+/* Counts what a batch has become, for the metrics. */
+void influx_count(const char *source, const struct influx_batch *b);

@@ -27,13 +27,13 @@ struct inbox;
 struct influx_pull;
 
 /* All borrowed until influx_pull_stop(), which must come before inbox_close(). INVALID: the URL;
- * CORRUPT, IO: the file cannot be used. */
+ * IO, REFUSED: the file cannot be used. */
 MUST_CHECK enum status influx_pull_start(const struct config_influx *cfg, const char *state_dir,
                                          struct inbox *inbox, const struct clock *clock,
                                          struct influx_pull **ret, struct error *err);
-/* Ends a request under way and the thread; afterwards influx_pull_note() does nothing. */
+/* Ends a request under way and the thread. NULL is a no-op. */
 void influx_pull_stop(struct influx_pull *p);
-/* Stops, too. NULL is a no-op. */
+/* After inbox_close(), which gives it the last notes. NULL is a no-op. */
 void influx_pull_free(struct influx_pull *p);
 CLEANUP_FREEP(struct influx_pull, influx_pull_free);
 

@@ -280,16 +280,19 @@ static void test_of_a_point_that_is_read_again_only_what_is_new_counts(void **st
     again.seen = was_counted;
     take("conversation_quality,bot=a,x=1 v=1,w=2,s=\"x\" 5000\nmemory_access,bot=a v=1\n");
     n_counted = influx_batch_marks(&batch);
-    assert_int_equal(n_counted, 2);
+    assert_int_equal(n_counted, 3); /* the bad one, too */
+    assert_int_equal(batch.bad, 1);
     memcpy(counted, batch.marks.data, n_counted * sizeof(*counted));
     assert_int_equal(counted[0].at_us, 5);
     influx_batch_reset(&batch);
     struct str body = STR("conversation_quality,bot_name=a,x=1 w=2.0,v=1i 5000\n"
                           "conversation_quality,bot=a,x=1 w=3,v=1,z=4 5000\n"
-                          "conversation_quality,bot=a,x=1 w=2,v=1 5001\n");
+                          "conversation_quality,bot=a,x=1 w=2,v=1 5001\n"
+                          "memory_access,bot=a v=1 1795387000123456789\n");
     assert_int_equal(influx_add_body(&batch, &again, body, &o, NULL), STATUS_OK);
     decode();
-    assert_int_equal(batch.seen, 1);
+    assert_int_equal(batch.seen, 2);
+    assert_int_equal(batch.bad, 0);
     assert_int_equal(batch.n_events, 2);
     assert_int_equal(events[0].u.metric.n_fields, 2);
     assert_text(events[0].u.metric.fields[0].name, "w");

@@ -1,0 +1,34 @@
+/*
+ * state/seen.h - which values have been counted, for a source that is read again and again.
+ *
+ * One SQLite file, written after what it tells of was committed elsewhere, and not synced at each
+ * commit: after a power cut the newest marks may be missing, never may there be one of something
+ * that was not counted. It can be lost: then what is read again counts again, as far as nobody else
+ * notices. One thread.
+ */
+#pragma once
+
+#include "core/cleanup.h"
+#include "core/seen_mark.h"
+#include "core/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct seen;
+
+/* Opens or creates it. A file that cannot be read is replaced by an empty one, and *ret_lost set.
+ * IO, NOMEM; REFUSED: a newer format. */
+MUST_CHECK enum status seen_open(const char *path, struct seen **ret, bool *ret_lost,
+                                 struct error *err);
+void seen_close(struct seen *s); /* NULL is a no-op */
+CLEANUP_FREEP(struct seen, seen_close);
+
+/* Is this the value that was last noted of mark->id? IO. */
+MUST_CHECK enum status seen_has(struct seen *s, const struct seen_mark *mark, bool *ret,
+                                struct error *err);
+/* All of them in one transaction, a later one in place of an earlier one. IO. */
+MUST_CHECK enum status seen_add(struct seen *s, const struct seen_mark *marks, size_t n,
+                                struct error *err);
+/* What is older goes; reads the whole file. IO. */
+MUST_CHECK enum status seen_forget(struct seen *s, int64_t before_us, struct error *err);
