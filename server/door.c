@@ -10,6 +10,7 @@
 #include "server/door_webhook.h"
 #include "server/door_write.h"
 #include "server/http.h"
+#include "server/influx_pull.h"
 #include "server/private_routes.h"
 
 #define ROUTES_MAX (CONFIG_WEBHOOKS_MAX + 16)
@@ -27,6 +28,7 @@ struct door {
     size_t n_public, n_private;
     struct door_write *write;      /* NULL: influx is not configured */
     struct door_webhook *webhooks; /* NULL: there are none */
+    struct influx_pull *influx;    /* NULL: influx.catch_up is not configured */
 };
 
 /* ---- the inbox ---- */
@@ -108,7 +110,9 @@ static enum status open_write(struct door *d, struct error *err)
     struct door_write_config wc = {.influx = &c->influx,
                                    .body_max = c->http.max_write_body,
                                    .inbox = d->inbox,
-                                   .clock = d->cfg.clock};
+                                   .clock = d->cfg.clock,
+                                   .stored = d->influx ? influx_pull_note : NULL,
+                                   .stored_ctx = d->influx};
     if (!config_influx_is_open(&c->influx))
         return STATUS_OK;
     enum status st = door_write_new(&wc, &d->write, err);
@@ -206,9 +210,20 @@ static enum status listen_private(struct door *d, struct error *err)
     return st;
 }
 
+/* What is pushed is noted by what pulls: that is there first. */
+static enum status start_pulls(struct door *d, struct error *err)
+{
+    const struct config *c = d->cfg.cfg;
+    if (!*c->influx.catch_up.url)
+        return STATUS_OK;
+    return influx_pull_start(&c->influx, c->state_dir, d->inbox, d->cfg.clock, &d->influx, err);
+}
+
 enum status door_start(struct door *d, struct error *err)
 {
     enum status st = listen_private(d, err);
+    if (!st)
+        st = start_pulls(d, err);
     if (!st)
         st = listen_public(d, err);
     return st;
@@ -219,6 +234,7 @@ void door_stop(struct door *d)
     if (!d)
         return;
     http_stop(TAKE(d->public_server), GRACE_US);
+    influx_pull_stop(d->influx);
     /* Last, so that /readyz can say what goes on until then. */
     http_stop(TAKE(d->private_server), 0);
     pthread_mutex_lock(&d->lock);
@@ -234,6 +250,7 @@ void door_free(struct door *d)
     door_stop(d);
     inbox_close(d->inbox); /* answers what was submitted: its routes are there until then */
     door_write_free(d->write);
+    influx_pull_free(d->influx);
     door_webhook_free(d->webhooks);
     pthread_mutex_destroy(&d->lock);
     free(d);
