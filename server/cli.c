@@ -1,5 +1,7 @@
 #include "server/cli.h"
 
+#include "core/cleanup.h"
+#include "server/config_secrets.h"
 #include "server/suggest.h"
 
 #include <assert.h>
@@ -166,6 +168,12 @@ static int check_args(struct cli *cli)
     return CLI_OK;
 }
 
+static void print_problem(void *ctx, const char *text)
+{
+    const struct cli *cli = ctx;
+    fprintf(cli->err, "%s: %s\n", cli->config->file[0] ? cli->config->file : "configuration", text);
+}
+
 int cli_load_config(struct cli *cli, unsigned need)
 {
     const char *sets[CLI_GIVEN_MAX];
@@ -194,6 +202,11 @@ int cli_load_config(struct cli *cli, unsigned need)
     buf_deinit(&problems);
     if (st != STATUS_OK)
         return cli_fail(cli, st == STATUS_NOMEM ? CLI_FAILED : CLI_CONFIG, "%s", err.text);
+    /* What the endpoints are to do with their secrets concerns who runs them. */
+    if ((need & NEED_TABLES) && config_check_secrets(cli->config, print_problem, cli) > 0) {
+        config_free(TAKE(cli->config));
+        return cli_fail(cli, CLI_CONFIG, "a secret cannot be used");
+    }
     log_set_level(cli->config->log_level);
     return CLI_OK;
 }

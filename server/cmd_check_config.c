@@ -1,5 +1,7 @@
+#include "core/clock.h"
 #include "ingest/preflight.h"
 #include "server/cli.h"
+#include "server/config_secrets.h"
 #include "server/startup.h"
 
 #include <stdlib.h>
@@ -51,6 +53,12 @@ static int check_database(struct cli *cli)
     return code;
 }
 
+static void print_warning(void *ctx, const char *text)
+{
+    struct cli *cli = ctx;
+    fprintf(cli->err, "warning: %s\n", text);
+}
+
 int cmd_check_config(struct cli *cli)
 {
     struct error err;
@@ -61,6 +69,8 @@ int cmd_check_config(struct cli *cli)
         code = print(cli, config_print_schema(&text, &err), &text, &err);
     } else {
         code = cli_load_config(cli, NEED_SOURCE | NEED_TABLES);
+        if (code == CLI_OK)
+            config_warnings(cli->config, clock_wall_us(&clock_real), print_warning, cli);
         if (code == CLI_OK && cli_has(cli, "print-config")) {
             code = print(cli, config_print(cli->config, &text, &err), &text, &err);
         } else if (code == CLI_OK) {

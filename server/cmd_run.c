@@ -22,6 +22,7 @@
 #include "pipeline/worker.h"
 #include "server/blocked.h"
 #include "server/cli.h"
+#include "server/config_secrets.h"
 #include "server/door.h"
 #include "server/figures.h"
 #include "server/load.h"
@@ -549,6 +550,7 @@ static enum status run_once(struct cli *cli, const sigset_t *signals, bool anew,
     struct run r = {.cfg = cli->config, .started_us = clock_wall_us(&clock_real)};
     reload_init(&r.reload, cli);
     private_board_init(&r.board, &clock_real);
+    config_log_warnings(cli->config);
     enum status st = run_start(&r, anew, err);
     if (!st)
         st = blocked_write(r.cfg->state_dir, NULL, err); /* of an earlier run */

@@ -88,6 +88,8 @@ struct config {
     size_t n_qdrant;
     struct config_qdrant *qdrant; /* owned */
 
+    unsigned long secret_line; /* of the file: where it holds a secret itself, 0 = nowhere */
+
     struct config_origin *origins; /* owned: where each value came from, for --print-config */
 };
 

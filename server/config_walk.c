@@ -244,6 +244,8 @@ static void store(struct config_loader *l, const struct config_row *row,
     buf_init(&expanded, CONFIG_CONNINFO_BYTES);
     struct str text = raw;
     enum status st = STATUS_OK;
+    if (l->expand && row->secrecy == SECRET && raw.len > 0 && !memmem(raw.ptr, raw.len, "${", 2))
+        l->cfg->secret_line = p->mark.line;
     if (l->expand) {
         st = config_expand(raw, &expanded, &err);
         text = (struct str){expanded.len ? expanded.data : "", expanded.len};

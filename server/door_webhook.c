@@ -3,6 +3,7 @@
 #include "core/metrics.h"
 #include "ingest/signature.h"
 #include "ingest/webhook.h"
+#include "server/config_secrets.h"
 #include "server/rate.h"
 #include "state/inbox.h"
 
@@ -256,21 +257,11 @@ static void handle(void *ctx, struct http_request *q)
 static enum status make_verifier(const struct config_webhook *c, struct signature **ret,
                                  struct error *err)
 {
-    struct signature_secret secrets[CONFIG_SECRETS_MAX];
-    for (size_t i = 0; i < c->n_secrets; i++)
-        secrets[i] =
-            (struct signature_secret){.id = c->secrets[i].id,
-                                      .value = str_from(c->secrets[i].value),
-                                      /* Refused from not_after on, and seconds are whole there. */
-                                      .not_after_s = c->secrets[i].not_after_us / US_PER_SECOND -
-                                                     (c->secrets[i].not_after_us > 0)};
-    struct signature_config sc = {.kind = c->verify,
-                                  .header = c->header[0] ? c->header : NULL,
-                                  .secrets = secrets,
-                                  .n_secrets = c->n_secrets};
     *ret = NULL;
     struct error why;
-    enum status st = c->n_secrets ? signature_new(&sc, ret, &why) : STATUS_OK;
+    enum status st =
+        c->n_secrets ? config_verifier(c->verify, c->header, c->secrets, c->n_secrets, ret, &why)
+                     : STATUS_OK;
     return st ? error_set(err, st, "webhook \"%s\": %.200s", c->name, why.text) : STATUS_OK;
 }
 

@@ -11,6 +11,7 @@
 #include "ingest/influx_event.h"
 #include "ingest/signature.h"
 #include "server/config_door.h"
+#include "server/config_secrets.h"
 #include "server/influx_known.h"
 #include "server/rate.h"
 #include "state/inbox.h"
@@ -293,17 +294,11 @@ static void handle_health(void *ctx, struct http_request *q)
 static enum status new_verifier(const struct config_influx *influx, struct signature **ret,
                                 struct error *err)
 {
-    struct signature_secret secrets[CONFIG_SECRETS_MAX];
-    struct signature_config sc = {
-        .kind = SIGNATURE_SHARED_SECRET, .secrets = secrets, .n_secrets = influx->n_secrets};
     *ret = NULL;
-    for (size_t i = 0; i < influx->n_secrets; i++)
-        secrets[i] = (struct signature_secret){.id = influx->secrets[i].id,
-                                               .value = str_from(influx->secrets[i].value),
-                                               .not_after_s =
-                                                   influx->secrets[i].not_after_us / US_PER_SECOND};
     /* The configuration has refused an endpoint without a secret unless that was wished for. */
-    return influx->n_secrets ? signature_new(&sc, ret, err) : STATUS_OK;
+    return influx->n_secrets ? config_verifier(SIGNATURE_SHARED_SECRET, NULL, influx->secrets,
+                                               influx->n_secrets, ret, err)
+                             : STATUS_OK;
 }
 
 enum status door_write_reload(struct door_write *w, const struct config_influx *influx,

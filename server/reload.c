@@ -4,6 +4,7 @@
 #include "core/log.h"
 #include "core/metrics.h"
 #include "server/config_schema.h"
+#include "server/config_secrets.h"
 #include "server/startup.h"
 
 #include <string.h>
@@ -96,6 +97,7 @@ bool reload_read(struct reload *r, const struct mapping_set **ret)
     note_success();
     bool differs = mappings_differ(&again.config->mappings, &current(r)->mappings);
     log_ignored(r->cli->config, again.config);
+    config_log_warnings(again.config);
     config_free(r->config);
     r->config = again.config;
     log_write(LOG_INFO, "run", "read the configuration again source_tables=%s",
