@@ -14,10 +14,14 @@
 #include "core/log.h"
 #include "server/http_internal.h"
 
+#define RATE_KEYS 65536
+
 void server_unref(struct http_server *s)
 {
     if (atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1)
         return;
+    rate_limit_free(s->rate);
+    http_tls_free(s->tls);
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->lock);
     free(s);
@@ -25,12 +29,51 @@ void server_unref(struct http_server *s)
 
 /* ---- connections ---- */
 
+/* Limits are kept for hosts; connections of one are in one bucket, so that they can be counted. */
+static size_t bucket_of(const struct http_address *peer)
+{
+    struct http_address host = http_address_host(peer);
+    return hash64((struct str){(const char *)host.bytes, sizeof(host.bytes)}) & (HTTP_BUCKETS - 1);
+}
+
+static bool has_room(struct http_server *s, const struct http_address *peer)
+{
+    if (atomic_load(&s->connections) >= s->cfg.connections)
+        return false;
+    /* Behind a proxy, and on a unix socket, every client has the same. */
+    if (s->cfg.behind_proxy || http_address_is_unix(peer))
+        return true;
+    unsigned n = 0;
+    struct http_address host = http_address_host(peer);
+    pthread_mutex_lock(&s->lock);
+    for (struct http_connection *c = s->buckets[bucket_of(peer)]; c; c = c->next) {
+        struct http_address other = http_address_host(&c->peer);
+        n += memcmp(&other, &host, sizeof(host)) == 0;
+    }
+    pthread_mutex_unlock(&s->lock);
+    return n < s->cfg.connections_per_address;
+}
+
+static enum MHD_Result accept_connection(void *server, const struct sockaddr *from, socklen_t len)
+{
+    struct http_server *s = server;
+    struct http_address peer = http_address_of(len > 0 ? from : NULL);
+    if (has_room(s, &peer))
+        return MHD_YES;
+    atomic_fetch_add(&s->connections_refused, 1);
+    return MHD_NO;
+}
+
 static void connection_opened(struct http_server *s, struct MHD_Connection *mhd, void **context)
 {
     struct http_connection *c = calloc(1, sizeof(*c));
     *context = c;
+    http_tls_enter(s->tls);
     if (!c)
         return;
+    c->peer = http_address_of(
+        MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS)->client_addr);
+    c->bucket = bucket_of(&c->peer);
     c->fd = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
     atomic_init(&c->deadline_us, clock_mono_us(s->cfg.clock) + s->cfg.header_us);
     pthread_mutex_lock(&s->lock);
@@ -170,12 +213,18 @@ static enum status start_daemon(struct http_server *s, struct error *err)
          (intptr_t)((c->idle_us + US_PER_SECOND - 1) / US_PER_SECOND), NULL},
         {MHD_OPTION_CONNECTION_MEMORY_LIMIT, (intptr_t)(2 * c->headers_max + (32u << 10)), NULL},
         {MHD_OPTION_CONNECTION_LIMIT, (intptr_t)((c->connections + 8) * c->threads), NULL},
+        {s->tls ? MHD_OPTION_HTTPS_CERT_CALLBACK : MHD_OPTION_CONNECTION_MEMORY_INCREMENT,
+         s->tls ? (intptr_t)http_tls_certificate : 4096, NULL},
+        {s->tls ? MHD_OPTION_HTTPS_PRIORITIES : MHD_OPTION_CONNECTION_MEMORY_INCREMENT,
+         s->tls ? 0 : 4096, s->tls ? (void *)(uintptr_t)HTTP_TLS_PRIORITIES : NULL},
         {c->threads > 1 ? MHD_OPTION_THREAD_POOL_SIZE : MHD_OPTION_END, (intptr_t)c->threads, NULL},
         {MHD_OPTION_END, 0, NULL},
     };
     unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
-    s->daemon = MHD_start_daemon(flags, 0, NULL, NULL, request_handle, s, MHD_OPTION_ARRAY, options,
-                                 MHD_OPTION_END);
+    if (s->tls)
+        flags |= MHD_USE_TLS;
+    s->daemon = MHD_start_daemon(flags, 0, accept_connection, s, request_handle, s,
+                                 MHD_OPTION_ARRAY, options, MHD_OPTION_END);
     return s->daemon
                ? STATUS_OK
                : error_set(err, STATUS_IO, "could not start the HTTP server on \"%s\"", c->listen);
@@ -191,6 +240,18 @@ static enum status check_exposure(const struct http_server *s, struct error *err
                      "ends TLS, or set http.behind_proxy when the proxy is another machine, or "
                      "http.insecure_plain",
                      s->cfg.listen);
+}
+
+/* What the configuration names besides the address. */
+static enum status prepare(struct http_server *s, struct error *err)
+{
+    const struct http_config *c = &s->cfg;
+    enum status st = http_networks_parse(c->trusted_proxies, &s->trusted, err);
+    if (!st && c->rate_per_address)
+        st = rate_limit_new(c->rate_per_address, 2 * c->rate_per_address, RATE_KEYS, &s->rate, err);
+    if (!st && c->tls_cert)
+        st = http_tls_new(c->tls_cert, c->tls_key, &s->tls, err);
+    return st;
 }
 
 static void init_lock(struct http_server *s)
@@ -213,7 +274,9 @@ enum status http_start(const struct http_config *cfg, struct http_server **ret, 
     s->id_seed = (uint64_t)clock_wall_us(&clock_real) << 20;
     atomic_init(&s->refs, 1);
     init_lock(s);
-    enum status st = http_listen(s->cfg.listen, &s->listener, err);
+    enum status st = prepare(s, err);
+    if (!st)
+        st = http_listen(s->cfg.listen, &s->listener, err);
     if (!st)
         st = check_exposure(s, err);
     if (!st)
@@ -265,9 +328,7 @@ void http_stop(struct http_server *s, int64_t grace_us)
 
 enum status http_reload_tls(struct http_server *s, struct error *err)
 {
-    (void)s;
-    (void)err;
-    return STATUS_OK;
+    return s->tls ? http_tls_reload(s->tls, err) : STATUS_OK;
 }
 
 unsigned http_port(const struct http_server *s)

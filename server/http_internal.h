@@ -1,9 +1,13 @@
 /* server/http_internal.h - what the files of the listener (server/http*.c) share. */
 #pragma once
 
+#include "server/gunzip.h"
 #include "server/http.h"
+#include "server/http_address.h"
 #include "server/http_guard.h"
 #include "server/http_listen.h"
+#include "server/http_tls.h"
+#include "server/rate_limit.h"
 
 #include <microhttpd.h>
 #include <netinet/in.h>
@@ -20,7 +24,8 @@
 struct http_connection {
     struct http_connection *prev, *next; /* of its bucket; under the server's lock */
     int fd;
-    size_t bucket;
+    struct http_address peer;
+    size_t bucket;            /* of its host (http_address_host) */
     atomic_llong deadline_us; /* monotonic: then the socket is shut down */
 };
 
@@ -55,9 +60,11 @@ struct http_request {
     struct str target, path, rest;
     size_t n_fields;
     struct http_field *fields;
-    struct str client;
+    char client[HTTP_ADDRESS_TEXT_BYTES];
     struct http_expect expect;
+    struct gunzip *gunzip; /* NULL: the body is kept as it comes */
     struct buf body;
+    size_t body_held;          /* of it, as counted in the server's `bodies` */
     struct http_field *params; /* of the query, decoded; into `decoded` */
     size_t n_params;
     char *decoded;
@@ -67,7 +74,10 @@ struct http_server {
     struct http_config cfg; /* with the defaults; strings are borrowed until http_stop() */
     struct MHD_Daemon *daemon;
     struct http_listener listener;
-    atomic_uint refs; /* the owner and every request */
+    struct http_tls *tls; /* NULL: plain */
+    struct http_networks trusted;
+    struct rate_limit *rate; /* per client; NULL: unlimited */
+    atomic_uint refs;        /* the owner and every request */
     pthread_t reaper;
     bool reaper_started;
     pthread_mutex_t lock;

@@ -19,7 +19,8 @@ static void request_unref(struct http_request *q)
     if (atomic_fetch_sub_explicit(&q->refs, 1, memory_order_acq_rel) != 1)
         return;
     struct http_server *s = q->server;
-    atomic_fetch_sub(&s->bodies, q->body.cap);
+    atomic_fetch_sub(&s->bodies, q->body_held);
+    gunzip_free(q->gunzip);
     buf_deinit(&q->head);
     buf_deinit(&q->body);
     free((void *)(uintptr_t)q->answer.body.ptr);
@@ -316,22 +317,35 @@ static const struct http_route *find_route(const struct http_server *s, struct s
     return best;
 }
 
-/* Answers before the handler is asked. A body that is still to come is read to its end if it is
- * small, so that its sender is not cut off before it sees the answer; the connection ends then. */
-static enum MHD_Result refuse(struct http_request *q, unsigned status, const char *title,
-                              const struct http_verdict *v)
+/* Sends the answer that was decided before the handler was asked. A body that is still to come is
+ * read to its end if it is small, so that its sender is not cut off before it sees the answer; the
+ * connection ends then. v NULL: nobody knows where the request ends. */
+static enum MHD_Result send_early(struct http_request *q, const struct http_verdict *v)
 {
-    char text[512];
-    struct http_answer a = problem(status, title, text, sizeof(text));
     bool body = v && (v->chunked || v->length > 0);
-    a.close = body || !v;
-    if (!q->refused && !answer_copy(&q->answer, &a))
-        return MHD_NO;
     q->refused = true;
-    q->state = REQUEST_ANSWERED;
+    q->answer.close = q->answer.close || body || !v;
     if (body && !v->expect_continue && (v->chunked || (uint64_t)v->length <= HTTP_DISCARD_MAX))
         return MHD_YES;
     return send_answer(q, &q->answer);
+}
+
+static enum MHD_Result refuse(struct http_request *q, unsigned status, const char *title,
+                              unsigned retry_after_s, const struct http_verdict *v)
+{
+    char text[512];
+    struct http_answer a = problem(status, title, text, sizeof(text));
+    a.retry_after_s = retry_after_s;
+    if (!answer_copy(&q->answer, &a))
+        return MHD_NO;
+    q->state = REQUEST_ANSWERED;
+    return send_early(q, v);
+}
+
+static enum MHD_Result refuse_status(struct http_request *q, unsigned status,
+                                     const struct http_verdict *v)
+{
+    return refuse(q, status, status_title(status), 0, v);
 }
 
 static bool known_method(const char *text, enum http_method *ret)
@@ -347,6 +361,22 @@ static bool known_method(const char *text, enum http_method *ret)
     return true;
 }
 
+/* What may come, before any of it does. */
+static enum MHD_Result begin_body(struct http_request *q, const struct http_verdict *v)
+{
+    struct http_server *s = q->server;
+    if (v->other_coding || (v->gzip && !q->expect.gzip))
+        return refuse_status(q, 415, v);
+    if (v->length > 0 && (uint64_t)v->length > q->expect.body_max)
+        return refuse_status(q, 413, v);
+    if (v->length > 0 && atomic_load(&s->bodies) + (uint64_t)v->length > s->cfg.bodies_max)
+        return refuse_status(q, 503, v);
+    buf_init(&q->body, q->expect.body_max);
+    if (v->gzip && gunzip_new(&q->gunzip, NULL))
+        return refuse_status(q, 503, v);
+    return MHD_YES;
+}
+
 /* The route, and what it says to the headers. */
 static enum MHD_Result begin_route(struct http_request *q, const char *method,
                                    const struct http_verdict *v)
@@ -354,31 +384,33 @@ static enum MHD_Result begin_route(struct http_request *q, const char *method,
     struct http_server *s = q->server;
     q->route = find_route(s, q->path);
     if (!q->route)
-        return refuse(q, 404, status_title(404), v);
+        return refuse_status(q, 404, v);
     if (!known_method(method, &q->method) || !(q->route->methods & q->method))
-        return refuse(q, 405, status_title(405), v);
+        return refuse_status(q, 405, v);
     size_t len = strlen(q->route->path);
     q->rest = (struct str){q->path.ptr + len, q->path.len - len};
     if (q->route->begin) {
-        atomic_fetch_add(&q->refs, 1);
+        atomic_fetch_add(&q->refs, 1); /* of the handler, if it answers */
         if (!q->route->begin(q->route->ctx, q, &q->expect)) {
             assert(q->state == REQUEST_ANSWERED);
-            q->refused = true;
-            bool body = v->chunked || v->length > 0;
-            q->answer.close = q->answer.close || body;
-            if (body && !v->expect_continue &&
-                (v->chunked || (uint64_t)v->length <= HTTP_DISCARD_MAX))
-                return MHD_YES;
-            return send_answer(q, &q->answer);
+            return send_early(q, v);
         }
         request_unref(q);
     }
-    if (v->other_coding || (v->gzip && !q->expect.gzip))
-        return refuse(q, 415, status_title(415), v);
-    if (v->length > 0 && (uint64_t)v->length > q->expect.body_max)
-        return refuse(q, 413, status_title(413), v);
-    buf_init(&q->body, q->expect.body_max);
-    return MHD_YES;
+    return begin_body(q, v);
+}
+
+/* Who asks, and whether that one asks too often. */
+static bool within_rate(struct http_request *q, unsigned *ret_retry_s)
+{
+    struct http_server *s = q->server;
+    char host[HTTP_ADDRESS_TEXT_BYTES];
+    struct http_address client = http_client_address(&q->connection->peer, &s->trusted,
+                                                     s->cfg.behind_proxy, q->fields, q->n_fields);
+    http_address_print(&client, q->client);
+    client = http_address_host(&client);
+    http_address_print(&client, host);
+    return rate_limit_take(s->rate, str_from(host), clock_mono_us(s->cfg.clock), ret_retry_s);
 }
 
 static enum MHD_Result begin(struct http_request *q, const char *method, const char *version)
@@ -409,10 +441,13 @@ static enum MHD_Result begin(struct http_request *q, const char *method, const c
     });
     if (v.status) {
         atomic_fetch_add(&s->refused_guard, 1);
-        return refuse(q, v.status, v.title, NULL);
+        return refuse(q, v.status, v.title, 0, NULL);
     }
     if (stopping)
-        return refuse(q, 503, status_title(503), &v);
+        return refuse_status(q, 503, &v);
+    unsigned retry_s = 0;
+    if (!within_rate(q, &retry_s))
+        return refuse(q, 429, status_title(429), retry_s, &v);
     if (!split_target(q))
         return MHD_NO;
     return begin_route(q, method, &v);
@@ -420,20 +455,31 @@ static enum MHD_Result begin(struct http_request *q, const char *method, const c
 
 /* ---- the body ---- */
 
+/* What is held of all bodies, also of those whose handler is slow. */
+static bool within_memory(struct http_request *q)
+{
+    struct http_server *s = q->server;
+    size_t more = q->body.cap - q->body_held;
+    q->body_held = q->body.cap;
+    return atomic_fetch_add(&s->bodies, more) + more <= s->cfg.bodies_max;
+}
+
 static enum MHD_Result feed(struct http_request *q, const char *bytes, size_t n)
 {
+    static const struct http_verdict rest = {.chunked = true, .length = -1};
     if (q->refused) {
         q->discarded += n;
-        return q->discarded <= HTTP_DISCARD_MAX ? MHD_YES : MHD_NO;
+        return q->discarded <= HTTP_DISCARD_MAX + q->expect.body_max ? MHD_YES : MHD_NO;
     }
-    size_t cap = q->body.cap;
-    enum status st = buf_append(&q->body, bytes, n);
-    atomic_fetch_add(&q->server->bodies, q->body.cap - cap);
+    enum status st = q->gunzip ? gunzip_feed(q->gunzip, (struct str){bytes, n}, &q->body)
+                               : buf_append(&q->body, bytes, n);
+    if (!within_memory(q))
+        st = STATUS_NOMEM;
     if (!st)
         return MHD_YES;
-    unsigned status = st == STATUS_LIMIT ? 413 : 503;
-    struct http_verdict rest = {.chunked = true, .length = -1};
-    return refuse(q, status, status_title(status), &rest);
+    if (st == STATUS_INVALID)
+        return refuse(q, 400, "The body is not valid gzip", 0, &rest);
+    return refuse_status(q, st == STATUS_LIMIT ? 413 : 503, &rest);
 }
 
 static enum MHD_Result handle(struct http_request *q)
@@ -481,6 +527,10 @@ enum MHD_Result request_handle(void *server, struct MHD_Connection *mhd, const c
     if (q->refused || q->handled)
         return send_decided(q);
     q->handled = true;
+    if (q->gunzip && !gunzip_complete(q->gunzip)) {
+        static const struct http_verdict whole = {.length = 0};
+        return refuse(q, 400, "The body is not valid gzip", 0, &whole);
+    }
     return handle(q);
 }
 
@@ -542,7 +592,7 @@ struct str http_body(const struct http_request *q)
 
 struct str http_client(const struct http_request *q)
 {
-    return q->client;
+    return str_from(q->client);
 }
 
 struct str http_request_id(const struct http_request *q)
