@@ -86,6 +86,7 @@ int cmd_migrate(struct cli *cli);
 int cmd_rebuild(struct cli *cli);
 int cmd_replay(struct cli *cli);
 int cmd_run(struct cli *cli);
+int cmd_secret(struct cli *cli);
 int cmd_status(struct cli *cli);
 int cmd_verify(struct cli *cli);
 int cmd_version(struct cli *cli);

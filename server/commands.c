@@ -31,6 +31,11 @@ static const struct cli_option rebuild_options[] = {
     {"json", NULL, "one JSON document for scripts"},
     {NULL, NULL, NULL},
 };
+static const struct cli_option secret_options[] = {
+    {"kind", "KIND",
+     "standard-webhooks (default), hmac-body, shared-secret, or ed25519: a pair of keys for v1a"},
+    {NULL, NULL, NULL},
+};
 static const struct cli_option replay_options[] = {
     {"emit", "final|each",
      "final: one row per key and table at the end (default); each: every row when it is due"},
@@ -143,6 +148,19 @@ const struct command commands[] = {
         .min_args = 1,
         .max_args = 2,
         .run = cmd_dlq,
+    },
+    {
+        .name = "secret",
+        .args = "new",
+        .summary = "print a new random secret for a webhook or for influx",
+        .details =
+            "One line, as webhooks[].secrets and influx.secrets take it and as the sender is "
+            "given\n"
+            "it: warmpath secret new > FILE, and value: \"${file:FILE}\".",
+        .options = secret_options,
+        .min_args = 1,
+        .max_args = 1,
+        .run = cmd_secret,
     },
     {
         .name = "replay",
