@@ -295,13 +295,16 @@ static struct str take_field_key(struct scan *s)
     const char *from = s->at;
     while (s->at < s->end && !one_of(*s->at, "=, "))
         s->at += *s->at == '\\' && s->at + 1 < s->end ? 2 : 1;
+    struct str key = until(from, s);
     if (s->at == s->end || *s->at != '=')
         s->problem = "a field needs key=value";
-    else if (s->at == from)
+    else if (key.len == 0)
         s->problem = "a field has no key";
     else if (s->at[-1] == '\\')
         s->problem = "a field's key ends in a backslash";
-    return until(from, s);
+    if (s->problem)
+        s->at = from;
+    return key;
 }
 
 static void add_field(const struct line_field *f, struct line_point *p)
