@@ -254,14 +254,15 @@ static void handle(void *ctx, struct http_request *q)
 
 /* ---- endpoints ---- */
 
+/* *ret is NULL where anybody may write. */
 static enum status make_verifier(const struct config_webhook *c, struct signature **ret,
                                  struct error *err)
 {
-    *ret = NULL;
     struct error why;
-    enum status st =
-        c->n_secrets ? config_verifier(c->verify, c->header, c->secrets, c->n_secrets, ret, &why)
-                     : STATUS_OK;
+    *ret = NULL;
+    if (!c->n_secrets)
+        return STATUS_OK;
+    enum status st = config_verifier(c->verify, c->header, c->secrets, c->n_secrets, ret, &why);
     return st ? error_set(err, st, "webhook \"%s\": %.200s", c->name, why.text) : STATUS_OK;
 }
 
