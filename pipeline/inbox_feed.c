@@ -181,13 +181,16 @@ static enum status settle(struct inbox_feed *f, struct error *err)
     return st;
 }
 
+/* What an earlier state has had is gone (inbox_feed_fit()), and counts as given. */
 static void begin_again(struct inbox_feed *f)
 {
-    f->after = router_durable(f->cfg.router, SOURCE_INBOX);
+    uint64_t durable = router_durable(f->cfg.router, SOURCE_INBOX);
+    atomic_store(&f->durable, durable);
+    inbox_trim(f->cfg.inbox, durable);
+    uint64_t trimmed = inbox_view(f->cfg.inbox).trimmed;
+    f->after = trimmed > durable ? trimmed : durable;
     f->again = false;
     atomic_store(&f->given, f->after);
-    atomic_store(&f->durable, f->after);
-    inbox_trim(f->cfg.inbox, f->after);
 }
 
 static enum status work(struct inbox_feed *f, struct error *err)

@@ -281,19 +281,11 @@ static enum status open_door(struct run *r, struct error *err)
     struct door_config dc = {
         .cfg = r->cfg,
         .router = r->router,
-        .seen = {.covered = UINT64_MAX},
+        .seen = r->start.inbox,
         .begin = &r->begun,
         .board = &r->board,
         .clock = &clock_real,
     };
-    for (uint32_t i = 0; i < r->start.workers; i++) {
-        uint64_t covered = store_covered_inbox(r->start.stores[i]);
-        uint64_t newest = store_newest_inbox(r->start.stores[i]);
-        if (covered < dc.seen.covered)
-            dc.seen.covered = covered;
-        if (newest > dc.seen.newest)
-            dc.seen.newest = newest;
-    }
     return door_open(&dc, &r->door, err);
 }
 

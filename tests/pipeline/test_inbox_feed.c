@@ -406,7 +406,7 @@ static struct lines look(const char *dir)
         if (partition_open(&cfg, END, &p, &err) || partition_each_key(p, add_rows, &lines, &err))
             fail_msg("%s", err.text);
         partition_close(p);
-        letters += store_dead_letter_count(stores[i]);
+        letters += store_dead_letters(stores[i]).n;
     }
     close_stores(stores, n_workers);
     qsort(lines.line, lines.n, sizeof(lines.line[0]), compare_lines);
@@ -624,6 +624,17 @@ static uint64_t newest_of(const char *dir)
     return inbox_newest(b);
 }
 
+/* Until none of its rows is left; returns the newest id that it has given. */
+static uint64_t empty_inbox(const char *dir)
+{
+    CLEANUP(inbox_closep) struct inbox *b = open_inbox(dir);
+    inbox_trim(b, inbox_newest(b));
+    for (int i = 0; i < 300000 && inbox_view(b).bytes > 0; i++)
+        nap();
+    assert_int_equal(inbox_view(b).bytes, 0);
+    return inbox_newest(b);
+}
+
 /* Its ids go on above those that the workers would skip, and what is repeated counts once. */
 static void test_an_inbox_that_was_lost_goes_on_above_what_the_state_has_seen(void **state)
 {
@@ -659,6 +670,24 @@ static void test_a_state_that_is_older_than_its_inbox_is_refused(void **state)
                      STATUS_REFUSED);
     assert_non_null(strstr(err.text, "older copy of the state"));
     assert_non_null(strstr(err.text, "move inbox.db away"));
+}
+
+/* What a state that began anew finds: rows up to some id are gone with the old state, and that is
+ * no gap. The first life without the old state has nothing to read but new rows. */
+static void test_a_new_state_goes_on_with_the_inbox_of_the_old_one(void **state)
+{
+    assert_false(run_child(NULL, live, dir_of(state)));
+    uint64_t before = empty_inbox(dir_of(state));
+    char command[256];
+    (void)snprintf(command, sizeof(command), "rm -r %s/CURRENT %s/set-*", dir_of(state),
+                   dir_of(state));
+    assert_int_equal(system(command), 0);
+    roads = SLOT_ONLY;
+    for (int i = 0; i < 2; i++) {
+        assert_false(run_child(NULL, live, dir_of(state)));
+        expect_same(dir_of(state), "new state");
+    }
+    assert_int_equal(newest_of(dir_of(state)), before);
 }
 
 /* ---- by itself ---- */
@@ -714,6 +743,7 @@ int main(void)
         TEST(test_an_inbox_that_was_lost_goes_on_above_what_the_state_has_seen),
         TEST(test_rows_in_flight_may_go_with_the_inbox_but_the_rest_goes_on),
         TEST(test_a_state_that_is_older_than_its_inbox_is_refused),
+        TEST(test_a_new_state_goes_on_with_the_inbox_of_the_old_one),
         TEST(test_rows_move_on_while_the_slot_reader_is_away),
     };
     return cmocka_run_group_tests_name("pipeline/inbox_feed", tests, group_setup, group_teardown);
