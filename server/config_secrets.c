@@ -73,11 +73,13 @@ size_t config_check_secrets(const struct config *c, config_warning_fn *fn, void 
 {
     const struct warner w = {fn, ctx, 0};
     size_t n = 0;
+    char name[CONFIG_SOURCE_BYTES + 16];
     for (size_t i = 0; i < c->n_webhooks; i++) {
         const struct config_webhook *h = &c->webhooks[i];
-        n += check(&w, h->name, h->verify, h->header, h->secrets, h->n_secrets);
+        snprintf(name, sizeof(name), "webhook \"%s\"", h->name);
+        n += check(&w, name, h->verify, h->header, h->secrets, h->n_secrets);
     }
-    return n + check(&w, c->influx.name, SIGNATURE_SHARED_SECRET, NULL, c->influx.secrets,
+    return n + check(&w, "influx", SIGNATURE_SHARED_SECRET, NULL, c->influx.secrets,
                      c->influx.n_secrets);
 }
 
@@ -110,13 +112,14 @@ void config_warnings(const struct config *c, int64_t now_us, config_warning_fn *
              "%s:%lu: holds a secret, and others may read the file (mode %04o): chmod 600 it, or "
              "move the secret out as ${file:PATH} or ${credential:NAME}",
              c->file, c->secret_line, (unsigned)(st.st_mode & 07777));
+    char name[CONFIG_SOURCE_BYTES + 16];
     for (size_t i = 0; i < c->n_webhooks; i++) {
         const struct config_webhook *h = &c->webhooks[i];
-        endpoint(&w, h->name, h->verify, h->secrets, h->n_secrets);
+        snprintf(name, sizeof(name), "webhook \"%s\"", h->name);
+        endpoint(&w, name, h->verify, h->secrets, h->n_secrets);
     }
     if (config_influx_is_open(&c->influx))
-        endpoint(&w, c->influx.name, SIGNATURE_SHARED_SECRET, c->influx.secrets,
-                 c->influx.n_secrets);
+        endpoint(&w, "influx", SIGNATURE_SHARED_SECRET, c->influx.secrets, c->influx.n_secrets);
 }
 
 static void log_warning(void *ctx, const char *text)
