@@ -273,7 +273,8 @@ static void check_qdrant(struct config_loader *l, const struct config_place *p)
         config_problem(l, p->mark, p->path,
                        "bot_name is missing: the collection's name has no "
                        "letter or digit");
-    snprintf(q->bot_name, sizeof(q->bot_name), "%s", normalised);
+    if (q->bot_name[0]) /* else the points may name it, each its own */
+        snprintf(q->bot_name, sizeof(q->bot_name), "%s", normalised);
 }
 
 static const struct config_list lists[] = {

@@ -12,6 +12,7 @@
 #include "server/http.h"
 #include "server/influx_pull.h"
 #include "server/private_routes.h"
+#include "server/qdrant_pull.h"
 
 #define ROUTES_MAX (CONFIG_WEBHOOKS_MAX + 16)
 /* For requests under way when the process ends; systemd and the drain of the workers wait as well.
@@ -29,6 +30,7 @@ struct door {
     struct door_write *write;      /* NULL: influx is not configured */
     struct door_webhook *webhooks; /* NULL: there are none */
     struct influx_pull *influx;    /* NULL: influx.catch_up is not configured */
+    struct qdrant_pull *qdrant[CONFIG_QDRANT_MAX];
 };
 
 /* ---- the inbox ---- */
@@ -210,13 +212,19 @@ static enum status listen_private(struct door *d, struct error *err)
     return st;
 }
 
+/* ---- pulls ---- */
+
 /* What is pushed is noted by what pulls: that is there first. */
 static enum status start_pulls(struct door *d, struct error *err)
 {
     const struct config *c = d->cfg.cfg;
-    if (!*c->influx.catch_up.url)
-        return STATUS_OK;
-    return influx_pull_start(&c->influx, c->state_dir, d->inbox, d->cfg.clock, &d->influx, err);
+    enum status st = STATUS_OK;
+    if (*c->influx.catch_up.url)
+        st = influx_pull_start(&c->influx, c->state_dir, d->inbox, d->cfg.clock, &d->influx, err);
+    for (size_t i = 0; i < c->n_qdrant && !st; i++)
+        st = qdrant_pull_start(&c->qdrant[i], c->state_dir, d->inbox, d->cfg.clock, &d->qdrant[i],
+                               err);
+    return st;
 }
 
 enum status door_start(struct door *d, struct error *err)
@@ -233,6 +241,8 @@ void door_stop(struct door *d)
 {
     if (!d)
         return;
+    for (size_t i = 0; i < CONFIG_QDRANT_MAX; i++)
+        qdrant_pull_stop(TAKE(d->qdrant[i]));
     http_stop(TAKE(d->public_server), GRACE_US);
     influx_pull_stop(d->influx);
     /* Last, so that /readyz can say what goes on until then. */

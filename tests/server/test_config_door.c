@@ -143,7 +143,7 @@ static void test_the_pulls_fill_every_member(void **state)
     assert_int_equal(c->n_qdrant, 1);
     const struct config_qdrant *q = &c->qdrant[0];
     assert_string_equal(q->api_key, "geheim-5");
-    assert_string_equal(q->bot_name, "elena_two");
+    assert_string_equal(q->bot_name, ""); /* as each point says, or the collection */
     assert_int_equal(q->mode, QDRANT_SCROLL);
     assert_int_equal(q->interval_us, 31 * US_PER_SECOND);
     assert_int_equal(q->overlap_us, 32 * US_PER_SECOND);
