@@ -15,6 +15,14 @@ static const struct cli_option json_options[] = {
     {NULL, NULL, NULL},
 };
 
+static const struct cli_option dlq_options[] = {
+    {"where", "PLACE", "only those of this table, \"webhook:NAME\", \"worker\", ..."},
+    {"reason", "TEXT", "only those with this in their reason"},
+    {"limit", "N", "at most the newest N"},
+    {"all", NULL, "retry, drop: all there are"},
+    {"json", NULL, "one JSON document for scripts"},
+    {NULL, NULL, NULL},
+};
 static const struct cli_option migrate_options[] = {
     {"steps", "N", "down: revert the newest N migrations; default 1"},
     {"all", NULL, "down: revert all of them"},
@@ -141,12 +149,19 @@ const struct command commands[] = {
     },
     {
         .name = "dlq",
-        .args = "list|show [ID]",
-        .summary = "list inputs that could not be used, or show one with its bytes",
-        .options = json_options,
+        .args = "list|show|retry|drop [ID]...",
+        .summary = "look at inputs that could not be used, try them again, or drop them",
+        .details =
+            "list prints them, newest first; show one with its bytes. retry hands them in again,\n"
+            "as events of the inbox: what a worker has refused, and elements of webhooks, which\n"
+            "are read by the configuration of today; of the others it says what to do instead.\n"
+            "A letter goes when it is durable there, and what is tried twice counts once. drop\n"
+            "forgets them. Whether `run` works meanwhile makes no difference. retry and drop\n"
+            "want IDs, --where, --reason or --all.",
+        .options = dlq_options,
         .need = NEED_CONFIG,
         .min_args = 1,
-        .max_args = 2,
+        .max_args = -1,
         .run = cmd_dlq,
     },
     {

@@ -245,8 +245,6 @@ void door_stop(struct door *d)
         qdrant_pull_stop(TAKE(d->qdrant[i]));
     http_stop(TAKE(d->public_server), GRACE_US);
     influx_pull_stop(d->influx);
-    /* Last, so that /readyz can say what goes on until then. */
-    http_stop(TAKE(d->private_server), 0);
     pthread_mutex_lock(&d->lock);
     struct inbox_feed *feed = TAKE(d->feed);
     pthread_mutex_unlock(&d->lock);
@@ -258,6 +256,8 @@ void door_free(struct door *d)
     if (!d)
         return;
     door_stop(d);
+    /* Last, so that /readyz can say what goes on until then. */
+    http_stop(TAKE(d->private_server), 0);
     inbox_close(d->inbox); /* answers what was submitted: its routes are there until then */
     door_write_free(d->write);
     influx_pull_free(d->influx);

@@ -16,9 +16,10 @@ void ready_check(struct readiness *r, const char *name, bool ok, const char *why
     *c = (struct ready_check){.name = name, .ok = ok};
     va_list args;
     va_start(args, why);
-    if (!ok)
-        vsnprintf(c->why, sizeof(c->why), why, args);
+    vsnprintf(c->why, sizeof(c->why), why, args);
     va_end(args);
+    if (ok)
+        c->why[0] = '\0';
     for (char *p = c->why; *p; p++)
         if ((unsigned char)*p < ' ')
             *p = ' ';

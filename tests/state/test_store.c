@@ -16,6 +16,8 @@
 
 #include <cmocka.h>
 
+#include "core/counters.h"
+
 static int setup(void **state)
 {
     struct scratch *s = malloc(sizeof(*s));
@@ -350,6 +352,104 @@ static void test_dead_letters_are_bounded_and_the_oldest_go(void **state)
     store_close(s);
     free(d);
     free(huge);
+}
+
+struct letters_seen {
+    struct store_dead_letter first[100]; /* the newest, without their texts */
+    uint64_t n, bytes;
+    int64_t oldest_us;
+};
+
+static enum status note_letter(void *ctx, const struct store_dead_letter *d, struct error *err)
+{
+    (void)err;
+    struct letters_seen *s = ctx;
+    if (s->n < 100) {
+        s->first[s->n] = *d;
+        s->first[s->n].where = s->first[s->n].reason = s->first[s->n].bytes = STR_NULL;
+    }
+    s->n++;
+    s->bytes += d->where.len + d->reason.len + d->bytes.len;
+    s->oldest_us = d->at_us;
+    return STATUS_OK;
+}
+
+static struct letters_seen read_letters(const char *dir)
+{
+    struct letters_seen seen = {.n = 0};
+    assert_int_equal(store_dead_letters_read(dir, note_letter, &seen, NULL), STATUS_OK);
+    return seen;
+}
+
+static void put_letters(struct store *s, int n, int64_t from_us, struct str bytes)
+{
+    struct store_dead_letter *d = calloc((size_t)n, sizeof(*d));
+    for (int i = 0; i < n; i++)
+        d[i] = (struct store_dead_letter){
+            .at_us = from_us + i, .where = STR("w\xC3\xA9"), .reason = STR("r"), .bytes = bytes};
+    struct store_commit c = {.entries = STR(""), .dead_letters = d, .n_dead_letters = (size_t)n};
+    assert_int_equal(store_commit(s, &c, NULL), STATUS_OK);
+    free(d);
+}
+
+static void test_dead_letters_are_bounded_by_bytes_too(void **state)
+{
+    struct store *s = NULL;
+    must_open(dir_of(state), 1, 1, &s);
+    char *huge = calloc(1, LIMIT_DEAD_LETTER_BYTES);
+    const uint64_t each = LIMIT_DEAD_LETTER_BYTES + 4;
+    const int fit = (int)(LIMIT_DEAD_LETTERS_BYTES / each);
+    uint64_t dropped = COUNTER_GET(dead_letters_dropped);
+    put_letters(s, 3000, 1, (struct str){huge, LIMIT_DEAD_LETTER_BYTES});
+    assert_int_equal(store_dead_letters(s).n, 3000);
+    put_letters(s, fit - 2999, 3001, (struct str){huge, LIMIT_DEAD_LETTER_BYTES});
+    assert_int_equal(store_dead_letters(s).n, fit);
+    assert_int_equal(COUNTER_GET(dead_letters_dropped), dropped + 1);
+    struct letters_seen seen = read_letters(dir_of(state));
+    assert_int_equal(seen.n, fit);
+    assert_int_equal(seen.bytes, store_dead_letters(s).bytes);
+    assert_true(seen.bytes <= LIMIT_DEAD_LETTERS_BYTES);
+    assert_int_equal(seen.oldest_us, 2);
+    store_close(s);
+    must_open(dir_of(state), 1, 1, &s);
+    assert_int_equal(store_dead_letters(s).n, fit);
+    assert_int_equal(store_dead_letters(s).bytes, seen.bytes);
+    store_close(s);
+    free(huge);
+}
+
+/* As `dlq drop` does beside `run`: what the open store remembers of the table must follow, or it
+ * would make room where there is enough. */
+static void test_letters_are_taken_out_beside_the_open_store(void **state)
+{
+    struct store *s = NULL;
+    uint64_t removed = 0;
+    must_open(dir_of(state), 1, 1, &s);
+    put_letters(s, LIMIT_DEAD_LETTERS, 1, STR("x"));
+    struct letters_seen seen = read_letters(dir_of(state));
+    assert_int_equal(store_dead_letters_remove(dir_of(state), seen.first, 100, &removed, NULL),
+                     STATUS_OK);
+    assert_int_equal(removed, 100);
+    assert_int_equal(store_dead_letters(s).n, LIMIT_DEAD_LETTERS - 100);
+    assert_int_equal(store_dead_letters_remove(dir_of(state), seen.first, 100, &removed, NULL),
+                     STATUS_OK);
+    assert_int_equal(removed, 0);
+
+    /* The next commit of the store is not fenced, and trims nothing. */
+    seen = read_letters(dir_of(state));
+    assert_int_equal(store_dead_letters_remove(dir_of(state), seen.first, 1, &removed, NULL),
+                     STATUS_OK);
+    put_letters(s, 50, LIMIT_DEAD_LETTERS + 1, STR("x"));
+    seen = read_letters(dir_of(state));
+    assert_int_equal(seen.n, LIMIT_DEAD_LETTERS - 51);
+    assert_int_equal(seen.oldest_us, 1);
+
+    /* A row that is another letter by now stays. */
+    seen.first[0].at_us++;
+    assert_int_equal(store_dead_letters_remove(dir_of(state), seen.first, 1, &removed, NULL),
+                     STATUS_OK);
+    assert_int_equal(removed, 0);
+    store_close(s);
 }
 
 static void test_a_newer_instance_takes_over_and_the_older_cannot_commit(void **state)
@@ -737,6 +837,8 @@ int main(void)
         TEST(test_a_large_folded_journal_is_deleted_over_several_commits),
         TEST(test_marks_only_grow),
         TEST(test_dead_letters_are_bounded_and_the_oldest_go),
+        TEST(test_dead_letters_are_bounded_by_bytes_too),
+        TEST(test_letters_are_taken_out_beside_the_open_store),
         TEST(test_a_newer_instance_takes_over_and_the_older_cannot_commit),
         TEST(test_a_flipped_byte_in_a_block_is_found),
         TEST(test_a_block_in_the_place_of_another_is_found),
