@@ -173,10 +173,16 @@ void config_free(struct config *c)
         return;
     for (size_t i = 0; i < c->n_webhooks; i++)
         free(c->webhooks[i].tables);
+    /* Secrets: what is freed may be written to disk with a core, or read by a fault elsewhere. */
+    if (c->webhooks)
+        explicit_bzero(c->webhooks, c->n_webhooks * sizeof(*c->webhooks));
+    if (c->qdrant)
+        explicit_bzero(c->qdrant, c->n_qdrant * sizeof(*c->qdrant));
     free(c->webhooks);
     free(c->qdrant);
     free(c->triggers);
     free(c->origins);
+    explicit_bzero(c, sizeof(*c));
     free(c);
 }
 

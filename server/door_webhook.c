@@ -4,6 +4,7 @@
 #include "ingest/signature.h"
 #include "ingest/webhook.h"
 #include "server/config_secrets.h"
+#include "server/door_access.h"
 #include "server/rate.h"
 #include "state/inbox.h"
 
@@ -15,8 +16,6 @@
 
 #define TITLE_BAD  "Nothing of the body could be used; see warmpath dlq list"
 #define TITLE_MANY "The body has more events than one request may"
-/* In metrics, for names that are not configured: they come from outside. */
-#define UNKNOWN "unknown"
 
 struct endpoint {
     char name[CONFIG_SOURCE_BYTES];
@@ -51,7 +50,7 @@ struct delivery {
 static void answer(struct door_webhook *w, const struct endpoint *e, struct http_request *q,
                    const struct http_answer *a, const char *title)
 {
-    const char *source = e ? e->name : UNKNOWN;
+    const char *source = e ? e->name : DOOR_UNKNOWN;
     char code[16];
     snprintf(code, sizeof(code), "%u", a->status);
     metric_add(METRIC_WEBHOOK_REQUESTS, source, code, 1);
@@ -127,8 +126,7 @@ static bool is_allowed(struct door_webhook *w, const struct endpoint *e, struct 
     if (*key_id)
         metric_add(METRIC_WEBHOOK_VERIFIED, e->name, key_id, 1);
     if (!result->ok)
-        metric_add(METRIC_WEBHOOK_REJECTED, e ? e->name : UNKNOWN,
-                   signature_reason_name(result->reason), 1);
+        door_note_refused(e ? e->name : DOOR_UNKNOWN, result->reason, q, clock_wall_us(w->clock));
     return result->ok;
 }
 
@@ -296,7 +294,7 @@ enum status door_webhook_new(const struct door_webhook_config *cfg, struct door_
     CLEANUP(door_webhook_freep) struct door_webhook *w = calloc(1, sizeof(*w));
     if (!w)
         return error_set(err, STATUS_NOMEM, "could not allocate the webhooks");
-    pthread_rwlock_init(&w->lock, NULL);
+    door_lock_init(&w->lock);
     w->inbox = cfg->inbox;
     w->clock = cfg->clock;
     w->body_max = cfg->body_max;

@@ -12,6 +12,7 @@
 #include "ingest/signature.h"
 #include "server/config_door.h"
 #include "server/config_secrets.h"
+#include "server/door_access.h"
 #include "server/influx_known.h"
 #include "server/rate.h"
 #include "state/inbox.h"
@@ -125,7 +126,7 @@ static bool is_allowed(struct door_write *w, struct http_request *q)
         if (ok)
             snprintf(key_id, sizeof(key_id), "%s", result.key_id ? result.key_id : "");
         else
-            metric_add(METRIC_WEBHOOK_REJECTED, w->name, signature_reason_name(result.reason), 1);
+            door_note_refused(w->name, result.reason, q, clock_wall_us(w->cfg.clock));
     }
     pthread_rwlock_unlock(&w->lock);
     if (c.text) {
@@ -332,7 +333,7 @@ enum status door_write_new(const struct door_write_config *cfg, struct door_writ
     snprintf(w->name, sizeof(w->name), "%s", cfg->influx->name);
     snprintf(w->where, sizeof(w->where), "influx:%s", w->name);
     w->map = (struct influx_map){.where = str_from(w->where), .known = influx_known};
-    pthread_rwlock_init(&w->lock, NULL);
+    door_lock_init(&w->lock);
     enum status st = door_write_reload(w, cfg->influx, err);
     if (st)
         door_write_free(w);

@@ -582,6 +582,37 @@ static void test_stripe_takes_any_v1_of_its_list_and_one_time(void **state)
     }
 }
 
+/* What was made over the body alone is no signature of a header that could not be read: what is
+ * missing in it must not be taken as empty. */
+static void test_a_header_that_cannot_be_read_is_not_verified_without_it(void **state)
+{
+    (void)state;
+    const char *secret = "whsec_x";
+    CLEANUP(signature_freep) struct signature *v = verifier(SIGNATURE_HMAC_TS_STRIPE, &secret, 1);
+    char hex[65], value[MAX_TEXT];
+    hmac_hex(secret, "{}", hex);
+    snprintf(value, sizeof(value), "t=x,v1=%s", hex);
+    struct headers h = {{{"Stripe-Signature", value}}, 1};
+    assert_int_equal(verify_at(v, h, "{}", NOW), SIGNATURE_BAD_TIMESTAMP);
+    snprintf(value, sizeof(value), "v1=%s", hex);
+    assert_int_equal(verify_at(v, h, "{}", NOW), SIGNATURE_MALFORMED_HEADER);
+}
+
+/* A short entry is none, also behind one that has left the right bytes in its place. */
+static void test_half_a_signature_is_none(void **state)
+{
+    (void)state;
+    const char *secret = "x";
+    CLEANUP(signature_freep) struct signature *v = verifier(SIGNATURE_HMAC_TS_STRIPE, &secret, 1);
+    char good[65], bad[65], value[MAX_TEXT];
+    hmac_hex(secret, "1700000000.{}", good);
+    snprintf(bad, sizeof(bad), "%s", good);
+    bad[0] = bad[0] == '0' ? '1' : '0';
+    snprintf(value, sizeof(value), "t=1700000000,v1=%s,v1=%.62s", bad, good);
+    struct headers h = {{{"Stripe-Signature", value}}, 1};
+    assert_int_equal(verify_at(v, h, "{}", NOW), SIGNATURE_NO_MATCH);
+}
+
 /* The same text means another key for each of the two kinds that show it as whsec_. */
 static void test_the_two_meanings_of_whsec_are_two_keys(void **state)
 {
@@ -906,6 +937,8 @@ int main(void)
         cmocka_unit_test(test_all_live_secrets_are_tried_and_expired_ones_named),
         cmocka_unit_test(test_the_same_secret_expired_and_live_is_live),
         cmocka_unit_test(test_stripe_takes_any_v1_of_its_list_and_one_time),
+        cmocka_unit_test(test_a_header_that_cannot_be_read_is_not_verified_without_it),
+        cmocka_unit_test(test_half_a_signature_is_none),
         cmocka_unit_test(test_the_two_meanings_of_whsec_are_two_keys),
         cmocka_unit_test(test_discord_has_a_wide_window_and_the_signature_as_id),
         cmocka_unit_test(test_both_algorithms_beside_each_other_take_their_own_only),

@@ -216,6 +216,8 @@ class SignatureTest(AuthTest):
         for reason, name in (("no_match", "gh"), ("missing_header", "std"), ("timestamp_too_old", "chat"), ("timestamp_too_new", "pay"),
                              ("unknown_source", "unknown")):
             self.assertGreater(self.metric("warmpath_webhook_rejected_total", source=name, reason=reason), 0, reason)
+        self.assertRegex(self.w.new_log(), r'msg="a request was not let in" source=\S+ reason=\w+ client="127.0.0.1" request_id=\S+ others=\d+')
+        self.assertLess(self.w.new_log().count("was not let in"), len(answers) / 2)  # a stranger cannot fill it
 
     def test_a_signed_body_is_neither_compressed_nor_signed_twice(self):
         body = self.body("gh")
