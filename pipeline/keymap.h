@@ -30,7 +30,8 @@ struct held_key {
     struct held_key *older, *newer;              /* least recently used order */
     struct held_key *dirty_before, *dirty_after; /* order of first unflushed event */
     bool in_dirty;
-    bool listed; /* its page goes with the commit being built */
+    bool from_inbox; /* it has had an event from there, and the store has been told */
+    bool listed;     /* its page goes with the commit being built */
 };
 
 struct keymap {

@@ -200,6 +200,7 @@ void partition_close(struct partition *p)
     free(p->dead_letters);
     free(p->fold_ids);
     free(p->replaced);
+    free(p->inbox_keys);
     event_arena_free(p->arena);
     free(p);
 }
@@ -307,8 +308,10 @@ static enum status apply_to_key(struct partition *p, const struct frame_event *f
     st = partition_teach(p, h->bot, &change.delta, err);
     if (st)
         return st;
+    if (f->source == SOURCE_INBOX)
+        st = partition_note_inbox(p, h, err);
     /* Journaled even when nothing changed: the step must be repeated exactly. */
-    st = partition_journal(p, &entry, h, err);
+    st = st ? st : partition_journal(p, &entry, h, err);
     if (st)
         return st;
     h->commit_us = f->commit_us;

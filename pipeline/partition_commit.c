@@ -400,6 +400,7 @@ static void forget_committed(struct partition *p, const struct page_list *l)
         l->keys[i]->listed = false;
     }
     p->n_replaced = 0;
+    p->n_inbox_keys = 0;
     for (size_t i = 0; i < l->n_parts; i++) {
         l->bots[i]->stored_jseq = l->parts[i].jseq;
         l->bots[i]->dirty = false;
@@ -449,6 +450,15 @@ static void list_epochs(const struct partition *p, struct store_epoch *out)
     }
 }
 
+/* Keys only leave after a commit. */
+static void list_inbox_keys(struct partition *p, struct store_key *out)
+{
+    for (size_t i = 0; i < p->n_inbox_keys; i++) {
+        const struct key_log *log = key_log(keymap_find(&p->keys, p->inbox_keys[i])->key);
+        out[i] = (struct store_key){log->user_id, log->bot_name};
+    }
+}
+
 struct day_change {
     int32_t close_day;
     int32_t open_day;
@@ -462,14 +472,17 @@ static enum status commit_with(struct partition *p, struct page_list *l, uint64_
         return st;
     struct store_dead_letter *letters = calloc(p->n_dead_letters + 1, sizeof(*letters));
     struct store_epoch *epochs = calloc(p->n_new_epochs + 1, sizeof(*epochs));
-    if (!letters || !epochs) {
+    struct store_key *inbox_keys = calloc(p->n_inbox_keys + 1, sizeof(*inbox_keys));
+    if (!letters || !epochs || !inbox_keys) {
         free(letters);
         free(epochs);
+        free(inbox_keys);
         return error_set(err, STATUS_NOMEM, "could not commit");
     }
     for (size_t i = 0; i < p->n_dead_letters; i++)
         letters[i] = p->dead_letters[i].record;
     list_epochs(p, epochs);
+    list_inbox_keys(p, inbox_keys);
     settle_strings(l);
     struct store_commit c = {
         .entries = {p->entries.data, p->entries.len},
@@ -484,6 +497,8 @@ static enum status commit_with(struct partition *p, struct page_list *l, uint64_
         .dead_letters = letters,
         .n_dead_letters = p->n_dead_letters,
         .next_key_id = p->next_key_id,
+        .inbox_keys = inbox_keys,
+        .n_inbox_keys = p->n_inbox_keys,
         .parts = l->parts,
         .n_parts = l->n_parts,
         .epochs = epochs,
@@ -494,6 +509,7 @@ static enum status commit_with(struct partition *p, struct page_list *l, uint64_
     st = store_commit(p->cfg.store, &c, err);
     free(letters);
     free(epochs);
+    free(inbox_keys);
     if (!st)
         forget_committed(p, l);
     return st;

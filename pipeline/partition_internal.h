@@ -64,6 +64,8 @@ struct partition {
     struct new_epoch *new_epochs;
     size_t n_new_epochs, cap_new_epochs;
     struct buf new_epoch_bytes;
+    uint64_t *inbox_keys; /* keys with their first event from the inbox */
+    size_t n_inbox_keys, cap_inbox_keys;
     uint64_t *replaced; /* keys whose pages must go with it */
     size_t n_replaced, cap_replaced;
     int64_t replaced_us;
@@ -107,6 +109,9 @@ MUST_CHECK enum status partition_schedule(struct partition *p, struct held_key *
                                           struct error *err);
 MUST_CHECK enum status partition_journal(struct partition *p, const struct entry *e,
                                          struct held_key *h, struct error *err);
+/* That the key has an event from the inbox goes with the next commit, unless it is known. */
+MUST_CHECK enum status partition_note_inbox(struct partition *p, struct held_key *h,
+                                            struct error *err);
 MUST_CHECK enum status partition_queue_row(struct partition *p, struct held_key *h,
                                            enum table_id table, struct error *err);
 /* Takes the event out of play with its reason; bytes may be STR_NULL. */

@@ -208,6 +208,23 @@ enum status partition_journal(struct partition *p, const struct entry *e, struct
     return STATUS_OK;
 }
 
+enum status partition_note_inbox(struct partition *p, struct held_key *h, struct error *err)
+{
+    if (h->from_inbox)
+        return STATUS_OK;
+    if (p->n_inbox_keys == p->cap_inbox_keys) {
+        size_t cap = p->cap_inbox_keys ? p->cap_inbox_keys * 2 : 64;
+        uint64_t *grown = reallocarray(p->inbox_keys, cap, sizeof(*grown));
+        if (!grown)
+            return error_set(err, STATUS_NOMEM, "could not keep %zu keys of the inbox", cap);
+        p->inbox_keys = grown;
+        p->cap_inbox_keys = cap;
+    }
+    p->inbox_keys[p->n_inbox_keys++] = h->id;
+    h->from_inbox = true;
+    return STATUS_OK;
+}
+
 enum status partition_queue_row(struct partition *p, struct held_key *h, enum table_id table,
                                 struct error *err)
 {

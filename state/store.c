@@ -84,6 +84,9 @@ const char *const store_sql[SQL_COUNT] = {
                       " WHERE day = 0 AND bot_name = ?1",
     [SQL_DAY_PARTS] = "SELECT bot_name, jseq, hash, bytes FROM epoch_part WHERE day = ?1"
                       " ORDER BY bot_name",
+    [SQL_PUT_INBOX_KEY] = "INSERT INTO inbox_key (user_id, bot_name) VALUES (?1, ?2)"
+                          " ON CONFLICT DO NOTHING",
+    [SQL_EACH_INBOX_KEY] = "SELECT user_id, bot_name FROM inbox_key",
     [SQL_EACH_PART] = "SELECT bot_name, jseq, hash, bytes, day FROM epoch_part ORDER BY id",
 };
 
@@ -348,6 +351,18 @@ enum status store_put_page(struct store *s, const struct store_page *page, struc
     return store_run(s, SQL_UPSERT_PAGE, "write a key page to", err);
 }
 
+enum status store_put_inbox_key(struct store *s, const struct store_key *key, struct error *err)
+{
+    db_bind_text(s->sql[SQL_PUT_INBOX_KEY], 1, key->user_id);
+    db_bind_text(s->sql[SQL_PUT_INBOX_KEY], 2, key->bot_name);
+    return store_run(s, SQL_PUT_INBOX_KEY, "write a key to", err);
+}
+
+struct store_key store_column_key(sqlite3_stmt *st)
+{
+    return (struct store_key){db_column_str(st, 0), db_column_str(st, 1)};
+}
+
 static bool entries_match(struct str entries, uint64_t n)
 {
     struct reader r = reader_of(entries.ptr, entries.len);
@@ -471,6 +486,8 @@ static enum status write_all(struct store *s, const struct store_commit *c,
     }
     if (!st)
         st = write_applied(s, c, err);
+    for (size_t i = 0; !st && i < c->n_inbox_keys; i++)
+        st = store_put_inbox_key(s, &c->inbox_keys[i], err);
     if (!st)
         st = store_write_epochs(s, c, after->jseq, day, err);
     if (st || c->n_dead_letters == 0)

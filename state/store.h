@@ -184,6 +184,10 @@ MUST_CHECK enum status store_epochs_read(const char *dir, int32_t *ret_opened, s
                                          void *ctx, struct error *err);
 
 /* ---- the group commit ---- */
+struct store_key {
+    struct str user_id; /* empty: the bot's own */
+    struct str bot_name;
+};
 struct store_dead_letter {
     enum source source;
     struct position pos;
@@ -212,6 +216,8 @@ struct store_commit {
     size_t n_pages;
     const struct store_dead_letter *dead_letters;
     size_t n_dead_letters;
+    const struct store_key *inbox_keys; /* that have had an event from the inbox; may repeat */
+    size_t n_inbox_keys;
     const struct store_part *parts; /* of the running day, jseq up to that of this very block */
     size_t n_parts;
     const struct store_epoch *epochs; /* one that is there already is left as it is */
@@ -227,6 +233,13 @@ struct store_commit {
 MUST_CHECK enum status store_commit(struct store *s, const struct store_commit *c,
                                     struct error *err);
 size_t store_journal_bytes(const struct store *s); /* of unfolded blocks */
+
+/* Every key that has ever had an event from the inbox, in no order, without disturbing a running
+ * process. fn's failure stops and is returned. END: no state. */
+MUST_CHECK enum status
+store_inbox_keys_read(const char *dir,
+                      enum status (*fn)(void *ctx, const struct store_key *key, struct error *err),
+                      void *ctx, struct error *err);
 
 /* ---- dead letters ---- */
 /* How many there are and the room their texts take; both are bounded (core/limits.h), the oldest go

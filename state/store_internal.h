@@ -61,6 +61,8 @@ enum store_statement {
     SQL_BOT_PARTS,
     SQL_DAY_PARTS,
     SQL_EACH_PART,
+    SQL_PUT_INBOX_KEY,
+    SQL_EACH_INBOX_KEY,
     SQL_COUNT,
 };
 
@@ -109,6 +111,10 @@ MUST_CHECK enum status store_begin(struct store *s, struct error *err);
 MUST_CHECK enum status store_end(struct store *s, enum status st, struct error *err);
 /* As store_close(), and tells whether the file was left clean and whole. */
 MUST_CHECK enum status store_close_checked(struct store *s, struct error *err);
+MUST_CHECK enum status store_put_inbox_key(struct store *s, const struct store_key *key,
+                                           struct error *err);
+/* user_id, bot_name from column 0 on. */
+struct store_key store_column_key(sqlite3_stmt *st);
 MUST_CHECK enum status store_put_page(struct store *s, const struct store_page *page,
                                       struct error *err);
 

@@ -13,6 +13,7 @@ static enum status no_memory(struct error *err)
 }
 
 #define EPOCHS_VERSION 2 /* the first format with epochs */
+#define INBOX_VERSION  4 /* the first format with keys of the inbox */
 
 struct view {
     sqlite3 *db;
@@ -201,4 +202,29 @@ enum status store_epochs_read(const char *dir, int32_t *ret_opened, store_epoch_
         return st;
     /* Every file holds every epoch. */
     return read_epochs(&all.view[0], *ret_opened, fn, ctx, err);
+}
+
+/* ---- keys that have had events from the inbox ---- */
+
+enum status store_inbox_keys_read(const char *dir,
+                                  enum status (*fn)(void *ctx, const struct store_key *key,
+                                                    struct error *err),
+                                  void *ctx, struct error *err)
+{
+    CLEANUP(views_close) struct views all = {0};
+    enum status st = views_open(&all, dir, err);
+    for (uint32_t i = 0; !st && i < all.n && all.view[i].version >= INBOX_VERSION; i++) {
+        struct view *v = &all.view[i];
+        sqlite3_stmt *q = NULL;
+        int rc = sqlite3_prepare_v2(v->db, store_sql[SQL_EACH_INBOX_KEY], -1, &q, NULL);
+        rc = rc == SQLITE_OK ? sqlite3_step(q) : rc;
+        for (; !st && rc == SQLITE_ROW; rc = sqlite3_step(q)) {
+            struct store_key key = store_column_key(q);
+            st = fn(ctx, &key, err);
+        }
+        if (!st && rc != SQLITE_DONE)
+            st = db_error(v->db, v->path, "read", err);
+        sqlite3_finalize(q);
+    }
+    return st;
 }

@@ -513,6 +513,21 @@ static enum status copy_dead_letters(struct store *from, struct store *to, struc
     return st ? st : store_trim_dead_letters(to, &to->letters, err);
 }
 
+static enum status copy_inbox_keys(struct store *from, struct store *to, struct error *err)
+{
+    sqlite3_stmt *q = from->sql[SQL_EACH_INBOX_KEY];
+    enum status st = STATUS_OK;
+    int rc = SQLITE_DONE;
+    while (!st && (rc = sqlite3_step(q)) == SQLITE_ROW) {
+        struct store_key key = store_column_key(q);
+        st = store_put_inbox_key(to, &key, err);
+    }
+    if (!st && rc != SQLITE_DONE)
+        st = store_error(from, "read", err);
+    sqlite3_reset(q);
+    return st;
+}
+
 /* Every file holds every epoch. The day is that of the file furthest behind: closing and opening it
  * once more changes nothing in what the others had (pipeline/partition.h). */
 static enum status copy_epochs(struct spread *s, struct store *to, struct error *err)
@@ -540,6 +555,8 @@ static enum status copy_rows(struct spread *s, struct error *err)
         st = store_each_page(s->from[w], copy_page, s, err);
         if (!st)
             st = copy_dead_letters(s->from[w], s->to[w % s->n_to], err);
+        if (!st)
+            st = copy_inbox_keys(s->from[w], s->to[w % s->n_to], err);
         /* What was learned adds up, wherever it is kept. */
         if (!st)
             st = store_copy_parts(s->from[w], s->to[w % s->n_to], err);

@@ -732,7 +732,7 @@ static void make_first_format(const char *dir)
     meddle(dir, "DROP TABLE epoch_day; DROP TABLE epoch; DROP TABLE epoch_part;"
                 "ALTER TABLE meta DROP COLUMN timeline; ALTER TABLE meta DROP COLUMN loading; "
                 "ALTER TABLE meta DROP COLUMN since_us; "
-                "ALTER TABLE meta DROP COLUMN covered_inbox;"
+                "ALTER TABLE meta DROP COLUMN covered_inbox; DROP TABLE inbox_key;"
                 "PRAGMA user_version=1");
 }
 
@@ -743,7 +743,8 @@ static void test_a_file_from_before_the_inbox_is_taken_over(void **state)
     must_open(dir_of(state), 1, 1, &s);
     must_append(s, "x", 1);
     store_close(s);
-    meddle(dir_of(state), "ALTER TABLE meta DROP COLUMN covered_inbox; PRAGMA user_version=3");
+    meddle(dir_of(state), "ALTER TABLE meta DROP COLUMN covered_inbox; DROP TABLE inbox_key; "
+                          "PRAGMA user_version=3");
     struct store_identity identity = {0};
     lsn_t covered = 0;
     assert_int_equal(store_identity_read(dir_of(state), &identity, &covered, NULL), STATUS_OK);

@@ -91,8 +91,13 @@ static void make_state(const char *dir, uint32_t workers)
         must_append(s[w], "x", workers - w);
         struct store_dead_letter letter = {
             .at_us = w + 1, .where = STR("here"), .reason = STR("why"), .bytes = STR("x")};
+        char user[16];
+        snprintf(user, sizeof(user), "user-%u", w);
+        struct store_key keys[] = {{str_from(user), STR("elena")}, {STR(""), STR("elena")}};
         struct store_commit c = {
             .entries = STR(""),
+            .inbox_keys = keys,
+            .n_inbox_keys = 2,
             .fold_below = UINT64_MAX,
             .as_of_us = 1000 + workers - w,
             .covered = 2000 + w,
@@ -225,6 +230,18 @@ static void test_another_number_of_workers_is_refused_with_what_to_do(void **sta
     assert_non_null(strstr(err.text, "re-spread"));
 }
 
+/* user-0, user-1 and the bot's own; the same one may come from several files. */
+static enum status count_inbox_key(void *ctx, const struct store_key *key, struct error *err)
+{
+    (void)err;
+    int *n = ctx;
+    assert_true(str_equal(key->bot_name, STR("elena")));
+    assert_true(key->user_id.len == 0 || str_equal(key->user_id, STR("user-0")) ||
+                str_equal(key->user_id, STR("user-1")));
+    n[key->user_id.len == 0 ? 2 : key->user_id.ptr[5] - '0']++;
+    return STATUS_OK;
+}
+
 static void test_respread_keeps_every_page_and_position_for_any_number_of_workers(void **state)
 {
     static const uint32_t workers[] = {3, 1, 64, 2, 5};
@@ -250,6 +267,9 @@ static void test_respread_keeps_every_page_and_position_for_any_number_of_worker
     must_open(dir, 5, 9, s);
     for (uint32_t w = 0; w < 5; w++)
         assert_int_equal(store_covered_inbox(s[w]), 70); /* likewise */
+    int keys[3] = {0};
+    assert_int_equal(store_inbox_keys_read(dir, count_inbox_key, keys, NULL), STATUS_OK);
+    assert_true(keys[0] > 0 && keys[1] > 0 && keys[2] > 0);
     close_stores(s, 5);
 }
 
