@@ -31,7 +31,7 @@
 #define CHUNK_ROWS       2000
 #define MEASUREMENTS_MAX 64
 #define NOTED_MAX        (1u << 20) /* values of pushes between two looks; 24 MB */
-#define LOOK_US          US_PER_SECOND
+#define LOOK_US          (US_PER_SECOND / 4)
 #define RETRY_MIN_US     US_PER_SECOND
 #define RETRY_REFUSED_US (5 * US_PER_MINUTE) /* somebody must mend it */
 #define REPEAT_US        (10 * US_PER_MINUTE)

@@ -258,6 +258,13 @@ class SubscriptionTest(InfluxTest):
         finally:
             db.close()
 
+    def noted(self):
+        db = sqlite3.connect(f"file:{self.w.state}/influx-influx.db?mode=ro", uri=True, timeout=30)
+        try:
+            return db.execute("SELECT count(*) FROM seen").fetchone()[0]
+        finally:
+            db.close()
+
     def wait_read_again(self, times):
         """Until the catch-up has read everything so many times more."""
         for _ in range(times):
@@ -279,8 +286,10 @@ class SubscriptionTest(InfluxTest):
         self.start("24h")
         wait_until("the first reading", lambda: self.cursor() > 0, 60, alive=self.w)
         for i in range(20):
-            self.assertEqual(204, self.influxd.write(self.points("pushed", 5)))
+            self.assertEqual(204, self.influxd.write(self.points("pushed", 130)))
         self.assert_same("pushed")
+        # More than an engine remembers of its newest points: only these notes tell the catch-up that they were counted.
+        wait_until("the notes of what was pushed", lambda: self.noted() >= 2 * 2600, 30, alive=self.w)
         cursor = self.cursor()
 
         # Killed while points are written, and down while more are: of "busy" far more than an engine remembers of its newest.
