@@ -42,6 +42,8 @@ enum metric_kind { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
       "deliveries that had been stored before and were acknowledged again without effect")         \
     X(METRIC_PULL_REQUESTS, "pull_requests", METRIC_COUNTER, "source", "outcome",                  \
       "requests to a source that is pulled (influx.catch_up, qdrant), by how they ended")          \
+    X(METRIC_PULL_CURSOR, "pull_cursor_timestamp_seconds", METRIC_GAUGE, "source", NULL,           \
+      "how far a source that is pulled has been read, by the times of what it holds")              \
     X(METRIC_DEAD_LETTERS, "dead_letters", METRIC_COUNTER, "where", NULL,                          \
       "inputs that could not be used, kept with their reason (warmpath dlq)")                      \
     X(METRIC_CACHE_WRITE_DURATION, "cache_write_duration_seconds", METRIC_HISTOGRAM, NULL, NULL,   \

@@ -1,6 +1,6 @@
 /*
- * server/influx_known.h - which measurements of InfluxDB anything is made of. Apart from
- * engines/measurement.h, whose names clash with those of core/metrics.h.
+ * server/influx_known.h - which measurements of InfluxDB anything is made of: what ingest/ cannot
+ * ask engines/ itself.
  */
 #pragma once
 

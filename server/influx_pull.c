@@ -59,7 +59,6 @@ struct influx_pull {
     pthread_cond_t wake;
     struct buf noted; /* struct seen_mark: pushes that are not in `seen` yet */
     bool noted_full;
-    struct influx_pull_view view;
     int committed; /* outcome of the delivery that is waited for, -1 = none yet */
 
     /* The thread's own. */
@@ -208,9 +207,7 @@ static enum status keep_cursor(struct influx_pull *p, int64_t cursor_us, struct 
     if (st)
         return st;
     p->cursor_us = cursor_us;
-    pthread_mutex_lock(&p->lock);
-    p->view.cursor_us = cursor_us;
-    pthread_mutex_unlock(&p->lock);
+    metric_set(METRIC_PULL_CURSOR, p->name, NULL, (double)cursor_us / US_PER_SECOND);
     return STATUS_OK;
 }
 
@@ -480,10 +477,7 @@ static void tell_success(struct influx_pull *p)
     *p->trouble = '\0';
     if (p->points)
         log_write(LOG_DEBUG, STAGE, "caught up name=\"%s\" events=%" PRIu64, p->name, p->points);
-    pthread_mutex_lock(&p->lock);
-    p->view.ok = true;
-    p->view.success_us = clock_wall_us(p->clock);
-    pthread_mutex_unlock(&p->lock);
+    metric_set(METRIC_SOURCE_CONNECTED, p->name, NULL, 1);
 }
 
 static uint64_t random_bits(struct influx_pull *p)
@@ -530,9 +524,7 @@ static void *run(void *ctx)
         }
         if (atomic_load(&p->stop))
             break;
-        pthread_mutex_lock(&p->lock);
-        p->view.ok = false;
-        pthread_mutex_unlock(&p->lock);
+        metric_set(METRIC_SOURCE_CONNECTED, p->name, NULL, 0);
         retry_us = next_try(p, st, retry_us);
         tell_trouble(p, &err, retry_us);
         rest(p, retry_us);
@@ -604,7 +596,7 @@ enum status influx_pull_start(const struct config_influx *cfg, const char *state
     enum status st = set_up(p, state_dir, err);
     if (st)
         return st;
-    p->view.cursor_us = p->cursor_us;
+    metric_set(METRIC_SOURCE_CONNECTED, p->name, NULL, 0);
     int rc = pthread_create(&p->thread, NULL, run, p);
     if (rc)
         return error_set(err, STATUS_IO, "could not start a thread: %s", strerror(rc));
@@ -640,12 +632,4 @@ void influx_pull_free(struct influx_pull *p)
     pthread_cond_destroy(&p->wake);
     pthread_mutex_destroy(&p->lock);
     free(p);
-}
-
-struct influx_pull_view influx_pull_view(struct influx_pull *p)
-{
-    pthread_mutex_lock(&p->lock);
-    struct influx_pull_view view = p->view;
-    pthread_mutex_unlock(&p->lock);
-    return view;
 }

@@ -8,6 +8,8 @@
  * (state/seen.h), written just after the inbox has committed: what a crash between the two leaves
  * is given again, and an engine remembers more points than that (METRIC_POINTS).
  *
+ * How it stands is in /metrics: source_connected, pull_requests, pull_cursor_timestamp_seconds.
+ *
  * Nothing here ends the process or holds anything else up: a server that is down, refuses or lies
  * is logged and asked again.
  */
@@ -18,7 +20,6 @@
 #include "core/seen_mark.h"
 #include "core/status.h"
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -39,11 +40,3 @@ CLEANUP_FREEP(struct influx_pull, influx_pull_free);
 
 /* These values came another way and are stored. ctx is the pull. Any thread; does not block. */
 void influx_pull_note(void *ctx, const struct seen_mark *marks, size_t n);
-
-/* For readyz and /metrics. Any thread. */
-struct influx_pull_view {
-    bool ok;            /* the last reading was complete */
-    int64_t success_us; /* wall clock of the last complete reading, 0 = none since the start */
-    int64_t cursor_us;  /* times up to here have been read, 0 = none */
-};
-struct influx_pull_view influx_pull_view(struct influx_pull *p);

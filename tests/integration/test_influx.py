@@ -23,7 +23,7 @@ from harness import CONFIG, PipelineTest, wait_until
 CASES = os.path.join(os.path.dirname(__file__), "..", "data", "influx")
 SECRET = "s3cret-of-influx"
 INFLUXD = shutil.which("influxd")
-INFLUX_CONFIG = CONFIG.replace("log: {{", """http: {{listen: "127.0.0.1:{port}"}}
+INFLUX_CONFIG = CONFIG.replace("log: {{", """http: {{listen: "127.0.0.1:{port}", private: "127.0.0.1:{private}"}}
 influx:
   secrets: [{{id: one, value: "%s"}}]
 {catch_up}log: {{""" % SECRET)
@@ -45,8 +45,8 @@ class InfluxTest(PipelineTest):
 
     @classmethod
     def setUpClass(cls):
-        cls.port = free_port()
-        cls.options = {**cls.options, "config": cls.options["config"].replace("{port}", str(cls.port))
+        cls.port, cls.private = free_port(), free_port()
+        cls.options = {**cls.options, "config": cls.options["config"].replace("{port}", str(cls.port)).replace("{private}", str(cls.private))
                        .replace("{catch_up}", cls.catch_up())}
         super().setUpClass()
 
@@ -403,8 +403,16 @@ class RefusedTest(InfluxTest):
         path, authorization = self.Handler.asked[0]
         self.assertNotIn(self.PASSWORD, path)
         self.assertEqual("Basic " + base64.b64encode(f"reader:{self.PASSWORD}".encode()).decode(), authorization)
+        metrics = http_call(self.private, "GET", "/metrics")[2].decode()
+        self.assertIn('warmpath_source_connected{source="influx"} 0', metrics)
+        self.assertRegex(metrics, r'warmpath_pull_requests_total{source="influx",outcome="refused"} [1-9]')
         status, _, _ = http_call(self.port, "POST", "/write?db=x", b"conversation_quality,bot=other engagement_score=0.5",
                                  {"Authorization": f"Token {SECRET}"})
         self.assertEqual(204, status)
+        metrics = http_call(self.private, "GET", "/metrics")[2].decode()
+        self.assertIn('warmpath_webhook_requests_total{source="influx",code="204"} 1', metrics)
+        self.assertIn('warmpath_webhook_verified_total{source="influx",key_id="one"} 1', metrics)
+        for secret in (SECRET, self.PASSWORD):
+            self.assertNotIn(secret, metrics)
         wait_until("the point", lambda: self.values("other")[0] == 1, 60, alive=self.w)
         self.assertEqual(0, self.w.stop())
