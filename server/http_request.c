@@ -250,17 +250,14 @@ struct head_walk {
 /*
  * libmicrohttpd 0.9 takes lines that end in a bare LF, lines that are folded, and values with a
  * NUL, of which it shows a part. It keeps the head as it came, with NULs for the colons and for
- * both bytes of each line's end; so where the texts lie says what was between them. Later ones
- * refuse such heads themselves.
+ * both bytes of each line's end; so where the texts lie says what was between them, and behind the
+ * last one are the NULs of two line ends. Later ones refuse such heads themselves.
  */
-static bool is_torn(const char *last, const char *name, size_t name_len, const char *value,
-                    size_t value_len)
+static bool is_torn(const char *last, const char *name, size_t name_len, const char *value)
 {
     uintptr_t name_end = (uintptr_t)name + name_len, value_at = (uintptr_t)value;
-    if ((uintptr_t)name - (uintptr_t)last != 2 || value_at <= name_end ||
-        value_at - name_end > HTTP_HEADERS_MOST)
-        return true;
-    return value[value_len] != '\0' || value[value_len + 1] != '\0';
+    return (uintptr_t)name - (uintptr_t)last != 2 || value_at <= name_end ||
+           value_at - name_end > HTTP_HEADERS_MOST;
 }
 
 static bool library_keeps_heads(void)
@@ -274,7 +271,7 @@ static enum MHD_Result copy_field(void *ctx, enum MHD_ValueKind kind, const char
     (void)kind;
     struct head_walk *w = ctx;
     struct http_request *q = w->q;
-    w->torn = w->torn || is_torn(w->last, name, name_len, value, value_len);
+    w->torn = w->torn || is_torn(w->last, name, name_len, value);
     w->last = value + value_len;
     w->bytes += name_len + value_len + 4;
     w->n++;
@@ -300,6 +297,7 @@ static bool copy_head(struct http_request *q, const char *version, struct head_w
         return false;
     *w = (struct head_walk){.q = q, .last = version + strlen(version)};
     (void)MHD_get_connection_values_n(q->mhd, MHD_HEADER_KIND, copy_field, w);
+    w->torn = w->torn || memcmp(w->last, "\0\0\0", 4) != 0;
     if (w->failed)
         return false;
     q->target.ptr = q->head.data;
