@@ -213,6 +213,8 @@ enum status webhook_decode(const struct webhook *w, const struct webhook_deliver
 {
     static const struct webhook_sink sink = {webhook_document, webhook_dead_letter};
     struct webhook_reading r = {.webhook = w, .in = in, .out = ret};
+    struct error own; /* reasons of dead letters are read from it */
+    err = err ? err : &own;
     r.digest = hash64(in->body.ptr ? in->body : STR(""));
     r.events = calloc(MAPPING_EVENTS_MAX, sizeof(*r.events));
     if (!r.events)

@@ -157,8 +157,9 @@ static int hex(char c)
 {
     if (c >= '0' && c <= '9')
         return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    if (c >= 'a' && c <= 'f')
+        return c - 'a' + 10;
+    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
 }
 
 /* Appends what "a%20b+c" stands for. */
@@ -166,7 +167,9 @@ static enum status decode_form_text(struct str s, struct buf *out)
 {
     enum status st = STATUS_OK;
     for (size_t i = 0; i < s.len && !st; i++) {
-        char c = s.ptr[i] == '+' ? ' ' : s.ptr[i];
+        char c = s.ptr[i];
+        if (c == '+')
+            c = ' ';
         if (c == '%' && s.len - i > 2 && hex(s.ptr[i + 1]) >= 0 && hex(s.ptr[i + 2]) >= 0) {
             c = (char)(hex(s.ptr[i + 1]) << 4 | hex(s.ptr[i + 2]));
             i += 2;
@@ -189,9 +192,9 @@ static bool add_pair(json_t *form, struct str pair, struct buf *name, struct buf
         return false;
     if (!str_is_text((struct str){name->data, name->len - 1}) || json_object_get(form, name->data))
         return false;
-    json_t *text = json_stringn(value->len ? value->data : "", value->len);
-    return text && str_is_text((struct str){value->data, value->len}) &&
-           json_object_set_new(form, name->data, text) == 0;
+    struct str text = {value->len ? value->data : "", value->len};
+    return str_is_text(text) &&
+           json_object_set_new(form, name->data, json_stringn(text.ptr, text.len)) == 0;
 }
 
 static json_t *read_form(struct str text, struct buf *name, struct buf *value)

@@ -59,17 +59,48 @@ static bool triggers_differ(const struct config *a, const struct config *b)
 }
 
 /* As bytes: a difference in padding alone would only make the reader bind its tables once more. */
+static bool bytes_differ(const void *a, const void *b, size_t size)
+{
+    return !str_equal((struct str){a, size}, (struct str){b, size});
+}
+
 static bool mappings_differ(const struct mapping_set *a, const struct mapping_set *b)
 {
-    return !str_equal((struct str){(const char *)a, sizeof(*a)},
-                      (struct str){(const char *)b, sizeof(*b)});
+    return bytes_differ(a, b, sizeof(*a));
+}
+
+/* Secrets and rates, which door_reload() takes, do not count. */
+static bool webhooks_differ(const struct config *a, const struct config *b)
+{
+    bool differ = a->n_webhooks != b->n_webhooks;
+    for (size_t i = 0; i < a->n_webhooks && !differ; i++) {
+        struct config_webhook x, y;
+        memcpy(&x, &a->webhooks[i], sizeof(x));
+        memcpy(&y, &b->webhooks[i], sizeof(y));
+        differ = mappings_differ(x.tables, y.tables);
+        x.n_secrets = y.n_secrets = 0;
+        memset(x.secrets, 0, sizeof(x.secrets));
+        memset(y.secrets, 0, sizeof(y.secrets));
+        x.rate = y.rate = 0;
+        x.tables = y.tables = NULL;
+        differ = differ || bytes_differ(&x, &y, sizeof(x));
+    }
+    return differ;
+}
+
+static bool qdrant_differs(const struct config *a, const struct config *b)
+{
+    return a->n_qdrant != b->n_qdrant ||
+           (a->n_qdrant > 0 &&
+            bytes_differ(a->qdrant, b->qdrant, a->n_qdrant * sizeof(*a->qdrant)));
 }
 
 /* Compared with what `run` was started with: that is what works until a restart. */
 static void log_ignored(const struct config *started, const struct config *now)
 {
     for (const struct config_row *row = config_rows; row->path; row++) {
-        if (row->scope != SCOPE_ROOT || strcmp(row->path, "log.level") == 0)
+        if (row->scope != SCOPE_ROOT || strcmp(row->path, "log.level") == 0 ||
+            strcmp(row->path, "influx.rate") == 0)
             continue;
         if (memcmp((const char *)started + row->offset, (const char *)now + row->offset,
                    row->size) != 0)
@@ -77,6 +108,10 @@ static void log_ignored(const struct config *started, const struct config *now)
     }
     if (triggers_differ(started, now))
         log_write(LOG_WARN, "run", "a changed setting needs a restart key=triggers");
+    if (webhooks_differ(started, now))
+        log_write(LOG_WARN, "run", "a changed setting needs a restart key=webhooks");
+    if (qdrant_differs(started, now))
+        log_write(LOG_WARN, "run", "a changed setting needs a restart key=qdrant");
 }
 
 bool reload_read(struct reload *r, const struct mapping_set **ret)

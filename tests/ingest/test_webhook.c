@@ -427,8 +427,8 @@ static void test_forms_are_rows_of_texts(void **state)
     assert_counts(1, 0, 0);
     assert_non_null(strstr(lines.data, "\"content\":\"50% of it%\""));
     assert_non_null(strstr(lines.data, "\"user_id\":\"u/v\""));
-    static const char *const bad[] = {"", "id=1&id=2", "id=%ff", "id%00=1&id=2"};
-    for (size_t i = 0; i < 4; i++) {
+    static const char *const bad[] = {"", "id=1&id=2", "id=%ff", "id%00=1&id=2", "id=a%00"};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         decode_text(WEBHOOK_JSON, bad[i]);
         assert_counts(0, 0, 1);
     }

@@ -377,6 +377,7 @@ class WebhookTest(PipelineTest):
         self.w.process.send_signal(signal.SIGHUP)
         wait_until("the new secret", lambda: self.standard(event("1", "fay"), "msg_r2", key=NEW_KEY)[0] == 204, 60, alive=self.w)
         self.assert_answer(204, self.standard(event("2", "fay"), "msg_r3"))  # the other one still
+        self.assertNotIn("needs a restart", self.w.new_log())
         # One that cannot be used leaves what there is.
         self.write_secret("whsec_short")
         before = self.w.new_log().count("level=error")
