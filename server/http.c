@@ -8,13 +8,15 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include "core/hash.h"
 #include "core/log.h"
 #include "server/http_internal.h"
 
-#define RATE_KEYS 65536
+#define RATE_KEYS         65536
+#define SPARE_DESCRIPTORS 512 /* of the rest of the process: databases, links, pulls */
 
 void server_unref(struct http_server *s)
 {
@@ -212,12 +214,13 @@ static enum status start_daemon(struct http_server *s, struct error *err)
         {MHD_OPTION_CONNECTION_TIMEOUT,
          (intptr_t)((c->idle_us + US_PER_SECOND - 1) / US_PER_SECOND), NULL},
         {MHD_OPTION_CONNECTION_MEMORY_LIMIT, (intptr_t)(2 * c->headers_max + (32u << 10)), NULL},
+        {MHD_OPTION_CONNECTION_MEMORY_INCREMENT, 4096, NULL},
+        {MHD_OPTION_THREAD_POOL_SIZE, (intptr_t)(c->threads > 1 ? c->threads : 0), NULL},
         {MHD_OPTION_CONNECTION_LIMIT, (intptr_t)((c->connections + 8) * c->threads), NULL},
-        {s->tls ? MHD_OPTION_HTTPS_CERT_CALLBACK : MHD_OPTION_CONNECTION_MEMORY_INCREMENT,
-         s->tls ? (intptr_t)http_tls_certificate : 4096, NULL},
-        {s->tls ? MHD_OPTION_HTTPS_PRIORITIES : MHD_OPTION_CONNECTION_MEMORY_INCREMENT,
-         s->tls ? 0 : 4096, s->tls ? (void *)(uintptr_t)HTTP_TLS_PRIORITIES : NULL},
-        {c->threads > 1 ? MHD_OPTION_THREAD_POOL_SIZE : MHD_OPTION_END, (intptr_t)c->threads, NULL},
+        /* Without TLS the list ends before these. */
+        {s->tls ? MHD_OPTION_HTTPS_CERT_CALLBACK : MHD_OPTION_END, 0,
+         (void *)(uintptr_t)http_tls_certificate},
+        {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)(uintptr_t)HTTP_TLS_PRIORITIES},
         {MHD_OPTION_END, 0, NULL},
     };
     unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
@@ -242,10 +245,28 @@ static enum status check_exposure(const struct http_server *s, struct error *err
                      s->cfg.listen);
 }
 
+/* Descriptors for all connections that are allowed; without them accept() would fail below that. */
+static void raise_descriptor_limit(const struct http_config *c)
+{
+    struct rlimit limit;
+    rlim_t wanted = (rlim_t)c->connections + SPARE_DESCRIPTORS;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
+        return;
+    rlim_t hard = limit.rlim_max;
+    limit.rlim_cur = hard < wanted ? hard : wanted;
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
+    if (hard < wanted)
+        log_write(LOG_WARN, "http",
+                  "fewer connections can be open than are configured name=%s connections=%u "
+                  "open_files_limit=%llu",
+                  c->name, c->connections, (unsigned long long)hard);
+}
+
 /* What the configuration names besides the address. */
 static enum status prepare(struct http_server *s, struct error *err)
 {
     const struct http_config *c = &s->cfg;
+    raise_descriptor_limit(c);
     enum status st = http_networks_parse(c->trusted_proxies, &s->trusted, err);
     if (!st && c->rate_per_address)
         st = rate_limit_new(c->rate_per_address, 2 * c->rate_per_address, RATE_KEYS, &s->rate, err);
