@@ -66,7 +66,8 @@ enum metric_kind { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
     X(METRIC_SOURCE_LAG_BYTES, "source_lag_bytes", METRIC_GAUGE, "source", NULL,                   \
       "write-ahead log that the slot has not been confirmed for")                                  \
     X(METRIC_SOURCE_LAST_EVENT, "source_last_event_timestamp_seconds", METRIC_GAUGE, "source",     \
-      NULL, "when the newest change that was read was committed at its source")                    \
+      NULL,                                                                                        \
+      "when the newest change that was read was committed at its source; of others: came in")      \
     X(METRIC_SLOT_RETAINED, "slot_retained_bytes", METRIC_GAUGE, NULL, NULL,                       \
       "write-ahead log that the server keeps for the slot")                                        \
     X(METRIC_SLOT_SAFE, "slot_safe_wal_bytes", METRIC_GAUGE, NULL, NULL,                           \

@@ -8,12 +8,14 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "core/counters.h"
 #include "core/event.h"
 #include "core/limits.h"
 #include "core/log.h"
+#include "core/metrics.h"
 
 #define SLICE_ROWS 256 /* read at a time */
 /* Waits, while nobody wakes us: for rows, for `begin`, for workers that have something to do. */
@@ -161,6 +163,9 @@ static enum status give_row(void *ctx, const struct inbox_row *row, struct error
     }
     if (st)
         return stopped(f) ? STATUS_END : st;
+    char source[METRIC_LABEL_BYTES];
+    snprintf(source, sizeof(source), STR_FMT, STR_ARGS(row->source));
+    metric_set(METRIC_SOURCE_LAST_EVENT, source, NULL, (double)row->received_us / 1e6);
     f->after = row->id;
     atomic_store(&f->given, row->id);
     return STATUS_OK;

@@ -5,6 +5,7 @@
 
 #include "core/clock.h"
 #include "core/log.h"
+#include "core/metrics.h"
 #include "ingest/table_scan.h"
 #include "server/load_window.h"
 #include "state/fault.h"
@@ -104,6 +105,8 @@ static enum status offer(struct load *l, const struct event *e, struct error *er
             return STATUS_OK;
         rest(l);
     }
+    if (!st)
+        metric_add(METRIC_EVENTS_RECEIVED, METRIC_SOURCE_POSTGRES, event_type_name(e->type), 1);
     if (!st && FAULT_POINT("load_event"))
         st = error_set(err, STATUS_IO, "could not go on loading: injected fault");
     return st;
