@@ -329,7 +329,7 @@ static const struct config_webhook *find_config(const struct config_webhook *web
     return NULL;
 }
 
-/* Those that are not there any more keep what they have: an endpoint goes with a restart. */
+/* Those that are not there any more let nobody in from now on, and go with a restart. */
 enum status door_webhook_reload(struct door_webhook *w, const struct config_webhook *webhooks,
                                 size_t n, struct error *err)
 {
@@ -338,17 +338,15 @@ enum status door_webhook_reload(struct door_webhook *w, const struct config_webh
     enum status st = STATUS_OK;
     for (size_t i = 0; i < w->n && !st; i++) {
         with[i] = find_config(webhooks, n, w->endpoints[i].name);
-        if (with[i])
-            st = make_verifier(with[i], &made[i], err);
+        st = with[i] ? make_verifier(with[i], &made[i], err) : signature_decoy(&made[i], err);
     }
     pthread_rwlock_wrlock(&w->lock);
     for (size_t i = 0; i < w->n && !st; i++) {
         struct endpoint *e = &w->endpoints[i];
-        if (!with[i])
-            continue;
         struct signature *old = e->verifier;
         e->verifier = made[i];
-        e->per_second = with[i]->rate;
+        if (with[i])
+            e->per_second = with[i]->rate;
         made[i] = old;
     }
     pthread_rwlock_unlock(&w->lock);

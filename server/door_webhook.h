@@ -30,7 +30,8 @@ MUST_CHECK enum status door_webhook_new(const struct door_webhook_config *cfg,
 /* Not before the listener is stopped and the inbox is closed. NULL is a no-op. */
 void door_webhook_free(struct door_webhook *w);
 CLEANUP_FREEP(struct door_webhook, door_webhook_free);
-/* Other secrets and other rates of the same webhooks; on failure all stay as they were. */
+/* Other secrets and other rates of the same webhooks, nobody for those that are not there any more;
+ * on failure all stay as they were. */
 MUST_CHECK enum status door_webhook_reload(struct door_webhook *w,
                                            const struct config_webhook *webhooks, size_t n,
                                            struct error *err);

@@ -122,8 +122,8 @@ static void end_overdue_connections(struct http_server *s, int64_t now)
             if (atomic_load_explicit(&c->deadline_us, memory_order_relaxed) > now)
                 continue;
             atomic_store_explicit(&c->deadline_us, INT64_MAX, memory_order_relaxed);
-            (void)shutdown(c->fd, SHUT_RDWR); /* its thread sees the end of the stream */
             atomic_fetch_add(&s->timed_out, 1);
+            (void)shutdown(c->fd, SHUT_RDWR); /* its thread sees the end of the stream */
         }
 }
 

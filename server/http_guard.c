@@ -218,7 +218,7 @@ struct http_verdict http_guard(const struct http_head *h)
         return refused(414, "URI too long");
     if (h->n_all > HTTP_FIELDS_MAX || h->n_all != h->n_fields || h->headers_bytes > h->headers_max)
         return refused(431, "Request header fields too large");
-    const char *wrong = check_target(h->target);
+    const char *wrong = h->torn ? "A header line is malformed" : check_target(h->target);
     if (!wrong)
         wrong = check_fields(h);
     if (!wrong)

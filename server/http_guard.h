@@ -27,6 +27,7 @@ struct http_head {
     size_t n_all;         /* fields of the request; fields holds the first of them ... */
     size_t headers_bytes; /* ... and this is the size of all, each line's ": " and CRLF with it */
     size_t headers_max;
+    bool torn; /* a line did not end in CRLF, was folded, or had a NUL in it */
 };
 
 struct http_verdict {

@@ -13,6 +13,8 @@
 #include "core/hash.h"
 
 #define PARAMS_MAX 32
+/* No head is larger, whatever the configuration says. */
+#define HTTP_HEADERS_MOST ((size_t)1 << 20)
 
 static void request_unref(struct http_request *q)
 {
@@ -238,10 +240,30 @@ void *request_new(void *server, const char *target, struct MHD_Connection *mhd)
 
 struct head_walk {
     struct http_request *q;
+    const char *last; /* behind the text before this field */
+    bool torn;
     size_t bytes; /* as on the wire */
     size_t n;     /* also those that are not kept */
     bool failed;
 };
+
+/*
+ * libmicrohttpd 0.9 takes lines that end in a bare LF, lines that are folded, and values with a
+ * NUL, of which it shows a part. It keeps the head as it came, with NULs for the colons and for
+ * both bytes of each line's end; so where the texts lie says what was between them, and behind the
+ * last one are the NULs of two line ends. Later ones refuse such heads themselves.
+ */
+static bool is_torn(const char *last, const char *name, size_t name_len, const char *value)
+{
+    uintptr_t name_end = (uintptr_t)name + name_len, value_at = (uintptr_t)value;
+    return (uintptr_t)name - (uintptr_t)last != 2 || value_at <= name_end ||
+           value_at - name_end > HTTP_HEADERS_MOST;
+}
+
+static bool library_keeps_heads(void)
+{
+    return strncmp(MHD_get_version(), "0.9.", 4) == 0;
+}
 
 static enum MHD_Result copy_field(void *ctx, enum MHD_ValueKind kind, const char *name,
                                   size_t name_len, const char *value, size_t value_len)
@@ -249,6 +271,8 @@ static enum MHD_Result copy_field(void *ctx, enum MHD_ValueKind kind, const char
     (void)kind;
     struct head_walk *w = ctx;
     struct http_request *q = w->q;
+    w->torn = w->torn || is_torn(w->last, name, name_len, value);
+    w->last = value + value_len;
     w->bytes += name_len + value_len + 4;
     w->n++;
     /* What is beyond the bounds is refused by the guard, whatever else it says. */
@@ -266,13 +290,14 @@ static enum MHD_Result copy_field(void *ctx, enum MHD_ValueKind kind, const char
     return MHD_YES;
 }
 
-static bool copy_head(struct http_request *q, struct head_walk *w)
+static bool copy_head(struct http_request *q, const char *version, struct head_walk *w)
 {
     q->fields = calloc(HTTP_FIELDS_MAX, sizeof(*q->fields));
     if (!q->fields)
         return false;
-    *w = (struct head_walk){.q = q};
+    *w = (struct head_walk){.q = q, .last = version + strlen(version)};
     (void)MHD_get_connection_values_n(q->mhd, MHD_HEADER_KIND, copy_field, w);
+    w->torn = w->torn || memcmp(w->last, "\0\0\0", 4) != 0;
     if (w->failed)
         return false;
     q->target.ptr = q->head.data;
@@ -427,7 +452,7 @@ static enum MHD_Result begin(struct http_request *q, const char *method, const c
     snprintf(q->id, sizeof(q->id), "%016llx",
              (unsigned long long)hash64_mix(s->id_seed + atomic_fetch_add(&s->next_id, 1)));
     set_deadline(q, s->cfg.body_us);
-    if (!copy_head(q, &w))
+    if (!copy_head(q, version, &w))
         return MHD_NO;
     struct http_verdict v = http_guard(&(struct http_head){
         .method = str_from(method),
@@ -438,6 +463,7 @@ static enum MHD_Result begin(struct http_request *q, const char *method, const c
         .n_all = w.n,
         .headers_bytes = w.bytes,
         .headers_max = s->cfg.headers_max,
+        .torn = w.torn && library_keeps_heads(),
     });
     if (v.status) {
         atomic_fetch_add(&s->refused_guard, 1);

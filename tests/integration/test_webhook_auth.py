@@ -294,6 +294,21 @@ class RotationTest(AuthTest):
         self.reload()
         self.assertEqual([401, 204], [write(old), write(new)])
 
+    def test_an_endpoint_that_is_taken_out_lets_nobody_in(self):
+        def write():
+            return self.post(None, b"nothing v=1", {"Authorization": "Token " + self.secrets["influx"]}, "/write?db=x")[0]
+
+        self.assertEqual([204, 204], [self.deliver("key"), write()])
+        whole = self.w.template
+        self.w.template = re.sub(r"\n  - name: key\n.*?(?=\n  - name|\ninflux:)", "", whole, flags=re.S).replace("influx:\n  secrets", "influx:\n  rate: 0\n#")
+        self.w.write_config()
+        self.reload()
+        self.assertEqual([401, 401, 204], [self.deliver("key"), write(), self.deliver("supa")])
+        self.w.template = whole
+        self.w.write_config()
+        self.reload()
+        self.assertEqual([204, 204], [self.deliver("key"), write()])
+
     def test_a_secret_that_cannot_be_changes_nothing(self):
         with open(os.path.join(self.w.dir, "std"), "w") as f:
             f.write("whsec_no base64")

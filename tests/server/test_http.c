@@ -17,6 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define PATIENCE_MS 30000
@@ -131,9 +133,13 @@ static void handle_hold(void *ctx, struct http_request *q)
 
 static struct http_request *take_held(struct world *w)
 {
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += PATIENCE_MS / 1000;
     pthread_mutex_lock(&w->lock);
     while (!w->held)
-        pthread_cond_wait(&w->changed, &w->lock);
+        if (pthread_cond_timedwait(&w->changed, &w->lock, &until))
+            fail_msg("no request came");
     struct http_request *q = w->held;
     w->held = NULL;
     pthread_mutex_unlock(&w->lock);
@@ -351,6 +357,315 @@ static void test_a_route_may_refuse_before_the_body(void **state)
     world_stop(&w);
 }
 
+static void assert_closed_with(const struct http_server *s, unsigned status, const char *request)
+{
+    char out[65536];
+    int fd = dial(s);
+    say(fd, request);
+    hear(fd, NULL, out, sizeof(out));
+    assert_answer(out, status, "\r\nConnection: close\r\n");
+    if (strstr(out + 1, "HTTP/1.1"))
+        fail_msg("two answers: %s", out);
+    close(fd);
+}
+
+/* What follows a head that could be read in two ways never becomes a request. */
+static void test_what_the_guard_refuses_ends_the_connection(void **state)
+{
+    (void)state;
+    struct world w;
+    char text[1024];
+    world_start(&w, (struct http_config){0});
+    const char *const heads[] = {
+        "Host: x\r\nContent-Length : 45\r\n",
+        "Host: x\r\nContent-Length: 0\r\nContent-Length: 45\r\n",
+        "Host: x\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n",
+        "Host: x\r\nTransfer-Encoding: xchunked\r\n",
+        "Host: x\nContent-Length: 0\r\n",
+        "Host: x\r\nContent-Length: 0\n",
+        "Host: x\r\nX: a\r\n folded\r\nContent-Length: 0\r\n",
+        "Host: x\r\nContent-Length: 0\r\nX: a\r\n\tfolded\r\n",
+        "Host: x\r\nHost: y\r\nContent-Length: 0\r\n",
+    };
+    for (size_t i = 0; i < sizeof(heads) / sizeof(heads[0]); i++) {
+        snprintf(text, sizeof(text),
+                 "POST /echo/a HTTP/1.1\r\n%s\r\nPOST /echo/smuggled HTTP/1.1\r\nHost: x\r\n"
+                 "Content-Length: 0\r\n\r\n",
+                 heads[i]);
+        assert_closed_with(w.server, 400, text);
+    }
+    assert_int_equal(0, atomic_load(&w.handled));
+    assert_int_equal(sizeof(heads) / sizeof(heads[0]), http_view(w.server).refused_guard);
+    world_stop(&w);
+}
+
+/* A value with a NUL is not one that ends there. */
+static void test_a_nul_in_a_header_is_refused(void **state)
+{
+    (void)state;
+    struct world w;
+    char out[4096];
+    static const char request[] = "POST /echo/a HTTP/1.1\r\nHost: x\r\nX-Tag: a\0b\r\n"
+                                  "Content-Length: 0\r\n\r\n";
+    world_start(&w, (struct http_config){0});
+    int fd = dial(w.server);
+    assert_int_equal(sizeof(request) - 1, send(fd, request, sizeof(request) - 1, MSG_NOSIGNAL));
+    hear(fd, NULL, out, sizeof(out));
+    assert_answer(out, 400, "");
+    close(fd);
+    assert_answer(ask(w.server, "GET /echo/a HTTP/1.1\r\nHost: x\r\nX-Empty:\r\nX-Blank:  \r\n"
+                                "X-Tag:t\r\n\r\n"),
+                  200, "tag=t");
+    world_stop(&w);
+}
+
+static void test_pipelined_requests_are_answered_in_their_order(void **state)
+{
+    (void)state;
+    struct world w;
+    char out[8192];
+    world_start(&w, (struct http_config){0});
+    int fd = dial(w.server);
+    say(fd, "POST /echo/one HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
+            "GET /echo/two HTTP/1.1\r\nHost: x\r\n\r\n"
+            "POST /echo/three HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            "1\r\nd\r\n0\r\n\r\n");
+    hear(fd, "body=d", out, sizeof(out));
+    const char *one = strstr(out, "rest=one"), *two = strstr(out, "rest=two");
+    assert_true(one && two && one < two && two < strstr(out, "rest=three"));
+    close(fd);
+    world_stop(&w);
+}
+
+/* gzip -9 of "hello hello hello hello\n", without a name or time. */
+static const unsigned char packed[] = {0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x03,
+                                       0xcb, 0x48, 0xcd, 0xc9, 0xc9, 0x57, 0xc8, 0x40, 0x27, 0xb9,
+                                       0x00, 0x00, 0x88, 0x59, 0x0b, 0x18, 0x00, 0x00, 0x00};
+
+static void send_packed(int fd, const char *coding, size_t n)
+{
+    char head[256];
+    snprintf(head, sizeof(head),
+             "POST /echo/a HTTP/1.1\r\nHost: x\r\nContent-Encoding: %s\r\n"
+             "Content-Length: %zu\r\n\r\n",
+             coding, n);
+    say(fd, head);
+    assert_int_equal(n, send(fd, packed, n, MSG_NOSIGNAL));
+}
+
+static void test_a_gzip_body_comes_unpacked_and_a_broken_one_is_400(void **state)
+{
+    (void)state;
+    struct world w;
+    char out[4096];
+    world_start(&w, (struct http_config){0});
+    const struct {
+        const char *coding;
+        size_t n;
+        unsigned status;
+        const char *part;
+    } cases[] = {
+        {"gzip", sizeof(packed), 200, "body=hello hello hello hello\n"},
+        {"gzip", sizeof(packed) - 1, 400, "not valid gzip"},
+        {"deflate", sizeof(packed), 415, ""},
+    };
+    for (size_t i = 0; i < 3; i++) {
+        int fd = dial(w.server);
+        send_packed(fd, cases[i].coding, cases[i].n);
+        hear_answer(fd, out, sizeof(out));
+        assert_answer(out, cases[i].status, cases[i].part);
+        close(fd);
+    }
+    world_stop(&w);
+}
+
+/* Whether the other side ends the stream without a word. */
+static void assert_hung_up(int fd)
+{
+    char out[64];
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    assert_int_equal(1, poll(&p, 1, PATIENCE_MS));
+    assert_true(recv(fd, out, sizeof(out), 0) <= 0);
+    close(fd);
+}
+
+static void test_connections_are_bounded_in_all_and_per_address(void **state)
+{
+    (void)state;
+    struct world w;
+    char out[4096];
+    int fds[3];
+    for (int per_address = 0; per_address < 2; per_address++) {
+        world_start(&w, (struct http_config){.connections = per_address ? 100 : 3,
+                                             .connections_per_address = per_address ? 3 : 100});
+        for (int i = 0; i < 3; i++) {
+            fds[i] = dial(w.server);
+            say(fds[i], "GET /echo/a HTTP/1.1\r\nHost: x\r\n\r\n");
+            hear_answer(fds[i], out, sizeof(out));
+        }
+        assert_int_equal(3, http_view(w.server).connections);
+        assert_hung_up(dial(w.server));
+        assert_int_equal(1, http_view(w.server).connections_refused);
+        close(fds[0]);
+        while (http_view(w.server).connections == 3)
+            usleep(1000);
+        assert_answer(ask(w.server, "GET /echo/a HTTP/1.1\r\nHost: x\r\n\r\n"), 200, "");
+        close(fds[1]);
+        close(fds[2]);
+        world_stop(&w);
+    }
+}
+
+static void test_who_asks_too_often_is_told_when_to_come_again(void **state)
+{
+    (void)state;
+    struct world w;
+    int64_t now = US_PER_SECOND;
+    struct clock clock = clock_virtual(&now);
+    world_start(&w, (struct http_config){.rate_per_address = 1,
+                                         .clock = &clock,
+                                         .behind_proxy = true,
+                                         .trusted_proxies = "127.0.0.1"});
+    const char *const from_a =
+        "GET /echo/a HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n";
+    assert_answer(ask(w.server, from_a), 200, "");
+    assert_answer(ask(w.server, from_a), 200, "");
+    assert_answer(ask(w.server, from_a), 429, "\r\nRetry-After: 1\r\n");
+    assert_answer(ask(w.server, "GET /echo/a HTTP/1.1\r\nHost: x\r\n"
+                                "X-Forwarded-For: 1.1.1.1, 2.2.2.2\r\n\r\n"),
+                  200, "");
+    world_stop(&w);
+}
+
+/* One byte after the other keeps no connection open. */
+static void drip_until_hung_up(const struct http_server *s, const char *first)
+{
+    int fd = dial(s);
+    say(fd, first);
+    for (int i = 0; i < PATIENCE_MS / 10; i++) {
+        char out[16];
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+        if (poll(&p, 1, 10) == 1) {
+            assert_true(recv(fd, out, sizeof(out), 0) <= 0);
+            close(fd);
+            return;
+        }
+        (void)send(fd, "a", 1, MSG_NOSIGNAL);
+    }
+    fail_msg("still there after \"%s\"", first);
+}
+
+static void test_slow_headers_and_slow_bodies_are_cut_off(void **state)
+{
+    (void)state;
+    struct world w;
+    world_start(&w, (struct http_config){.header_us = 300000, .body_us = 300000});
+    drip_until_hung_up(w.server, "GET /echo/a HTTP/1.1\r\nHost: ");
+    drip_until_hung_up(w.server, "POST /echo/a HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n");
+    assert_int_equal(2, http_view(w.server).timed_out);
+    assert_int_equal(0, atomic_load(&w.handled));
+    assert_answer(ask(w.server, "GET /echo/a HTTP/1.1\r\nHost: x\r\n\r\n"), 200, "");
+    world_stop(&w);
+}
+
+static void test_bodies_of_all_requests_together_are_bounded(void **state)
+{
+    (void)state;
+    struct world w;
+    world_start(&w, (struct http_config){.bodies_max = 600, .answer_us = 20 * US_PER_SECOND});
+    struct buf b;
+    buf_init(&b, 1u << 20);
+    assert_int_equal(0, buf_printf(&b,
+                                   "POST /hold HTTP/1.1\r\nHost: x\r\n"
+                                   "Content-Length: 400\r\n\r\n%0400d",
+                                   7));
+    int fd = dial(w.server);
+    say(fd, b.data);
+    struct http_request *q = take_held(&w);
+    assert_answer(ask(w.server, b.data), 503, "\r\nRetry-After: 1\r\n");
+    http_answer_status(q, 204);
+    char out[4096];
+    hear_answer(fd, out, sizeof(out));
+    while (http_view(w.server).bodies > 0)
+        usleep(1000);
+    say(fd, b.data);
+    http_answer_status(take_held(&w), 204);
+    hear_answer(fd, out, sizeof(out));
+    assert_answer(out, 204, "");
+    close(fd);
+    buf_deinit(&b);
+    world_stop(&w);
+}
+
+static void assert_start(enum status expected, struct http_config cfg, const char *part)
+{
+    struct http_server *s = NULL;
+    struct error err = {0};
+    enum status st = http_start(&cfg, &s, &err);
+    if (st != expected || !strstr(err.text, part))
+        fail_msg("%s: %d %s", cfg.listen, st, err.text);
+    http_stop(s, 0);
+}
+
+static void test_it_only_listens_where_that_is_safe(void **state)
+{
+    (void)state;
+    assert_start(STATUS_REFUSED, (struct http_config){.listen = "0.0.0.0:0"}, "without TLS");
+    assert_start(STATUS_REFUSED, (struct http_config){.listen = ":0"}, "behind_proxy");
+    assert_start(STATUS_OK, (struct http_config){.listen = ":0", .behind_proxy = true}, "");
+    assert_start(STATUS_OK, (struct http_config){.listen = "0.0.0.0:0", .allow_plain = true}, "");
+    assert_start(STATUS_OK, (struct http_config){.listen = "127.0.0.9:0"}, "");
+    assert_start(STATUS_OK, (struct http_config){.listen = "localhost:0"}, "");
+    const char *const wrong[] = {
+        "", "8080", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "::1:80", "127.0.0.1:65536", "unix:"};
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
+        assert_start(STATUS_INVALID, (struct http_config){.listen = wrong[i]}, "could not listen");
+    assert_start(STATUS_INVALID,
+                 (struct http_config){.listen = "127.0.0.1:0", .trusted_proxies = "proxy"},
+                 "trusted proxy");
+    assert_start(
+        STATUS_INVALID,
+        (struct http_config){.listen = "127.0.0.1:0", .tls_cert = "/none", .tls_key = "/n"},
+        "/none");
+}
+
+static void test_a_unix_socket_is_taken_over_from_the_dead_only(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/test_http.XXXXXX", path[64], listen_at[80];
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof(path), "%s/s", dir);
+    snprintf(listen_at, sizeof(listen_at), "unix:%s", path);
+    struct http_config cfg = {.listen = listen_at};
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    snprintf(at.sun_path, sizeof(at.sun_path), "%s", path);
+    /* A socket that nobody listens on. */
+    int dead = socket(AF_UNIX, SOCK_STREAM, 0);
+    assert_int_equal(0, bind(dead, (struct sockaddr *)&at, sizeof(at)));
+    close(dead);
+    struct world w;
+    struct stat st;
+    world_start(&w, cfg);
+    assert_int_equal(0, stat(path, &st));
+    assert_int_equal(0, st.st_mode & 0007);
+    assert_start(STATUS_IO, cfg, "another process listens there");
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    char out[4096];
+    assert_int_equal(0, connect(fd, (struct sockaddr *)&at, sizeof(at)));
+    say(fd, "GET /echo/a HTTP/1.1\r\nHost: x\r\n\r\n");
+    hear_answer(fd, out, sizeof(out));
+    assert_answer(out, 200, "");
+    close(fd);
+    world_stop(&w);
+    assert_int_equal(-1, stat(path, &st)); /* nothing is left behind */
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fclose(file);
+    assert_start(STATUS_IO, cfg, "not a socket");
+    assert_int_equal(0, unlink(path));
+    assert_int_equal(0, rmdir(dir));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -362,6 +677,16 @@ int main(void)
         cmocka_unit_test(test_stopping_gives_up_what_waits_and_takes_late_answers),
         cmocka_unit_test(test_a_body_beyond_the_limit_is_413_however_it_is_sent),
         cmocka_unit_test(test_a_route_may_refuse_before_the_body),
+        cmocka_unit_test(test_what_the_guard_refuses_ends_the_connection),
+        cmocka_unit_test(test_a_nul_in_a_header_is_refused),
+        cmocka_unit_test(test_pipelined_requests_are_answered_in_their_order),
+        cmocka_unit_test(test_a_gzip_body_comes_unpacked_and_a_broken_one_is_400),
+        cmocka_unit_test(test_connections_are_bounded_in_all_and_per_address),
+        cmocka_unit_test(test_who_asks_too_often_is_told_when_to_come_again),
+        cmocka_unit_test(test_slow_headers_and_slow_bodies_are_cut_off),
+        cmocka_unit_test(test_bodies_of_all_requests_together_are_bounded),
+        cmocka_unit_test(test_it_only_listens_where_that_is_safe),
+        cmocka_unit_test(test_a_unix_socket_is_taken_over_from_the_dead_only),
     };
     return cmocka_run_group_tests_name("server/http", tests, NULL, NULL);
 }
