@@ -316,7 +316,7 @@ const struct config_row config_rows[] = {
      .help = "API key of the server"},
     {"qdrant[].collection", CONFIG_STRING, QDRANT(collection), .help = "the collection to read"},
     {"qdrant[].bot_name", CONFIG_STRING, QDRANT(bot_name),
-     .help = "bot of all its points; the collection's name when not given"},
+     .help = "bot of all its points; else as each point says, or the collection's name"},
     {"qdrant[].mode", CONFIG_ENUM, QDRANT(mode), "auto", .choices = qdrant_mode_choices,
      .help = "how new points are found: in order of their time (needs an index on it), or by "
              "reading all of them; auto tries the first"},
