@@ -72,7 +72,8 @@ static bool read_id(const json_t *json, char out[QDRANT_ID_BYTES])
         if (!hex && c != '-')
             return false;
     }
-    return n > 0;
+    /* Digits alone are a number, which has no zeros in front. */
+    return n > 0 && (n == 1 || out[0] != '0' || out[strspn(out, "0123456789")]);
 }
 
 enum status qdrant_page_read(struct str body, struct qdrant_page *ret, struct error *err)

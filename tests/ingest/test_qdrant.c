@@ -448,6 +448,7 @@ static void test_other_answers_are_refused(void **state)
         "{\"result\":{\"points\":[],\"next_page_offset\":-1}}",
         "{\"result\":{\"points\":[],\"next_page_offset\":\"x\\\"},{\"}}",
         "{\"result\":{\"points\":[{\"id\":1}",
+        "{\"result\":{\"points\":[],\"next_page_offset\":00000000000195918311}}",
     };
     struct qdrant_page p = {0};
     for (size_t i = 0; i < sizeof(bodies) / sizeof(bodies[0]); i++)
