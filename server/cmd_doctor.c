@@ -59,7 +59,7 @@ static void check_file(const struct config *cfg, struct preflight_report *r)
         return;
     struct buf masked;
     buf_init(&masked, 4 * CONFIG_CONNINFO_BYTES);
-    bool secret = false;
+    bool secret = cfg->secret_line > 0;
     const char *const conninfos[] = {cfg->source_conninfo, cfg->sink_conninfo};
     for (int i = 0; i < 2; i++) {
         buf_reset(&masked);
@@ -70,10 +70,10 @@ static void check_file(const struct config *cfg, struct preflight_report *r)
     bool open = (st.st_mode & (S_IRWXG | S_IRWXO)) != 0;
     struct check *c = add(r, "config_file", secret && open ? CHECK_WARN : CHECK_OK);
     snprintf(c->found, sizeof(c->found), "%.400s (mode %04o%s)", cfg->file,
-             (unsigned)(st.st_mode & 07777), secret ? ", the connection has a password" : "");
+             (unsigned)(st.st_mode & 07777), secret ? ", it holds a secret" : "");
     if (secret && open)
         snprintf(c->fix, sizeof(c->fix),
-                 "chmod 600 %.400s, or move the password to a file: ${file:PATH} or PGPASSFILE",
+                 "chmod 600 %.400s, or move passwords and secrets out: ${file:PATH} or PGPASSFILE",
                  cfg->file);
 }
 

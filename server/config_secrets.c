@@ -102,6 +102,22 @@ static void endpoint(const struct warner *w, const char *name, enum signature_ki
         warn(w, "%s: every secret has expired, so every request is refused", name);
 }
 
+/* A signature does not say for which endpoint it was made. */
+static void shared(const struct warner *w, const struct config_webhook *a,
+                   const struct config_webhook *b)
+{
+    bool same = false;
+    for (size_t i = 0; i < a->n_secrets; i++)
+        for (size_t k = 0; k < b->n_secrets; k++)
+            same |= strcmp(a->secrets[i].value, b->secrets[k].value) == 0;
+    /* A public key opens nothing: several endpoints of one sender have the same one. */
+    if (same && a->verify != SIGNATURE_ED25519_TS)
+        warn(w,
+             "webhooks \"%s\" and \"%s\" have a secret in common: who may deliver to one may to "
+             "the other",
+             a->name, b->name);
+}
+
 void config_warnings(const struct config *c, int64_t now_us, config_warning_fn *fn, void *ctx)
 {
     const struct warner w = {fn, ctx, now_us};
@@ -116,6 +132,8 @@ void config_warnings(const struct config *c, int64_t now_us, config_warning_fn *
     for (size_t i = 0; i < c->n_webhooks; i++) {
         const struct config_webhook *h = &c->webhooks[i];
         snprintf(name, sizeof(name), "webhook \"%s\"", h->name);
+        for (size_t k = 0; k < i; k++)
+            shared(&w, &c->webhooks[k], h);
         endpoint(&w, name, h->verify, h->secrets, h->n_secrets);
     }
     if (config_influx_is_open(&c->influx))

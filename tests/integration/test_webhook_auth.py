@@ -396,6 +396,7 @@ class RefusalTest(AuthTest):
             f.write("Zebra7Quartz\n")
         self.assertEqual("ok\n", self.check("{name: a, preset: warmpath, verify: hmac-body, secrets: [{value: \"${file:%s}\"}]}" % path, 0o644)[1])
         self.assertIn("ends with a blank", self.check(inline.replace("Zebra7Quartz", '"Zebra7Quartz "'))[1])
+        self.assertIn('"a" and "b" have a secret in common', self.check(inline + "\n  - " + inline.replace("name: a", "name: b"))[1])
         expired = self.check(inline.replace("}]", ', not_after: "2020-01-01T00:00:00Z"}]'))[1]
         self.assertIn("every secret has expired", expired)
 
