@@ -84,6 +84,9 @@ static const struct scheme {
     {"discord", SIGNATURE_ED25519_TS, NULL},
     {"telegram", SIGNATURE_SHARED_SECRET, "X-Telegram-Bot-Api-Secret-Token"},
     {"bearer", SIGNATURE_SHARED_SECRET, NULL},
+    {"supabase", SIGNATURE_SHARED_SECRET, NULL},
+    {"sequin", SIGNATURE_SHARED_SECRET, NULL},
+    {"influx", SIGNATURE_SHARED_SECRET, NULL},
 };
 
 static const struct scheme *scheme_of(const char *name)
@@ -176,7 +179,7 @@ static const char *primitive(json_t *v)
 static size_t run_vectors(const char *path)
 {
     json_error_t problem;
-    json_t *file = json_load_file(path, 0, &problem);
+    json_t *file = json_load_file(path, JSON_ALLOW_NUL, &problem);
     if (!file)
         fail_msg("%s: %s", path, problem.text);
     json_t *vectors = json_object_get(file, "vectors"), *v;

@@ -101,6 +101,7 @@ class AuthTest(PipelineTest):
         cls.counter = 0
         cls.bodies = []  # of refusals, to look for secrets
         cls.secrets = {}
+        cls.made = []  # all that there ever were, also wrong ones that were sent
         for name in WEBHOOKS:
             cls.new_secret(name)
         cls.new_secret("influx")
@@ -119,6 +120,7 @@ class AuthTest(PipelineTest):
         kind = "standard-webhooks" if name == "std" else "shared-secret"
         code, out, err = cls.w.command("secret", "new", "--kind", kind)
         assert code == 0, err
+        cls.made.append(out.strip())
         return out.strip(), out.strip()
 
     @classmethod
@@ -333,10 +335,10 @@ class RotationTest(AuthTest):
         conn.close()
         self.assertIn("****", shown["check-config --print-config"])
         self.assertGreater(len(shown["/metrics"]), 1000)
-        secrets = {name: open(os.path.join(self.w.dir, name)).read().strip() for name in [*WEBHOOKS, "influx"] if name not in ("std-pk", "disc")}
-        for name, secret in secrets.items():
+        self.assertGreater(len(self.made), len(WEBHOOKS))
+        for secret in self.made:
             for what, text in shown.items():
-                self.assertNotIn(secret.removeprefix("whsec_"), text, f"{what} shows the secret of {name}")
+                self.assertNotIn(secret.removeprefix("whsec_"), text, f"{what} shows a secret")
 
 
 class RefusalTest(AuthTest):
