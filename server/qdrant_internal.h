@@ -34,7 +34,6 @@ struct qdrant_pull {
     pthread_cond_t wake;  /* a stop, or a delivery is done */
     bool delivered;
     enum inbox_outcome outcome;
-    struct qdrant_pull_view view;
 
     /* The thread's own. */
     struct http_client *client;

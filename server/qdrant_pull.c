@@ -190,14 +190,11 @@ static int64_t due_us(const struct qdrant_pull *p)
     return p->next_poll_us < p->next_sweep_us ? p->next_poll_us : p->next_sweep_us;
 }
 
-static void show(struct qdrant_pull *p, bool ok)
+static void show(const struct qdrant_pull *p, bool ok)
 {
-    pthread_mutex_lock(&p->lock);
-    p->view.ok = ok;
-    if (ok)
-        p->view.success_us = clock_wall_us(p->clock);
-    p->view.cursor_us = p->has_at ? p->at_us : 0;
-    pthread_mutex_unlock(&p->lock);
+    metric_set(METRIC_SOURCE_CONNECTED, p->cfg->name, NULL, ok);
+    if (p->has_at)
+        metric_set(METRIC_PULL_CURSOR, p->cfg->name, NULL, (double)p->at_us / US_PER_SECOND);
 }
 
 static void went_well(struct qdrant_pull *p)
@@ -335,6 +332,7 @@ enum status qdrant_pull_start(const struct config_qdrant *cfg, const char *state
                                      .bot_name = str_from(cfg->bot_name),
                                      .collection = str_from(cfg->collection)};
     init_memory(p);
+    show(p, false);
     enum status st = set_up(p, err);
     if (!st && pthread_create(&p->thread, NULL, run, p))
         st = error_set(err, STATUS_IO, "could not start the thread of qdrant \"%s\"", cfg->name);
@@ -357,12 +355,4 @@ void qdrant_pull_stop(struct qdrant_pull *p)
     pthread_mutex_unlock(&p->lock);
     pthread_join(p->thread, NULL);
     pull_free(p);
-}
-
-struct qdrant_pull_view qdrant_pull_view(struct qdrant_pull *p)
-{
-    pthread_mutex_lock(&p->lock);
-    struct qdrant_pull_view view = p->view;
-    pthread_mutex_unlock(&p->lock);
-    return view;
 }

@@ -11,16 +11,13 @@
  * have the same ids. A point is gone when two complete sweeps in a row did not bring it.
  *
  * Nothing here ends the process or holds anything else up: a server that is down, refuses or lies
- * is logged and asked again.
+ * is logged and asked again. How it stands is in /metrics (source_connected, pull_cursor_...).
  */
 #pragma once
 
 #include "core/cleanup.h"
 #include "core/clock.h"
 #include "core/status.h"
-
-#include <stdbool.h>
-#include <stdint.h>
 
 struct config_qdrant;
 struct inbox;
@@ -33,11 +30,3 @@ MUST_CHECK enum status qdrant_pull_start(const struct config_qdrant *cfg, const 
                                          struct qdrant_pull **ret, struct error *err);
 /* Ends a request under way and the thread. NULL is a no-op. */
 void qdrant_pull_stop(struct qdrant_pull *p);
-
-/* For readyz and /metrics. Any thread. */
-struct qdrant_pull_view {
-    bool ok;            /* the last reading was complete */
-    int64_t success_us; /* wall clock of the last complete reading, 0 = none since the start */
-    int64_t cursor_us;  /* timestamps up to here have been read, 0 = none */
-};
-struct qdrant_pull_view qdrant_pull_view(struct qdrant_pull *p);

@@ -2,15 +2,19 @@
 whatever the server, the network or a crash does; deletions and changes arrive; nothing of it holds the rest up."""
 import os
 import random
+import re
 import signal
 import sqlite3
 import time
+import urllib.request
 
+from cluster import free_port
 from fake_qdrant import FakeQdrant
 from harness import CONFIG, PipelineTest, wait_until
 
 KEY = "very-secret-qdrant-key"
-PULL = """qdrant:
+PULL = """http: {{private: "127.0.0.1:{private}"}}
+qdrant:
   - {{name: {source}, url: "{url}", api_key: "{api_key}", collection: memories, bot_name: elena, mode: {mode}, interval: 100ms,
       overlap: {overlap}, sweep: {sweep}, page: {page}}}
 """
@@ -35,7 +39,8 @@ class QdrantTest(PipelineTest):
 
     def configure(self, **changes):
         self.w.template = CONFIG + PULL
-        self.w.write_config(**{**PULLED, "source": self.source, "url": self.server.url, **changes})
+        self.private = free_port()
+        self.w.write_config(**{**PULLED, "source": self.source, "url": self.server.url, "private": self.private, **changes})
 
     # -- data
 
@@ -75,6 +80,15 @@ class QdrantTest(PipelineTest):
         """So many requests of the kind have been answered whose processing is over, since the next has come."""
         target = self.server.count(kind) + more + 1
         wait_until(f"{more} more requests of kind {kind}", lambda: self.server.count(kind) >= target, WAIT, alive=self.w)
+
+    def metric(self, name, **labels):
+        """The value of a metric of this source; 0 when it is not there."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.private}/metrics", timeout=30) as answer:
+            text = answer.read().decode()
+        self.assertNotIn(KEY, text)
+        labels = "".join(f',{k}="{v}"' for k, v in labels.items())
+        found = re.search(rf'^warmpath_{name}{{source="{self.source}"{labels}}} (\S+)$', text, re.M)
+        return float(found[1]) if found else 0
 
     def wait_log(self, *texts):
         wait_until(f"the log to say {texts}",
@@ -207,6 +221,10 @@ class TroubleTest(QdrantTest):
                 self.wait_messages("eve", n)
                 waited = self.server.times[at + 1] - self.server.times[at]
                 self.assertGreaterEqual(waited, {2: 2, 3: 0.5, 4: 0.5}.get(n, 0))
+        self.assertEqual(self.metric("pull_requests_total", outcome="throttled"), 1)
+        self.assertEqual(self.metric("pull_requests_total", outcome="failed"), 3)
+        wait_until("the metrics to say how far it is", lambda: self.metric("source_connected") == 1 and
+                   abs(self.metric("pull_cursor_timestamp_seconds") - (self.now - 5)) < 0.01, WAIT, alive=self.w)
         # The server goes away and comes back.
         port = self.server.port
         points = self.server.points
@@ -243,6 +261,8 @@ class TroubleTest(QdrantTest):
         self.configure(api_key=KEY)
         self.w.start()
         self.wait_log("status 401", "qdrant[].api_key")
+        self.assertEqual(self.metric("source_connected"), 0)
+        self.assertGreaterEqual(self.metric("pull_requests_total", outcome="refused"), 1)
         self.assertEqual(self.w.stop(), 0)
         self.server.api_key = KEY
         self.w.start()
