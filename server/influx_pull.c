@@ -30,7 +30,6 @@
 #define DOCUMENT_BYTES   (64u << 20) /* of one chunk of an answer */
 #define CHUNK_ROWS       2000
 #define MEASUREMENTS_MAX 64
-#define NOTED_MAX        (1u << 20) /* values of pushes between two looks; 24 MB */
 #define LOOK_US          (US_PER_SECOND / 4)
 #define RETRY_MIN_US     US_PER_SECOND
 #define RETRY_REFUSED_US (5 * US_PER_MINUTE) /* somebody must mend it */
@@ -54,11 +53,10 @@ struct influx_pull {
     pthread_t thread;
     bool started;
     atomic_bool stop;
+    atomic_bool unnoted; /* the journal of notes could not be written */
 
     pthread_mutex_t lock; /* guards what follows, up to the blank line */
     pthread_cond_t wake;
-    struct buf noted; /* struct seen_mark: pushes that are not in `seen` yet */
-    bool noted_full;
     int committed; /* outcome of the delivery that is waited for, -1 = none yet */
 
     /* The thread's own. */
@@ -81,32 +79,17 @@ struct influx_pull {
 void influx_pull_note(void *ctx, const struct seen_mark *marks, size_t n)
 {
     struct influx_pull *p = ctx;
-    pthread_mutex_lock(&p->lock);
-    if (buf_append(&p->noted, marks, n * sizeof(*marks)))
-        p->noted_full = true;
-    pthread_mutex_unlock(&p->lock);
+    if (!seen_note(p->seen, marks, n))
+        atomic_store(&p->unnoted, true);
 }
 
 static enum status keep_noted(struct influx_pull *p, struct error *err)
 {
-    struct buf noted;
-    buf_init(&noted, p->noted.max);
-    pthread_mutex_lock(&p->lock);
-    struct buf taken = p->noted;
-    p->noted = noted;
-    bool full = p->noted_full;
-    p->noted_full = false;
-    pthread_mutex_unlock(&p->lock);
-    if (full)
+    if (atomic_exchange(&p->unnoted, false))
         log_write(LOG_WARN, STAGE,
-                  "more was pushed than could be noted: some points may count again name=\"%s\"",
+                  "what was counted could not be noted: some points may count again name=\"%s\"",
                   p->name);
-    enum status st = STATUS_OK;
-    if (taken.len)
-        st = seen_add(p->seen, (const struct seen_mark *)(const void *)taken.data,
-                      taken.len / sizeof(struct seen_mark), err);
-    buf_deinit(&taken);
-    return st;
+    return seen_keep(p->seen, err);
 }
 
 static bool was_seen(void *ctx, const struct seen_mark *mark)
@@ -123,6 +106,11 @@ static bool was_seen(void *ctx, const struct seen_mark *mark)
 static void on_committed(void *ctx, enum inbox_outcome outcome)
 {
     struct influx_pull *p = ctx;
+    /* Here, where the commit has just been: the sooner, the less comes again after a crash. The
+     * thread waits for this call, so the batch is ours. */
+    if (outcome != INBOX_FAILED && p->batch.marks.len)
+        influx_pull_note(p, (const struct seen_mark *)(const void *)p->batch.marks.data,
+                         influx_batch_marks(&p->batch));
     pthread_mutex_lock(&p->lock);
     p->committed = (int)outcome;
     pthread_cond_broadcast(&p->wake);
@@ -172,7 +160,8 @@ static enum status deliver(struct influx_pull *p, const struct inbox_delivery *d
     return st ? error_set(err, st, "the inbox could not store it") : STATUS_OK;
 }
 
-/* Events first, then that they were counted: the other way round a crash would lose them. */
+/* Events first, then (on_committed) that they were counted: the other way round a crash would lose
+ * them. */
 static enum status flush(struct influx_pull *p, struct error *err)
 {
     struct influx_batch *b = &p->batch;
@@ -184,9 +173,6 @@ static enum status flush(struct influx_pull *p, struct error *err)
                                    .n_events = b->n_events};
         st = deliver(p, &d, err);
     }
-    if (!st && b->marks.len)
-        st = seen_add(p->seen, (const struct seen_mark *)(const void *)b->marks.data,
-                      influx_batch_marks(b), err);
     if (!st)
         influx_count(p->name, b);
     p->points += b->n_events;
@@ -591,7 +577,6 @@ enum status influx_pull_start(const struct config_influx *cfg, const char *state
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&p->wake, &attr);
     pthread_condattr_destroy(&attr);
-    buf_init(&p->noted, NOTED_MAX * sizeof(struct seen_mark));
     buf_init(&p->document, DOCUMENT_BYTES);
     enum status st = set_up(p, state_dir, err);
     if (st)
@@ -622,12 +607,9 @@ void influx_pull_free(struct influx_pull *p)
     if (!p)
         return;
     influx_pull_stop(p);
-    if (p->seen)
-        (void)keep_noted(p, NULL); /* the inbox has answered the last pushes meanwhile */
     seen_close(p->seen);
     http_client_free(p->http);
     influx_batch_deinit(&p->batch);
-    buf_deinit(&p->noted);
     buf_deinit(&p->document);
     pthread_cond_destroy(&p->wake);
     pthread_mutex_destroy(&p->lock);

@@ -6,7 +6,7 @@
  * those of `rescan_window`, and submits what was not counted before: by this reading, by an earlier
  * one, or by a push (influx_pull_note()). What was counted is kept in DIR/influx-NAME.db
  * (state/seen.h), written just after the inbox has committed: what a crash between the two leaves
- * is given again, and an engine remembers more points than that (METRIC_POINTS).
+ * is given again, and an engine remembers many more points than that (METRIC_POINTS).
  *
  * How it stands is in /metrics: source_connected, pull_requests, pull_cursor_timestamp_seconds.
  *
@@ -34,9 +34,9 @@ MUST_CHECK enum status influx_pull_start(const struct config_influx *cfg, const 
                                          struct influx_pull **ret, struct error *err);
 /* Ends a request under way and the thread. NULL is a no-op. */
 void influx_pull_stop(struct influx_pull *p);
-/* After inbox_close(), which gives it the last notes. NULL is a no-op. */
+/* After inbox_close(), which brings the last notes. NULL is a no-op. */
 void influx_pull_free(struct influx_pull *p);
 CLEANUP_FREEP(struct influx_pull, influx_pull_free);
 
-/* These values came another way and are stored. ctx is the pull. Any thread; does not block. */
+/* These values came another way and are stored. ctx is the pull. Any thread; one short write. */
 void influx_pull_note(void *ctx, const struct seen_mark *marks, size_t n);

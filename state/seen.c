@@ -2,6 +2,9 @@
 
 #include "state/db.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,11 +12,18 @@
 
 #define FORMAT     1
 #define PATH_BYTES 1024
+#define KEEP_MARKS 4096 /* of the journal, in one transaction */
 
 struct seen {
     char path[PATH_BYTES];
     sqlite3 *db;
     sqlite3_stmt *find, *put, *forget;
+    /* The journal is whole marks, as they are in memory: it does not leave this machine. It is
+     * renamed before it is read, so that others can go on with a new one. */
+    char notes[PATH_BYTES + 16], old[PATH_BYTES + 16];
+    pthread_mutex_t lock; /* guards what follows */
+    int fd;
+    off_t size;
 };
 
 void seen_close(struct seen *s)
@@ -24,6 +34,9 @@ void seen_close(struct seen *s)
     sqlite3_finalize(s->put);
     sqlite3_finalize(s->forget);
     sqlite3_close(s->db);
+    if (s->fd >= 0)
+        (void)close(s->fd);
+    pthread_mutex_destroy(&s->lock);
     free(s);
 }
 
@@ -44,7 +57,11 @@ static enum status open_file(const char *path, struct seen **ret, struct error *
     CLEANUP(seen_closep) struct seen *s = calloc(1, sizeof(*s));
     if (!s)
         return error_set(err, STATUS_NOMEM, "could not allocate what was seen");
+    s->fd = -1;
+    pthread_mutex_init(&s->lock, NULL);
     snprintf(s->path, sizeof(s->path), "%s", path);
+    snprintf(s->notes, sizeof(s->notes), "%s-notes", path);
+    snprintf(s->old, sizeof(s->old), "%s-notes-old", path);
     if (sqlite3_open(path, &s->db) != SQLITE_OK)
         return db_error(s->db, path, "open", err);
     enum status st = db_version(s->db, path, FORMAT, &version, err);
@@ -61,6 +78,91 @@ static enum status open_file(const char *path, struct seen **ret, struct error *
     return st;
 }
 
+/* ---- the journal ---- */
+
+static enum status file_error(const char *path, const char *what, struct error *err)
+{
+    int number = errno;
+    char text[128];
+    return error_set(err, STATUS_IO, "could not %s \"%s\": %s", what, path,
+                     strerror_r(number, text, sizeof(text)));
+}
+
+static enum status open_notes(struct seen *s, struct error *err)
+{
+    s->fd = open(s->notes, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    s->size = s->fd >= 0 ? lseek(s->fd, 0, SEEK_END) : -1;
+    return s->size >= 0 ? STATUS_OK : file_error(s->notes, "open", err);
+}
+
+bool seen_note(struct seen *s, const struct seen_mark *marks, size_t n)
+{
+    const size_t bytes = n * sizeof(*marks);
+    pthread_mutex_lock(&s->lock);
+    bool ok = s->fd >= 0 && write(s->fd, marks, bytes) == (ssize_t)bytes;
+    if (ok)
+        s->size += (off_t)bytes;
+    else if (s->fd >= 0)
+        (void)ftruncate(s->fd, s->size); /* a part of it would move all that follow */
+    pthread_mutex_unlock(&s->lock);
+    return ok;
+}
+
+/* What is in the renamed journal goes into the file; the journal goes when it is there. */
+static enum status keep_old(struct seen *s, struct error *err)
+{
+    FILE *f = fopen(s->old, "re");
+    if (!f)
+        return errno == ENOENT ? STATUS_OK : file_error(s->old, "open", err);
+    struct seen_mark *marks = calloc(KEEP_MARKS, sizeof(*marks));
+    if (!marks) {
+        (void)fclose(f);
+        return error_set(err, STATUS_NOMEM, "could not allocate notes");
+    }
+    enum status st = STATUS_OK;
+    for (size_t n = 1; !st && n > 0;) {
+        n = fread(marks, sizeof(*marks), KEEP_MARKS, f);
+        if (n > 0)
+            st = seen_add(s, marks, n, err);
+    }
+    if (!st && ferror(f))
+        st = file_error(s->old, "read", err);
+    free(marks);
+    (void)fclose(f);
+    if (!st && unlink(s->old) != 0)
+        st = file_error(s->old, "remove", err);
+    return st;
+}
+
+/* Sets the journal aside and begins a new one. */
+static enum status turn_over(struct seen *s, struct error *err)
+{
+    enum status st = STATUS_OK;
+    pthread_mutex_lock(&s->lock);
+    if (s->fd < 0) {
+        st = open_notes(s, err); /* it could not be opened the last time */
+    } else if (s->size > 0) {
+        if (rename(s->notes, s->old) == 0) {
+            (void)close(s->fd);
+            st = open_notes(s, err);
+        } else {
+            st = file_error(s->notes, "rename", err);
+        }
+    }
+    pthread_mutex_unlock(&s->lock);
+    return st;
+}
+
+enum status seen_keep(struct seen *s, struct error *err)
+{
+    enum status st = keep_old(s, err); /* left by a failure, or by another process */
+    if (!st)
+        st = turn_over(s, err);
+    return st ? st : keep_old(s, err);
+}
+
+/* ---- opening ---- */
+
 static void remove_file(const char *path)
 {
     static const char *const parts[] = {"", "-wal", "-shm"};
@@ -75,12 +177,20 @@ enum status seen_open(const char *path, struct seen **ret, bool *ret_lost, struc
 {
     if (strlen(path) >= PATH_BYTES)
         return error_set(err, STATUS_IO, "the path \"%.100s...\" is too long", path);
-    enum status st = open_file(path, ret, err);
+    CLEANUP(seen_closep) struct seen *s = NULL;
+    enum status st = open_file(path, &s, err);
     *ret_lost = st == STATUS_CORRUPT;
-    if (st != STATUS_CORRUPT)
-        return st;
-    remove_file(path);
-    return open_file(path, ret, err);
+    if (st == STATUS_CORRUPT) {
+        remove_file(path);
+        st = open_file(path, &s, err);
+    }
+    if (!st)
+        st = open_notes(s, err);
+    if (!st)
+        st = seen_keep(s, err);
+    if (!st)
+        *ret = TAKE(s);
+    return st;
 }
 
 enum status seen_has(struct seen *s, const struct seen_mark *mark, bool *ret, struct error *err)

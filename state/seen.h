@@ -1,10 +1,11 @@
 /*
  * state/seen.h - which values have been counted, for a source that is read again and again.
  *
- * One SQLite file, written after what it tells of was committed elsewhere, and not synced at each
- * commit: after a power cut the newest marks may be missing, never may there be one of something
- * that was not counted. It can be lost: then what is read again counts again, as far as nobody else
- * notices. One thread.
+ * One SQLite file and a journal beside it (PATH-notes, PATH-notes-old). Both are written after what
+ * they tell of was committed elsewhere, and reach the disk when the system likes: the end of the
+ * process loses nothing that was noted, a power cut may lose the newest; never is there a mark of
+ * something that was not counted. The files can be lost: then what is read again counts again, as
+ * far as nobody else notices. One thread, but for seen_note().
  */
 #pragma once
 
@@ -30,5 +31,10 @@ MUST_CHECK enum status seen_has(struct seen *s, const struct seen_mark *mark, bo
 /* All of them in one transaction, a later one in place of an earlier one. IO. */
 MUST_CHECK enum status seen_add(struct seen *s, const struct seen_mark *marks, size_t n,
                                 struct error *err);
+/* Any thread: one write to the journal, nothing that waits for a disk. seen_has() knows them after
+ * the next seen_keep(), or in the next process. False: the journal could not be written. */
+bool seen_note(struct seen *s, const struct seen_mark *marks, size_t n);
+/* What was noted is as if it were added. On failure it is kept for the next time. IO, NOMEM. */
+MUST_CHECK enum status seen_keep(struct seen *s, struct error *err);
 /* What is older goes; reads the whole file. IO. */
 MUST_CHECK enum status seen_forget(struct seen *s, int64_t before_us, struct error *err);

@@ -6,6 +6,7 @@ import http.client
 import http.server
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -352,6 +353,39 @@ class SubscriptionTest(InfluxTest):
         wait_until("the refused point", lambda: self.values("again")[0] == 22, 60, alive=self.w)
         self.assertEqual(21, self.influxd.values("again")[0])
         self.assertEqual([], self.w.dead_letters())
+        self.assertEqual(0, self.w.stop())
+
+
+class KilledTest(SubscriptionTest):
+    """The process is killed at random moments: while it takes pushes, while it reads, between the inbox and its notes."""
+
+    ROUNDS = 30 if os.environ.get("WARMPATH_LONG") == "1" else 6
+    test_what_the_subscription_loses_is_read_and_nothing_counts_twice = None
+
+    def test_every_point_counts_once_wherever_the_process_is_killed(self):
+        rng = random.Random(5)
+        stop = threading.Event()
+
+        def write_on():
+            while not stop.is_set():
+                self.influxd.write(self.points(f"bot{self.n % 3}", 4))
+                stop.wait(0.005)
+
+        writer = threading.Thread(target=write_on)
+        writer.start()
+        try:
+            for round_ in range(self.ROUNDS):
+                self.influxd.write(self.points("backlog", 700))
+                self.start("1s")
+                time.sleep(rng.uniform(0, 1.5))  # not a wait for something: the moment of the kill
+                self.w.kill()
+        finally:
+            stop.set()
+            writer.join(60)
+        self.start("1s")
+        self.assert_same("bot0", "bot1", "bot2", "backlog")
+        self.wait_read_again(2)
+        self.assert_same("bot0", "bot1", "bot2", "backlog")
         self.assertEqual(0, self.w.stop())
 
 

@@ -103,12 +103,46 @@ static void test_a_file_that_cannot_be_read_is_replaced(void **state)
     seen_close(s);
 }
 
+/* A process may end at any moment after seen_note(): the next one reads the journal, a part of
+ * which may have been set aside already. */
+static void test_notes_are_known_once_they_are_kept_or_to_the_next_process(void **state)
+{
+    (void)state;
+    char notes[600], old[600];
+    snprintf(notes, sizeof(notes), "%s-notes", path);
+    snprintf(old, sizeof(old), "%s-notes-old", path);
+    struct seen *s = open_it(false);
+    assert_true(seen_note(s, (struct seen_mark[]){{1, 1, 1}, {2, 2, 2}}, 2));
+    assert_false(has(s, 1, 1));
+    assert_int_equal(seen_keep(s, NULL), STATUS_OK);
+    assert_true(has(s, 1, 1));
+    assert_true(has(s, 2, 2));
+    assert_true(seen_note(s, &(struct seen_mark){3, 3, 3}, 1));
+    seen_close(s);
+    assert_int_equal(rename(notes, old), 0);
+    FILE *f = fopen(notes, "w");
+    assert_non_null(f);
+    assert_int_equal(fwrite(&(struct seen_mark){4, 4, 4}, sizeof(struct seen_mark), 1, f), 1);
+    assert_int_equal(fwrite("torn", 1, 4, f), 4);
+    fclose(f);
+    s = open_it(false);
+    for (uint64_t i = 1; i <= 4; i++)
+        assert_true(has(s, i, i));
+    assert_true(seen_note(s, &(struct seen_mark){5, 5, 5}, 1));
+    assert_int_equal(seen_keep(s, NULL), STATUS_OK);
+    assert_true(has(s, 5, 5));
+    assert_int_equal(access(old, F_OK), -1);
+    seen_close(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_what_was_noted_is_known_to_the_next_process, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_what_is_old_is_forgotten, setup, teardown),
+        cmocka_unit_test_setup_teardown(
+            test_notes_are_known_once_they_are_kept_or_to_the_next_process, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_file_that_cannot_be_read_is_replaced, setup,
                                         teardown),
     };
