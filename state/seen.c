@@ -2,6 +2,7 @@
 
 #include "state/db.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -184,7 +185,8 @@ enum status seen_open(const char *path, struct seen **ret, bool *ret_lost, struc
         remove_file(path);
         st = open_file(path, &s, err);
     }
-    if (!st)
+    assert(st || s);
+    if (!st && s)
         st = open_notes(s, err);
     if (!st)
         st = seen_keep(s, err);

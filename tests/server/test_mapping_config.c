@@ -256,7 +256,7 @@ static void test_the_examples_of_the_documentation_load(void **state)
 {
     (void)state;
     assert_examples_load("MAPPING.md", 5);
-    assert_examples_load("HTTP.md", 3);
+    assert_examples_load("HTTP.md", 5);
 }
 
 int main(void)
