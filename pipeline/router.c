@@ -16,6 +16,8 @@
 #define LOOK_US 2000
 /* A frame that was announced is looked for again after this. */
 #define EXPECT_US 200
+/* A slot reader that is not heard of for so long has no connection, or stands still. */
+#define AWAY_US (3 * US_PER_SECOND)
 
 enum status router_new(const struct router_config *cfg, struct router **ret, struct error *err)
 {
@@ -97,6 +99,30 @@ static void learn_time(struct router *r, int64_t source_us, int64_t mono_us)
     r->as_of_mono_us = mono_us;
     if (r->day_end_us == INT64_MAX) /* no worker has been in any day: nothing was learned */
         r->day_end_us = router_day_end(kernel_day(source_us));
+}
+
+static void note_read(struct router *r, int64_t source_us, int64_t mono_us)
+{
+    if (source_us <= r->slot.as_of_us)
+        return;
+    /* By its own clock this was just now. */
+    if (source_us >= r->slot.as_of_us + (mono_us - r->slot.mono_us) - AWAY_US)
+        r->slot.away = false;
+    r->slot.as_of_us = source_us;
+    r->slot.mono_us = mono_us;
+}
+
+/* While the reader is there and nothing comes, nothing has happened there either. */
+int64_t router_caught_up(struct router *r)
+{
+    lock(r);
+    int64_t us = r->slot.as_of_us;
+    if (us == 0)
+        us = r->floor_us ? r->floor_us : INT64_MAX;
+    else if (!r->slot.away && r->slot.seen_us > r->slot.mono_us)
+        us += r->slot.seen_us - r->slot.mono_us;
+    unlock(r);
+    return us;
 }
 
 /* A worker has been at this T, and so has its day begun everywhere. */
@@ -447,7 +473,10 @@ enum status router_commit(struct router *r, enum source source, uint64_t covered
     lock(r);
     enum status st = check_rewind(r, source, err);
     if (!st) {
-        learn_time(r, commit_us, clock_mono_us(r->cfg.clock));
+        int64_t now_us = clock_mono_us(r->cfg.clock);
+        learn_time(r, commit_us, now_us);
+        if (source == SOURCE_POSTGRES)
+            note_read(r, commit_us, now_us);
         if (covered > r->covered[source])
             r->covered[source] = covered;
     }
@@ -458,7 +487,10 @@ enum status router_commit(struct router *r, enum source source, uint64_t covered
 void router_idle(struct router *r, lsn_t wal_end, int64_t server_us)
 {
     lock(r);
-    learn_time(r, server_us, clock_mono_us(r->cfg.clock));
+    int64_t now_us = clock_mono_us(r->cfg.clock);
+    learn_time(r, server_us, now_us);
+    note_read(r, server_us, now_us);
+    r->slot.away = false;
     /* While the reader is to begin again, what it has read may be missing below. */
     if (wal_end > r->covered[SOURCE_POSTGRES] && !r->rewind[SOURCE_POSTGRES])
         r->covered[SOURCE_POSTGRES] = wal_end;
@@ -551,7 +583,14 @@ static void op_idle(void *ctx, lsn_t wal_end, int64_t server_us)
 
 static int64_t op_drained(void *ctx)
 {
-    return router_drained(ctx);
+    struct router *r = ctx;
+    lock(r);
+    int64_t now_us = clock_mono_us(r->cfg.clock);
+    r->slot.away |= r->slot.seen_us && now_us - r->slot.seen_us > AWAY_US;
+    r->slot.seen_us = now_us;
+    int64_t again_us = drained(r);
+    unlock(r);
+    return again_us;
 }
 
 static lsn_t op_durable(void *ctx)

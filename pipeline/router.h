@@ -60,5 +60,11 @@ int64_t router_drained(struct router *r);
 /* An ACK is on its way up. Any thread; the router then looks for it, and otherwise only now and
  * then. */
 void router_expect(struct router *r, uint32_t worker);
+/*
+ * PostgreSQL's time up to which the slot reader has read, as far as it is there: what T is without
+ * the inbox. INT64_MAX: not known yet. Whoever says up to when rows show everything must not say
+ * more.
+ */
+int64_t router_caught_up(struct router *r);
 /* T: the newest time of either source, moved on by the passing of time while the input is idle. */
 int64_t router_as_of(struct router *r);

@@ -53,7 +53,13 @@ struct router {
     int64_t floor_us;               /* T of the workers when they said hello */
     int64_t as_of_us;               /* newest source time heard of since ... */
     int64_t as_of_mono_us;          /* ... and when */
-    int64_t day_end_us;             /* T may go so far; INT64_MAX: there is no T yet */
+    struct {
+        int64_t as_of_us; /* newest time that PostgreSQL has said, 0 = none ... */
+        int64_t mono_us;  /* ... and when */
+        int64_t seen_us;  /* mono time at which the slot reader was last here */
+        bool away;        /* it was away since, and has not read to the end yet */
+    } slot;
+    int64_t day_end_us; /* T may go so far; INT64_MAX: there is no T yet */
     enum turn turn;
     int32_t turn_day; /* that is to begin */
     bool turn_again;  /* it was begun before: some worker may have learned on it, or after */

@@ -368,13 +368,17 @@ static void report_progress(struct run *r)
     int64_t caught_up[LIMIT_PARTITIONS];
     struct partition_view views[LIMIT_WORKERS];
     lsn_t covered = UINT64_MAX;
+    /* What is delivered while the source is away moves T on, but nobody knows what is there. */
+    int64_t read_us = router_caught_up(r->router);
     for (uint32_t i = 0; i < r->n_workers; i++) {
         views[i] = worker_view(r->workers[i]);
         if (views[i].covered_durable[SOURCE_POSTGRES] < covered)
             covered = views[i].covered_durable[SOURCE_POSTGRES];
     }
-    for (uint32_t p = 0; p < LIMIT_PARTITIONS; p++)
-        caught_up[p] = views[route_worker(p, r->n_workers)].caught_up_us;
+    for (uint32_t p = 0; p < LIMIT_PARTITIONS; p++) {
+        int64_t us = views[route_worker(p, r->n_workers)].caught_up_us;
+        caught_up[p] = us < read_us ? us : read_us;
+    }
     sink_progress(r->sink, caught_up, covered, COUNTER_GET(events_applied));
     log_write(LOG_DEBUG, "run",
               "progress events=%" PRIu64 " rows=%" PRIu64 " covered=" LSN_FMT " keys=%zu",

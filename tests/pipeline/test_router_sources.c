@@ -216,6 +216,39 @@ static void test_the_day_changes_for_the_inbox_while_the_slot_reader_is_away(voi
     assert_true(router_as_of(w->router) >= tomorrow);
 }
 
+/* Deliveries move T on while the source is away; that the source has been read so far nobody says.
+ */
+static void test_what_is_caught_up_stands_still_while_the_slot_reader_is_away(void **state)
+{
+    struct world *w = *state;
+    greet_both(w);
+    struct receiver_ops reader = router_receiver(w->router);
+    char user[32];
+    struct event e = event_for(0, user);
+    assert_true(router_caught_up(w->router) == T0); /* what the workers knew */
+    reader.idle(reader.ctx, 150, T0);
+    (void)reader.drained(reader.ctx);
+    w->now += US_PER_SECOND;
+    (void)reader.drained(reader.ctx);
+    assert_true(router_caught_up(w->router) == T0 + US_PER_SECOND);
+    w->now += US_PER_HOUR;
+    assert_int_equal(
+        router_event(w->router, SOURCE_INBOX, &e, (struct position){1, 0}, w->now, NULL),
+        STATUS_OK);
+    (void)router_drained(w->router);
+    assert_true(router_as_of(w->router) == w->now);
+    assert_true(router_caught_up(w->router) == T0 + US_PER_SECOND);
+    /* It is back, and reads what was committed a while ago. */
+    (void)reader.drained(reader.ctx);
+    assert_true(router_caught_up(w->router) == T0);
+    assert_int_equal(reader.commit(reader.ctx, 208, T0 + US_PER_MINUTE, NULL), STATUS_OK);
+    (void)reader.drained(reader.ctx);
+    assert_true(router_caught_up(w->router) == T0 + US_PER_MINUTE);
+    assert_true(router_as_of(w->router) == w->now);
+    reader.idle(reader.ctx, 900, w->now);
+    assert_true(router_caught_up(w->router) == w->now);
+}
+
 /* ---- at the same time ---- */
 
 #define THREAD_EVENTS 4000
@@ -332,6 +365,7 @@ int main(void)
         TEST(test_what_is_covered_of_one_source_says_nothing_about_the_other),
         TEST(test_a_gap_takes_both_sources_back_each_in_its_time),
         TEST(test_the_day_changes_for_the_inbox_while_the_slot_reader_is_away),
+        TEST(test_what_is_caught_up_stands_still_while_the_slot_reader_is_away),
         TEST(test_both_give_at_the_same_time),
     };
     return cmocka_run_group_tests_name("pipeline/router_sources", tests, NULL, NULL);
