@@ -41,8 +41,9 @@ struct delivery {
     struct door_webhook *door;
     const struct endpoint *endpoint;
     struct http_request *q;
-    int64_t received_us;
     bool bad;
+    uint32_t n_ignored;
+    uint32_t by_type[WEBHOOK_EVENT_TYPES];
 };
 
 /* ---- answers ---- */
@@ -146,11 +147,23 @@ static struct str id_of(const struct endpoint *e, struct http_request *q,
 
 /* ---- what is sent ---- */
 
+static void count_events(const struct delivery *d)
+{
+    const char *source = d->endpoint->name;
+    for (int type = 0; type < WEBHOOK_EVENT_TYPES; type++)
+        if (d->by_type[type])
+            metric_add(METRIC_EVENTS_RECEIVED, source, webhook_event_kind(type), d->by_type[type]);
+    if (d->n_ignored)
+        metric_add(METRIC_EVENTS_IGNORED, source, NULL, d->n_ignored);
+}
+
 /* The writer's thread. */
 static void on_committed(void *ctx, enum inbox_outcome outcome)
 {
     struct delivery d = *(struct delivery *)ctx;
     free(ctx);
+    if (outcome == INBOX_STORED)
+        count_events(&d);
     if (outcome == INBOX_DUPLICATE)
         metric_add(METRIC_EVENTS_DUPLICATE, d.endpoint->name, NULL, 1);
     if (outcome == INBOX_FAILED)
@@ -161,15 +174,6 @@ static void on_committed(void *ctx, enum inbox_outcome outcome)
         answer_status(d.door, d.endpoint, d.q, 204, NULL);
 }
 
-static void count_events(const struct endpoint *e, const struct webhook_result *r)
-{
-    for (int type = 0; type < WEBHOOK_EVENT_TYPES; type++)
-        if (r->by_type[type])
-            metric_add(METRIC_EVENTS_RECEIVED, e->name, webhook_event_kind(type), r->by_type[type]);
-    if (r->n_ignored)
-        metric_add(METRIC_EVENTS_IGNORED, e->name, NULL, r->n_ignored);
-}
-
 static void submit(struct door_webhook *w, const struct endpoint *e, struct http_request *q,
                    const struct webhook_result *r)
 {
@@ -178,17 +182,20 @@ static void submit(struct door_webhook *w, const struct endpoint *e, struct http
         answer_later(w, e, q, 503, 0);
         return;
     }
-    *d = (struct delivery){w, e, q, http_received_us(q), webhook_result_is_bad(r)};
+    *d = (struct delivery){.door = w,
+                           .endpoint = e,
+                           .q = q,
+                           .bad = webhook_result_is_bad(r),
+                           .n_ignored = r->n_ignored};
+    memcpy(d->by_type, r->by_type, sizeof(d->by_type));
     struct inbox_delivery in = {.source = str_from(e->name),
                                 .id = str_from(r->id),
-                                .received_us = d->received_us,
+                                .received_us = http_received_us(q),
                                 .events = {r->events.data, r->events.len},
                                 .n_events = r->n_events};
     enum status st = inbox_submit(w->inbox, &in, on_committed, d, NULL);
-    if (!st) { /* d and q are on_committed()'s now */
-        count_events(e, r);
+    if (!st) /* d and q are on_committed()'s now */
         return;
-    }
     free(d);
     if (st == STATUS_LIMIT)
         answer_status(w, e, q, 413, TITLE_MANY);
