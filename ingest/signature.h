@@ -105,8 +105,8 @@ MUST_CHECK enum status signature_decoy(struct signature **ret, struct error *err
 void signature_free(struct signature *v);
 CLEANUP_FREEP(struct signature, signature_free);
 
-/* What is suspicious about a secret that can be used all the same ("ends with a blank"); NULL when
- * nothing is. For check-config and the log. */
+/* What is suspicious about a secret that can be used all the same ("ends with a blank", "is
+ * short"); NULL when nothing is. For check-config and the log. */
 const char *signature_secret_warning(enum signature_kind kind, struct str value);
 
 /* The nth (from 0) header of this name, given in lower case, names compared in any case; STR_NULL

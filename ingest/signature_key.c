@@ -9,6 +9,7 @@
 #define HMAC_KEY_MAX    64
 #define TELEGRAM_HEADER "x-telegram-bot-api-secret-token"
 #define TELEGRAM_MAX    256
+#define SHORT_SECRET    16 /* a recorded request allows guessing at any speed */
 
 static bool starts_with(struct str s, const char *prefix)
 {
@@ -181,5 +182,7 @@ const char *signature_secret_warning(enum signature_kind kind, struct str value)
         return "ends with a blank, which is taken as part of it";
     if (text && value.len > 0 && is_space(value.ptr[0]))
         return "begins with a blank, which is taken as part of it";
+    if ((text || kind == SIGNATURE_SHARED_SECRET) && value.len < SHORT_SECRET)
+        return "is shorter than 16 bytes, so it can be guessed (warmpath secret new makes one)";
     return NULL;
 }

@@ -902,12 +902,14 @@ static void test_telegram_allows_what_telegram_allows(void **state)
     }
 }
 
-static void test_blanks_at_the_ends_of_a_secret_are_pointed_out(void **state)
+static void test_blanks_at_its_ends_and_a_short_secret_are_pointed_out(void **state)
 {
     (void)state;
     assert_non_null(signature_secret_warning(SIGNATURE_HMAC_TS_STRIPE, STR("whsec_x\n")));
     assert_non_null(signature_secret_warning(SIGNATURE_HMAC_BODY, STR(" x")));
-    assert_null(signature_secret_warning(SIGNATURE_HMAC_TS_STRIPE, STR("whsec_x y")));
+    assert_non_null(signature_secret_warning(SIGNATURE_SHARED_SECRET, STR("fifteen bytes !")));
+    assert_null(signature_secret_warning(SIGNATURE_SHARED_SECRET, STR("sixteen bytes !!")));
+    assert_null(signature_secret_warning(SIGNATURE_HMAC_TS_STRIPE, STR("whsec_as long as it is")));
     assert_null(signature_secret_warning(SIGNATURE_STANDARD_WEBHOOKS, str_from(SECRET)));
 }
 
@@ -951,7 +953,7 @@ int main(void)
         cmocka_unit_test(test_the_decoy_accepts_nothing),
         cmocka_unit_test(test_secrets_that_cannot_be_are_refused_and_never_shown),
         cmocka_unit_test(test_telegram_allows_what_telegram_allows),
-        cmocka_unit_test(test_blanks_at_the_ends_of_a_secret_are_pointed_out),
+        cmocka_unit_test(test_blanks_at_its_ends_and_a_short_secret_are_pointed_out),
         cmocka_unit_test(test_reasons_and_kinds_have_names_of_their_own),
     };
     if (sodium_init() < 0)

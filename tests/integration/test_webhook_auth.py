@@ -386,18 +386,19 @@ class RefusalTest(AuthTest):
             self.assertNotIn("Zebra7Quartz", said)
 
     def test_what_can_be_used_but_is_odd_is_said(self):
-        inline = "{name: a, preset: warmpath, verify: hmac-body, secrets: [{value: Zebra7Quartz}]}"
+        inline = "{name: a, preset: warmpath, verify: hmac-body, secrets: [{value: Zebra7QuartzWalrus3}]}"
         code, text = self.check(inline)
         self.assertEqual((0, "ok\n"), (code, text))
         code, text = self.check(inline, 0o644)
         self.assertEqual(0, code)
         self.assertRegex(text, "warning: .*holds a secret, and others may read the file .mode 0644.: chmod 600")
-        self.assertNotIn("Zebra7Quartz", text)
+        self.assertNotIn("Zebra7QuartzWalrus3", text)
         path = os.path.join(self.w.dir, "secret")
         with open(path, "w") as f:
-            f.write("Zebra7Quartz\n")
+            f.write("Zebra7QuartzWalrus3\n")
         self.assertEqual("ok\n", self.check("{name: a, preset: warmpath, verify: hmac-body, secrets: [{value: \"${file:%s}\"}]}" % path, 0o644)[1])
-        self.assertIn("ends with a blank", self.check(inline.replace("Zebra7Quartz", '"Zebra7Quartz "'))[1])
+        self.assertIn("is shorter than 16 bytes", self.check(inline.replace("Walrus3", ""))[1])
+        self.assertIn("ends with a blank", self.check(inline.replace("Zebra7QuartzWalrus3", '"Zebra7QuartzWalrus3 "'))[1])
         self.assertIn('"a" and "b" have a secret in common', self.check(inline + "\n  - " + inline.replace("name: a", "name: b"))[1])
         expired = self.check(inline.replace("}]", ', not_after: "2020-01-01T00:00:00Z"}]'))[1]
         self.assertIn("every secret has expired", expired)
