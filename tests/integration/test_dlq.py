@@ -1,7 +1,10 @@
 """Dead letters beside a running process and without one: listed, tried again, dropped; and none of them holds up what comes after it."""
+import glob
 import http.client
 import json
+import os
 import re
+import sqlite3
 import time
 
 from harness import CONFIG, PipelineTest, wait_until
@@ -33,22 +36,11 @@ def config(more=""):
     return CONFIG.replace("log: {{", DOOR.format(table=(TABLE % more)))
 
 
-class DlqTest(PipelineTest):
-    options = {"config": config()}
-
+class LettersTest(PipelineTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
         cls.w.start()
-
-    def post(self, name, body):
-        found = wait_until("the listener", lambda: re.search(r'"listening" name=public .*port=(\d+)', self.w.new_log()), alive=self.w)
-        conn = http.client.HTTPConnection("127.0.0.1", int(found.group(1)), timeout=30)
-        try:
-            conn.request("POST", f"/webhooks/{name}", json.dumps(body), {"Content-Type": "application/json"})
-            return conn.getresponse().status
-        finally:
-            conn.close()
 
     def letters(self, *args):
         return json.loads(self.w.must("dlq", "list", "--json", *args))
@@ -65,6 +57,40 @@ class DlqTest(PipelineTest):
 
     def wait_count(self, user, n):
         wait_until(f"{n} messages of {user}", lambda: self.count(user) == n, alive=self.w)
+
+    # ---- letters, past the process
+
+    def files(self):
+        return sorted(glob.glob(os.path.join(self.w.state, "set-*", "worker-*.db")))
+
+    def raw_letters(self):
+        rows = []
+        for path in self.files():
+            db = sqlite3.connect(path, timeout=10)
+            rows += db.execute("SELECT source, lsn, seq, at_us, place, reason, bytes FROM dead_letter").fetchall()
+            db.close()
+        return rows
+
+    def put_back(self, rows):
+        db = sqlite3.connect(self.files()[0], timeout=10)
+        db.execute("PRAGMA wal_autocheckpoint=0")
+        with db:
+            db.executemany("INSERT INTO dead_letter(source, lsn, seq, at_us, place, reason, bytes) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                           [(*row[:6], row[6].encode() if isinstance(row[6], str) else row[6]) for row in rows])
+        db.close()
+
+
+class DlqTest(LettersTest):
+    options = {"config": config()}
+
+    def post(self, name, body):
+        found = wait_until("the listener", lambda: re.search(r'"listening" name=public .*port=(\d+)', self.w.new_log()), alive=self.w)
+        conn = http.client.HTTPConnection("127.0.0.1", int(found.group(1)), timeout=30)
+        try:
+            conn.request("POST", f"/webhooks/{name}", json.dumps(body), {"Content-Type": "application/json"})
+            return conn.getresponse().status
+        finally:
+            conn.close()
 
     def row(self, number, user, role="human"):
         return {"id": f"row-{number}", "who": user, "role": role, "text": "words", "time": int(time.time() * 1e6)}
@@ -172,27 +198,19 @@ class DlqTest(PipelineTest):
         self.assertEqual(0, self.w.status()["state"]["dead_letters"])
         self.assertEqual(0, self.w.stop())
 
-    # ---- letters, past the process
 
-    def files(self):
-        import glob
-        import os
-        return sorted(glob.glob(os.path.join(self.w.state, "set-*", "worker-*.db")))
+class PlainTest(LettersTest):
+    """Where nothing comes by HTTP there is no inbox until a letter needs one."""
 
-    def raw_letters(self):
-        import sqlite3
-        rows = []
-        for path in self.files():
-            db = sqlite3.connect(path, timeout=10)
-            rows += db.execute("SELECT source, lsn, seq, at_us, place, reason, bytes FROM dead_letter").fetchall()
-            db.close()
-        return rows
-
-    def put_back(self, rows):
-        import sqlite3
-        db = sqlite3.connect(self.files()[0], timeout=10)
-        db.execute("PRAGMA wal_autocheckpoint=0")
-        with db:
-            db.executemany("INSERT INTO dead_letter(source, lsn, seq, at_us, place, reason, bytes) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                           [(*row[:6], row[6].encode() if isinstance(row[6], str) else row[6]) for row in rows])
-        db.close()
+    def test_an_inbox_is_made_and_read_after_the_next_start(self):
+        event = {"type": "message", "id": "w1", "user_id": "dora", "bot_name": "elena", "role": "user", "content": "words",
+                 "at": int(time.time() * 1e6)}
+        self.put_back([(0, 77, 0, 1, "worker", "too much", json.dumps(event))])
+        self.assertFalse(os.path.exists(os.path.join(self.w.state, "inbox.db")))
+        out = json.loads(self.w.must("dlq", "retry", "--all", "--json"))
+        self.assertEqual((1, True, []), (out["retried"], out["after_restart"], out["refused"]))
+        self.db.run("INSERT INTO chat_message(user_id, bot_name, role, content) VALUES ('dora', 'elena', 'user', 'words')")
+        self.wait_count("dora", 1)
+        self.assertEqual(0, self.w.stop())
+        self.w.start()
+        self.wait_count("dora", 2)

@@ -14,7 +14,8 @@ from harness import CONFIG, PipelineTest, Warmpath, wait_until
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 SECRET = "a-secret-that-nobody-may-read"
-DOOR = """http:
+DOOR = """catch_up_lag: 1m
+http:
   listen: "127.0.0.1:0"
   private: "{private}"
 webhooks:
