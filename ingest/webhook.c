@@ -216,7 +216,7 @@ enum status webhook_decode(const struct webhook *w, const struct webhook_deliver
     struct error own; /* reasons of dead letters are read from it */
     err = err ? err : &own;
     r.digest = hash64(in->body.ptr ? in->body : STR(""));
-    r.events = calloc(MAPPING_EVENTS_MAX, sizeof(*r.events));
+    r.events = reallocarray(NULL, MAPPING_EVENTS_MAX, sizeof(*r.events)); /* 64: not cleared */
     if (!r.events)
         return error_set(err, STATUS_NOMEM, "could not allocate events");
     buf_init(&r.ids, WEBHOOK_EVENTS_BYTES);

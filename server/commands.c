@@ -107,9 +107,10 @@ const struct command commands[] = {
         .details =
             "Reads the slot, keeps the engines' state in state.dir and writes the cache rows.\n"
             "SIGTERM flushes, checkpoints and ends with exit code 0. SIGHUP reads the\n"
-            "configuration again: source.tables and log.level take effect at once. Refuses to\n"
-            "start where changes could be lost or counted twice, and says what to do. A slot that\n"
-            "the server has given up ends it as well, or begins anew: source.on_slot_lost.",
+            "configuration again: source.tables, log.level, secrets, their endpoints' rates and\n"
+            "certificates take effect at once. Refuses to start where changes could be lost or\n"
+            "counted twice, and says what to do. A slot that the server has given up ends it as\n"
+            "well, or begins anew: source.on_slot_lost.",
         .need = NEED_SOURCE | NEED_SINK | NEED_TABLES,
         .run = cmd_run,
     },
