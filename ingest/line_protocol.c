@@ -94,22 +94,29 @@ static struct str until(const char *from, const struct scan *s)
     return (struct str){from, (size_t)(s->at - from)};
 }
 
+/* What ends a name, as bits. */
+enum { BLANK = 1, COMMA = 2, EQUALS = 4 };
+static inline unsigned kind_of(char c)
+{
+    return c == ' ' ? BLANK : c == ',' ? COMMA : c == '=' ? EQUALS : 0;
+}
+
 static bool one_of(char c, const char *set)
 {
     return c != '\0' && strchr(set, c) != NULL;
 }
 
 /* A name of at least one byte up to one of `stops` that no backslash stands before. */
-static struct str take_name(struct scan *s, const char *never_first, const char *stops,
+static struct str take_name(struct scan *s, unsigned never_first, unsigned stops,
                             const char *empty_problem)
 {
     const char *from = s->at;
-    if (s->at == s->end || one_of(*s->at, never_first)) {
+    if (s->at == s->end || kind_of(*s->at) & never_first) {
         s->problem = empty_problem;
         return STR_NULL;
     }
     s->at++;
-    while (s->at < s->end && !(one_of(*s->at, stops) && s->at[-1] != '\\'))
+    while (s->at < s->end && !(kind_of(*s->at) & stops && s->at[-1] != '\\'))
         s->at++;
     return until(from, s);
 }
@@ -135,13 +142,15 @@ static void take_tags(struct scan *s, struct line_point *p)
 {
     while (!s->problem && s->at < s->end && *s->at == ',') {
         s->at++;
-        struct str key = take_name(s, " ,=", " ,=", "a tag has no key");
+        struct str key =
+            take_name(s, BLANK | COMMA | EQUALS, BLANK | COMMA | EQUALS, "a tag has no key");
         if (!s->problem && (s->at == s->end || *s->at != '='))
             s->problem = "a tag has no value";
         if (s->problem)
             return;
         s->at++;
-        struct str value = take_name(s, " ,", " ,=", "a tag has no value");
+        struct str value =
+            take_name(s, BLANK | COMMA, BLANK | COMMA | EQUALS, "a tag has no value");
         if (!s->problem && s->at < s->end && *s->at == '=')
             s->problem = "a tag's value has an equals sign without a backslash";
         if (!s->problem)
@@ -293,7 +302,7 @@ static void take_value(struct scan *s, struct line_field *f)
 static struct str take_field_key(struct scan *s)
 {
     const char *from = s->at;
-    while (s->at < s->end && !one_of(*s->at, "=, "))
+    while (s->at < s->end && !kind_of(*s->at))
         s->at += *s->at == '\\' && s->at + 1 < s->end ? 2 : 1;
     struct str key = until(from, s);
     if (s->at == s->end || *s->at != '=')
@@ -372,7 +381,7 @@ static void take_time(struct scan *s, struct line_point *p)
 
 static void take_point(struct scan *s, struct line_point *p)
 {
-    p->measurement = take_name(s, ",", ", ", "the measurement is missing");
+    p->measurement = take_name(s, COMMA, BLANK | COMMA, "the measurement is missing");
     if (!s->problem)
         take_tags(s, p);
     if (s->problem)

@@ -359,7 +359,7 @@ class SubscriptionTest(InfluxTest):
 class KilledTest(SubscriptionTest):
     """The process is killed at random moments: while it takes pushes, while it reads, between the inbox and its notes."""
 
-    ROUNDS = 30 if os.environ.get("WARMPATH_LONG") == "1" else 6
+    ROUNDS = 30 if os.environ.get("WARMPATH_LONG") == "1" else 3
     test_what_the_subscription_loses_is_read_and_nothing_counts_twice = None
 
     def test_every_point_counts_once_wherever_the_process_is_killed(self):
