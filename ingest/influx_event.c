@@ -417,9 +417,7 @@ enum status influx_add_point(struct influx_batch *b, const struct influx_map *ma
     struct error why = {0};
     struct mapping m = {.batch = b, .map = map, .p = p, .err = &why};
     enum status (*how)(struct mapping * m) = NULL;
-    const size_t events = b->events.len;
-    const size_t marks = b->marks.len;
-    const uint32_t n_events = b->n_events;
+    const struct influx_batch before = *b;
     event_arena_reset(b->arena);
     m.measurement = text_of(&m, p->measurement, LINE_NAME);
     if (!m.measurement.ptr)
@@ -438,9 +436,11 @@ enum status influx_add_point(struct influx_batch *b, const struct influx_map *ma
     if (st == STATUS_OK)
         return STATUS_OK;
     /* All of a point or nothing of it. */
-    b->events.len = events;
-    b->marks.len = marks;
-    b->n_events = n_events;
+    b->events.len = before.events.len;
+    b->marks.len = before.marks.len;
+    b->n_events = before.n_events;
+    b->metrics = before.metrics;
+    b->outreach = before.outreach;
     if (st != STATUS_INVALID)
         return error_set(err, st, "%s", why.text);
     return refuse_point(&m, &why, received_us, err);

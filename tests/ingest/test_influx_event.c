@@ -301,7 +301,24 @@ static void test_of_a_point_that_is_read_again_only_what_is_new_counts(void **st
     assert_int_equal(influx_batch_marks(&batch), 4);
 }
 
-/* Of a point all or nothing is taken, and a batch that is full says so. */
+static void test_of_a_point_all_or_nothing_is_taken(void **state)
+{
+    (void)state;
+    struct buf b;
+    buf_init(&b, 1 << 16);
+    assert_int_equal(buf_printf(&b, "conversation_quality,bot=a "), STATUS_OK);
+    for (int i = 0; i < 40; i++)
+        assert_int_equal(buf_printf(&b, "f%d=%d,", i, i), STATUS_OK);
+    assert_int_equal(buf_printf(&b, "%0600d=1", 7), STATUS_OK); /* a name that is too long */
+    assert_int_equal(buf_append(&b, "", 1), STATUS_OK);
+    take(b.data);
+    assert_int_equal(batch.n_events, 1);
+    assert_int_equal(events[0].type, EVENT_DEAD_LETTER);
+    assert_int_equal(influx_batch_marks(&batch), 1);
+    assert_int_equal(batch.metrics, 0);
+    buf_deinit(&b);
+}
+
 static void test_a_full_batch_says_so(void **state)
 {
     (void)state;
@@ -329,6 +346,7 @@ int main(void)
         cmocka_unit_test(test_a_body_of_nothing_but_garbage_makes_a_bounded_number_of_dead_letters),
         cmocka_unit_test(test_a_wide_metric_is_several_events_of_one_point),
         cmocka_unit_test(test_of_a_point_that_is_read_again_only_what_is_new_counts),
+        cmocka_unit_test(test_of_a_point_all_or_nothing_is_taken),
         cmocka_unit_test(test_a_full_batch_says_so),
     };
     return cmocka_run_group_tests_name("ingest/influx_event", tests, setup, teardown);
