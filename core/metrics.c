@@ -109,10 +109,9 @@ static struct set *set_of(enum metric_id m, enum metric_kind kind, const char *a
     assert(m < METRIC_IDS && families[m].kind == kind);
     assert(!a == !families[m].labels[0]);
     assert(!b == !families[m].labels[1]);
-    struct str first = label_of(a);
-    struct str second = label_of(b);
-    struct set *s = find(&all[m], hash_of(first, second));
-    return s ? s : insert(m, first, second);
+    /* As they are: what label_of() changes is not found so, and settled by insert(). */
+    struct set *s = find(&all[m], hash_of(str_from(a ? a : ""), str_from(b ? b : "")));
+    return s ? s : insert(m, label_of(a), label_of(b));
 }
 
 void metric_add(enum metric_id m, const char *a, const char *b, uint64_t n)
