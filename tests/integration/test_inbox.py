@@ -18,7 +18,7 @@ webhooks:
 log: {{""")
 
 
-class InboxTest(PipelineTest):
+class BothRoadsTest(PipelineTest):
     options = {"config": INBOX_CONFIG, "count": 1}
     separate_sink = True
 
@@ -30,6 +30,10 @@ class InboxTest(PipelineTest):
     @classmethod
     def start(cls):
         cls.w.start()
+        cls.find_port()
+
+    @classmethod
+    def find_port(cls):
         found = wait_until("the listener", lambda: re.search(r'listening.* name=public .*port=(\d+)', cls.w.new_log()), alive=cls.w)
         cls.port = int(found.group(1))
 
@@ -71,11 +75,8 @@ class InboxTest(PipelineTest):
     def wait_count(self, user, n):
         wait_until(f"{n} messages of {user}", lambda: self.count(user) == n, alive=self.w)
 
-    def has_row(self, user):
-        return self.sink.one("SELECT count(*) FROM strategic_conversation_patterns WHERE user_id = %s", user) > 0
 
-    # ---- tests
-
+class InboxTest(BothRoadsTest):
     def test_both_meet_in_one_key_across_kill(self):
         self.insert("anna", 2)
         self.post(*(self.message(f"anna-{i}", "anna") for i in range(3)), key="anna-1")
@@ -199,3 +200,28 @@ class InboxTest(PipelineTest):
         with open(self.w.config, "w") as f:
             f.write(good.replace("content: content", "content: [body, content]", 1))
         self.wait_count("fred", 5)
+
+
+class BeginAnewTest(BothRoadsTest):
+    options = {**BothRoadsTest.options, "on_slot_lost": "rebuild"}
+
+    def test_what_waits_in_the_inbox_is_given_to_the_new_state_once(self):
+        self.insert("gina", 2)
+        self.wait_count("gina", 2)
+        self.w.kill()
+        wait_until("the slot to be released", lambda: not self.w.slot()["active"])
+        self.db.run("SELECT pg_drop_replication_slot(%s)", self.name)
+        # While the tables are read again, deliveries are taken, and wait. The process dies before they are counted.
+        self.w.spawn(env={"WARMPATH_FAULT": "load_event:1:hang"})
+        self.find_port()
+        wait_until("the load to stand still", lambda: "hanging at load_event" in self.w.new_log(), alive=self.w)
+        self.post(*(self.message(f"gina-{i}", "gina") for i in range(3)), key="waits")
+        self.w.kill()
+        self.start()
+        self.wait_count("gina", 5)
+        # They are known by their delivery, and by their messages.
+        self.post(self.message("gina-again", "gina"), key="waits")
+        self.post(self.message("gina-0", "gina"), self.message("gina-3", "gina"))
+        self.insert("gina")
+        self.wait_count("gina", 7)
+        self.w.verify()
