@@ -324,8 +324,10 @@ const struct config_row config_rows[] = {
      .max = US_PER_DAY, .help = "how often it is asked"},
     {"qdrant[].overlap", CONFIG_DURATION, QDRANT(overlap_us), "10m", .min = 0, .max = US_PER_DAY,
      .help = "read again each time, for points that were written late"},
-    {"qdrant[].sweep", CONFIG_DURATION, QDRANT(sweep_us), "1h", .min = US_PER_SECOND,
-     .max = YEAR_US, .help = "how often all ids are read, to see what was deleted"},
+    {"qdrant[].sweep", CONFIG_DURATION, QDRANT(sweep_us), "1h", .min = US_PER_SECOND / 10,
+     .max = YEAR_US,
+     .help =
+         "how often all points are read, to see what was deleted, or changed without a new time"},
     {"qdrant[].page", CONFIG_INT, QDRANT(page), "256", .min = 1, .max = 10000,
      .help = "points per request"},
 

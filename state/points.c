@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "state/db.h"
+#include "state/fault.h"
 
 #define FORMAT         1
 #define PATH_BYTES     4352
@@ -249,9 +250,12 @@ enum status points_commit(struct points *p, uint64_t delivery, struct error *err
 {
     db_bind_u64(p->st[SQL_DELIVERY], 1, delivery);
     enum status st = db_run(p->db, p->path, p->st[SQL_DELIVERY], "write", err);
+    if (!st && FAULT_POINT("points_before_commit"))
+        st = error_set(err, STATUS_IO, "could not write \"%s\": injected", p->path);
     st = st ? st : db_exec(p->db, p->path, "COMMIT", "write", err);
     if (st)
         return undo(p, st);
+    (void)FAULT_POINT("points_after_commit");
     p->delivery = delivery;
     return STATUS_OK;
 }

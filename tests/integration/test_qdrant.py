@@ -150,7 +150,7 @@ class SweepTest(QdrantTest):
         for i in range(30):
             self.message(i, "ann", ago=4000 + i)
         self.memory(1000, "bob", ago=10 ** 6)
-        self.configure(sweep="1s", page=16)
+        self.configure(sweep="200ms", page=16)
         self.w.start()
         self.wait_messages("ann", 30)
         self.wait_memories("bob", 1)
@@ -196,7 +196,7 @@ class SweepTest(QdrantTest):
 
     def test_a_refused_sweep_deletes_nothing(self):
         self.message(1, "dora", ago=4000)
-        self.configure(sweep="1s")
+        self.configure(sweep="200ms")
         self.w.start()
         self.wait_messages("dora", 1)
         self.server.collection = "renamed"
@@ -245,7 +245,7 @@ class TroubleTest(QdrantTest):
     def test_a_dead_letter_comes_once(self):
         self.server.put(7, user_id="", timestamp_unix=self.now, content="whose?")
         self.message(8, "fay")
-        self.configure(sweep="1s")
+        self.configure(sweep="200ms")
         self.w.start()
         self.wait_messages("fay", 1)
         letters = wait_until("the dead letter", self.w.dead_letters, WAIT, alive=self.w)
@@ -273,27 +273,49 @@ class TroubleTest(QdrantTest):
 
 
 class CrashTest(QdrantTest):
-    def test_killed_at_any_moment_every_point_is_counted_once(self):
-        rng = random.Random(11)
-        self.configure(page=7, sweep="2s")
-        users = [f"crash{i}" for i in range(3)]
-        n = 0
-        for round in range(int(os.environ.get("WARMPATH_LONG", "0")) * 24 + 4):
-            for _ in range(60):
-                self.message(n if n % 2 else uuid(n), users[n % 3], ago=3000 - n % 100)
-                n += 1
-            self.server.on_request = None
-            self.w.spawn()
-            # Somewhere in the middle of the pages.
-            target = self.server.count() + rng.randint(1, 12)
+    LONG = os.environ.get("WARMPATH_LONG") == "1"
+    POINTS = ("inbox_before_commit", "points_before_commit") + LONG * ("inbox_after_commit", "points_after_commit")
+    USERS = [f"crash{i}" for i in range(3)]
+
+    def grow(self, n):
+        """Every other point is an old one: only a sweep finds it."""
+        for i in range(n, n + 40):
+            self.message(i if i % 2 else uuid(i), self.USERS[i % 3], ago=3000 - i % 100 if i % 4 else 60)
+        return n + 40
+
+    def survive(self, n, env, more_requests=None):
+        n = self.grow(n)
+        self.w.spawn(env=env)
+        if more_requests:
+            target = self.server.count() + more_requests
             wait_until("some requests", lambda: self.server.count() >= target, WAIT, alive=self.w)
             self.w.process.send_signal(signal.SIGKILL)
-            self.w.wait(10)
+        self.assertEqual(self.w.wait(WAIT), -signal.SIGKILL)
+        return n
+
+    def test_killed_at_any_moment_every_point_is_counted_once(self):
+        rng = random.Random(11)
+        self.configure(page=7, sweep="200ms")
+        n = 0
+        for _ in range(10 if self.LONG else 1):
+            for point in self.POINTS:
+                n = self.survive(n, {"WARMPATH_FAULT": f"{point}:{rng.randint(1, 6)}:abort"})
+            n = self.survive(n, None, rng.randint(1, 20))
+        end = self.grow(n)
         self.w.start()
-        for i, user in enumerate(users):
+        expected = {u: len(range(i, end, 3)) for i, u in enumerate(self.USERS)}
+        for user in self.USERS:
+            self.wait_messages(user, expected[user])
+            self.wait_memories(user, expected[user])
+        self.assertEqual(self.w.stop(), 0)
+
+        # Killed while it deletes.
+        self.server.delete(*(i if i % 2 else uuid(i) for i in range(n, end)))
+        for point in self.POINTS[1:]:
+            self.w.spawn(env={"WARMPATH_FAULT": f"{point}:1:abort"})
+            self.assertEqual(self.w.wait(WAIT), -signal.SIGKILL)
+        self.w.start()
+        for i, user in enumerate(self.USERS):
             self.wait_messages(user, len(range(i, n, 3)))
             self.wait_memories(user, len(range(i, n, 3)))
-        self.wait_requests("all", 2)
-        for i, user in enumerate(users):
-            self.assertEqual(self.messages(user), len(range(i, n, 3)))
         self.assertEqual(self.w.stop(), 0)
