@@ -116,19 +116,15 @@ enum status webhook_dead_element(struct webhook_reading *r, const json_t *elemen
     return st;
 }
 
-enum status webhook_take_event(struct webhook_reading *r, json_t *element, struct error *err)
+enum status webhook_take_event(struct webhook_reading *r, struct str text, struct error *err)
 {
     struct event e;
     event_arena_reset(r->arena);
-    char *text = json_dumps(element, JSON_COMPACT);
-    if (!text)
-        return error_set(err, STATUS_NOMEM, "could not write out an element");
-    enum status st = event_from_json(str_from(text), r->arena, &e, err);
+    enum status st = event_from_json(text, r->arena, &e, err);
     if (!st && e.type == EVENT_DEAD_LETTER)
         st = error_set(err, STATUS_INVALID, "type: a dead letter cannot be sent");
     if (!st)
         st = put_event(r, &e, err);
-    free(text);
     r->out->n_usable += !st;
     return st;
 }
@@ -211,13 +207,14 @@ static void choose_id(struct webhook_reading *r)
 enum status webhook_decode(const struct webhook *w, const struct webhook_delivery *in,
                            struct webhook_result *ret, struct error *err)
 {
-    static const struct webhook_sink sink = {webhook_document, webhook_dead_letter};
+    static const struct webhook_sink sink = {webhook_document, webhook_event, webhook_dead_letter};
     struct webhook_reading r = {.webhook = w, .in = in, .out = ret};
     struct error own; /* reasons of dead letters are read from it */
     err = err ? err : &own;
     r.digest = hash64(in->body.ptr ? in->body : STR(""));
-    r.events = reallocarray(NULL, MAPPING_EVENTS_MAX, sizeof(*r.events)); /* 64: not cleared */
-    if (!r.events)
+    if (w->n_tables)
+        r.events = reallocarray(NULL, MAPPING_EVENTS_MAX, sizeof(*r.events));
+    if (w->n_tables && !r.events)
         return error_set(err, STATUS_NOMEM, "could not allocate events");
     buf_init(&r.ids, WEBHOOK_EVENTS_BYTES);
     enum status st = event_arena_new(&r.arena, err);

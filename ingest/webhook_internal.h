@@ -24,7 +24,7 @@ struct webhook_reading {
     const struct webhook_delivery *in;
     struct webhook_result *out;
     struct event_arena *arena;
-    struct event *events; /* MAPPING_EVENTS_MAX of them */
+    struct event *events; /* MAPPING_EVENTS_MAX of them; NULL: nothing is mapped */
     uint64_t digest;      /* of the body: ids of dead letters are made of it */
     uint32_t n_ids;       /* elements that named an id of the delivery */
     uint32_t n_without_id;
@@ -38,24 +38,27 @@ struct webhook_source {
 };
 
 /* webhook_body.c: calls document() for every document of the body, and bad() for the text that is
- * none. The failure of either ends it and is returned. */
+ * none. Where an own event is all that a text can be, event() gets it unread. The failure of any
+ * ends it and is returned. */
 struct webhook_sink {
     enum status (*document)(struct webhook_reading *r, json_t *document, struct error *err);
+    enum status (*event)(struct webhook_reading *r, struct str text, struct error *err);
     enum status (*bad)(struct webhook_reading *r, struct str text, const char *why,
                        struct error *err);
 };
 MUST_CHECK enum status webhook_read_body(struct webhook_reading *r, const struct webhook_sink *sink,
                                          struct error *err);
 
-/* webhook_preset.c: one document to its elements. */
+/* webhook_preset.c: one document to its elements; a text that is an own event, or none. */
 MUST_CHECK enum status webhook_document(struct webhook_reading *r, json_t *document,
                                         struct error *err);
+MUST_CHECK enum status webhook_event(struct webhook_reading *r, struct str text, struct error *err);
 
 /* webhook.c: what becomes of an element; each counts it. INVALID leaves *why: it is a dead letter
  * that the caller records. */
 MUST_CHECK enum status webhook_take_row(struct webhook_reading *r, const struct json_change *c,
                                         const struct webhook_source *source, struct error *err);
-MUST_CHECK enum status webhook_take_event(struct webhook_reading *r, json_t *element,
+MUST_CHECK enum status webhook_take_event(struct webhook_reading *r, struct str text,
                                           struct error *err);
 void webhook_ignore(struct webhook_reading *r);
 MUST_CHECK enum status webhook_dead_letter(struct webhook_reading *r, struct str bytes,

@@ -5,6 +5,7 @@
 
 #include <ctype.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static struct str text(const json_t *json)
@@ -253,6 +254,25 @@ static enum status take_rows(struct webhook_reading *r, json_t *element, struct 
     return st;
 }
 
+/* ---- own events ---- */
+
+static enum status take_own(struct webhook_reading *r, const json_t *element, struct error *err)
+{
+    char *written = json_dumps(element, JSON_COMPACT);
+    if (!written)
+        return error_set(err, STATUS_NOMEM, "could not write out an element");
+    enum status st = webhook_event(r, str_from(written), err);
+    free(written);
+    return st;
+}
+
+enum status webhook_event(struct webhook_reading *r, struct str event, struct error *err)
+{
+    enum status st = webhook_take_event(r, event, err);
+    struct error why = *err;
+    return st == STATUS_INVALID ? webhook_dead_letter(r, event, why.text, err) : st;
+}
+
 /* ---- documents ---- */
 
 static enum status take_element(struct webhook_reading *r, json_t *element, struct error *err)
@@ -265,7 +285,7 @@ static enum status take_element(struct webhook_reading *r, json_t *element, stru
     if (st)
         return st;
     if (r->webhook->preset == WEBHOOK_WARMPATH)
-        return settle(r, element, webhook_take_event(r, element, err), err);
+        return take_own(r, element, err);
     if (r->webhook->preset == WEBHOOK_SUPABASE)
         return take_supabase(r, element, err);
     if (r->webhook->preset == WEBHOOK_SEQUIN)

@@ -572,6 +572,36 @@ static void test_json_is_strict(void **state)
     assert_non_null(strstr(lines.data, "\"content\":\"0.1\""));
 }
 
+/* An own event is read by itself, as strictly. */
+static void test_own_events_are_strict(void **state)
+{
+    (void)state;
+#define OWN(more)                                                                              \
+    "{\"type\":\"privacy\",\"id\":\"1\",\"user_id\":\"u\",\"op\":\"optout\",\"at\":\"2026-01-" \
+    "05T14:"                                                                                   \
+    "00:00Z\"" more "}"
+    char deep[512];
+    for (int more = 0; more < 2; more++) {
+        char brackets[2][80] = {"", ""};
+        memset(brackets[0], '[', WEBHOOK_DEPTH_MAX - 1 + (size_t)more);
+        memset(brackets[1], ']', WEBHOOK_DEPTH_MAX - 1 + (size_t)more);
+        snprintf(deep, sizeof(deep), OWN(",\"x\":%s%s"), brackets[0], brackets[1]);
+        decode_text(WEBHOOK_WARMPATH, deep);
+        assert_counts(!more, 0, more);
+    }
+    static const char *const bad[] = {OWN(",\"id\":\"2\""), OWN(",\"x\":9223372036854775808"),
+                                      OWN(",\"x\":\"\xff\""), OWN("") " {}", OWN("") "]"};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        decode_text(WEBHOOK_WARMPATH, bad[i]);
+        assert_counts(0, 0, 1);
+    }
+    /* Where the id of the delivery is in the body, the body is read for it. */
+    id_path = "x.key";
+    decode_text(WEBHOOK_WARMPATH, OWN(",\"x\":{\"key\":\"k1\"}"));
+    assert_counts(1, 0, 0);
+    assert_string_equal(result.id, "k1");
+}
+
 static void test_depth_and_size_are_bounded(void **state)
 {
     (void)state;
@@ -702,6 +732,7 @@ int main(void)
         TEST(test_own_events_come_alone_in_arrays_and_in_lines),
         TEST(test_a_bad_line_or_element_leaves_the_others),
         TEST(test_json_is_strict),
+        TEST(test_own_events_are_strict),
         TEST(test_depth_and_size_are_bounded),
         TEST(test_where_the_id_of_a_delivery_comes_from),
         TEST(test_several_elements_have_one_id_together),
