@@ -136,7 +136,9 @@ static void take_inbox(const struct figures_input *in, struct readiness *r)
     metric_set(METRIC_INBOX_ROWS, NULL, NULL, (double)(v.newest - v.trimmed));
     metric_set(METRIC_INBOX_COMMIT, NULL, NULL, v.committed_us ? SECONDS(v.committed_us) : NAN);
     metric_set(METRIC_INBOX_COMMIT_MAX, NULL, NULL, SECONDS(v.commit_max_us));
-    if (healthy && v.bytes >= max)
+    if (healthy && v.full)
+        ready_check(r, "inbox", false, "no room to write: deliveries are answered 503");
+    else if (healthy && v.bytes >= max)
         ready_check(r, "inbox", false, "full: deliveries are answered 503 (inbox.max_size)");
     else
         ready_check(r, "inbox", healthy, "%s", err.text);
