@@ -62,7 +62,7 @@ static const struct kind {
                               .families = {{NULL, "x-signature-timestamp", "x-signature-ed25519"}},
                               .pieces = {PIECE_TIMESTAMP}, .forms = {{"", KEY_ED25519, false}},
                               .past_s = SIGNATURE_WINDOW_ED25519_S},
-    [SIGNATURE_SHARED_SECRET] = {"shared-secret"},
+    [SIGNATURE_SHARED_SECRET] = {.name = "shared-secret"},
 };
 
 static const char *const reasons[SIGNATURE_REASONS] = {
