@@ -94,7 +94,7 @@ def floor(a, directory):
 
 def prepare(a, directory):
     config = os.path.join(directory, "warmpath.yaml")
-    with open(config, "w") as f:
+    with open(os.open(config, os.O_CREAT | os.O_WRONLY, 0o600), "w") as f:
         f.write(CONFIG.format(conninfo=a.conninfo, dir=directory))
     conn = psycopg2.connect(a.conninfo)
     conn.autocommit = True
@@ -102,7 +102,7 @@ def prepare(a, directory):
     cur.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = 'bench_http'")
     cur.execute("DROP PUBLICATION IF EXISTS bench_http")
     cur.execute("DROP TABLE IF EXISTS bench_http; CREATE TABLE bench_http(id bigserial PRIMARY KEY, user_id text NOT NULL, "
-                "content text NOT NULL, at timestamptz NOT NULL DEFAULT now())")
+                "content text NOT NULL, at timestamptz NOT NULL DEFAULT now()); ALTER TABLE bench_http REPLICA IDENTITY FULL")
     warmpath = os.path.join(a.build, "warmpath")
     subprocess.run([warmpath, "migrate", "up", "--config", config], check=True, stdout=subprocess.DEVNULL)
     cur.execute("DELETE FROM strategic_progress WHERE pipeline = 'bench_http'")
