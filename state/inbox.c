@@ -22,8 +22,9 @@
 
 #define QUEUE_ITEMS 65536
 #define QUEUE_BYTES (64u << 20)
-#define GROUP_BYTES (16u << 20)  /* of one transaction, unless one delivery alone is larger */
-#define TICK_US     (INT64_C(500) * 1000) /* how often an idle writer looks for what others have appended */
+#define GROUP_ITEMS 4096            /* in one transaction, */
+#define GROUP_BYTES (16u << 20)     /* unless one delivery alone is larger */
+#define TICK_US     INT64_C(500000) /* how often an idle writer looks for what others have appended */
 /* All ids have been looked at once in this part of the time for which they are kept. */
 #define WALKS_PER_KEEP 8
 
@@ -204,9 +205,11 @@ static struct inbox_item *take(struct inbox *b, bool busy, bool *ret_stop)
 static struct inbox_item *cut_group(struct inbox_item **list)
 {
     struct inbox_item *group = *list;
+    size_t n = 0;
     size_t bytes = 0;
     struct inbox_item **at = list;
-    while (*at && (at == list || bytes + (*at)->d.events.len <= GROUP_BYTES)) {
+    while (*at && n < GROUP_ITEMS && (n == 0 || bytes + (*at)->d.events.len <= GROUP_BYTES)) {
+        n++;
         bytes += (*at)->d.events.len;
         at = &(*at)->next;
     }

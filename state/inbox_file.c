@@ -2,10 +2,7 @@
  * The file, through the one connection that writes. A commit reads the row of meta, adds the
  * deliveries, does a slice of what is to be deleted, and writes meta again: so another process may
  * append in between, and a crash leaves all of a transaction or nothing.
- *
  * Deleting never takes a commit of its own while deliveries come, and never more than a slice.
- * Ids that are due to go are found by walking over all of them, again and again, in the order of
- * their digests: neighbours leave their page together, and no second index has to be kept.
  */
 #include "state/inbox_internal.h"
 
@@ -15,7 +12,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <sodium.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -26,8 +22,6 @@
 #define TRIM_BYTES      (8u << 20)
 /* Often enough for the WAL to stay small, seldom enough to write hot pages once: 8 MB. */
 #define CHECKPOINT_PAGES 2048
-/* "Last seen" is written again when it is out by a sixty-fourth of what ids are kept. */
-#define SEEN_STEP 64
 
 extern const struct embedded_file inbox_migrations[];
 extern const int n_inbox_migrations;
@@ -49,9 +43,9 @@ static const char *const statements[INBOX_STATEMENTS] = {
     [INBOX_BEGIN] = "BEGIN IMMEDIATE",
     [INBOX_COMMIT] = "COMMIT",
     [INBOX_ROLLBACK] = "ROLLBACK",
-    [INBOX_READ_META] = "SELECT newest, trimmed, bytes, ids, key FROM meta WHERE id = 1",
-    [INBOX_WRITE_META] = "UPDATE meta SET newest = ?1, trimmed = ?2, bytes = ?3, ids = ?4"
-                         " WHERE id = 1",
+    [INBOX_READ_META] = "SELECT newest, trimmed, bytes, ids, fresh, key FROM meta WHERE id = 1",
+    [INBOX_WRITE_META] = "UPDATE meta SET newest = ?1, trimmed = ?2, bytes = ?3, ids = ?4,"
+                         " fresh = ?5 WHERE id = 1",
     [INBOX_INSERT] = "INSERT INTO delivery (id, received_us, n_events, hash, source, events)"
                      " VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     [INBOX_ROW_SIZES] = "SELECT id, length(events) FROM delivery WHERE id <= ?1 ORDER BY id",
@@ -59,7 +53,10 @@ static const char *const statements[INBOX_STATEMENTS] = {
     [INBOX_SEE_NEW] = "INSERT INTO seen (digest, seen_us) VALUES (?1, ?2)"
                       " ON CONFLICT (digest) DO NOTHING",
     [INBOX_SEEN] = "SELECT seen_us FROM seen WHERE digest = ?1",
-    [INBOX_SEE_AGAIN] = "UPDATE seen SET seen_us = ?2 WHERE digest = ?1",
+    [INBOX_SEE_AGAIN] = "UPDATE seen SET seen_us = max(seen_us, ?2) WHERE digest = ?1",
+    [INBOX_FRESH] = "SELECT row, seen_us, digests FROM fresh WHERE row > ?1 ORDER BY row",
+    [INBOX_INSERT_FRESH] = "INSERT INTO fresh (row, seen_us, digests) VALUES (?1, ?2, ?3)",
+    [INBOX_DROP_FRESH] = "DELETE FROM fresh WHERE row <= ?1",
     [INBOX_NEXT_IDS] = "SELECT digest, seen_us FROM seen WHERE digest > ?1 ORDER BY digest",
     [INBOX_FORGET] = "DELETE FROM seen WHERE digest = ?1",
     [INBOX_PUT_CURSOR] = "INSERT INTO cursor (source, value) VALUES (?1, ?2)"
@@ -86,14 +83,14 @@ static enum status read_meta(struct inbox_file *f, struct inbox_meta *ret, struc
     sqlite3_stmt *q = f->sql[INBOX_READ_META];
     int rc = sqlite3_step(q);
     enum status st = STATUS_OK;
-    struct str key = rc == SQLITE_ROW ? db_column_str(q, 4) : STR_NULL;
+    struct str key = rc == SQLITE_ROW ? db_column_str(q, 5) : STR_NULL;
     if (rc != SQLITE_ROW && rc != SQLITE_DONE)
         st = db_error(f->db, f->path, "read", err);
     else if (key.len != INBOX_KEY_SIZE || db_column_u64(q, 1) > db_column_u64(q, 0))
         st = error_set(err, STATUS_CORRUPT, "\"%s\" has no usable row in its table meta", f->path);
     if (!st && key.ptr) {
         *ret = (struct inbox_meta){db_column_u64(q, 0), db_column_u64(q, 1), db_column_u64(q, 2),
-                                   db_column_u64(q, 3)};
+                                   db_column_u64(q, 3), db_column_u64(q, 4)};
         memcpy(f->key, key.ptr, INBOX_KEY_SIZE);
     }
     sqlite3_reset(q);
@@ -107,6 +104,7 @@ static enum status write_meta(struct inbox_file *f, const struct inbox_meta *m, 
     db_bind_u64(q, 2, m->trimmed);
     db_bind_u64(q, 3, m->bytes);
     db_bind_u64(q, 4, m->ids);
+    db_bind_u64(q, 5, m->fresh);
     return run(f, INBOX_WRITE_META, "write to", err);
 }
 
@@ -210,6 +208,8 @@ static enum status take_over(struct inbox_file *f, uint64_t applied, struct erro
     if (!st)
         st = read_meta(f, &f->meta, err);
     if (!st)
+        st = inbox_ids_load(f, &f->meta, err);
+    if (!st)
         st = check_rows(f, err);
     return st ? st : go_on_from(f, applied, err);
 }
@@ -246,7 +246,7 @@ static enum status path_of(const char *dir, struct inbox_file *f, struct error *
     if (!f->path)
         return error_set(err, STATUS_NOMEM, "could not allocate an inbox");
     snprintf(f->path, size, "%s/" INBOX_FILE, dir);
-    randombytes_buf(f->hand, sizeof(f->hand)); /* so that short runs get everywhere */
+    inbox_ids_init(&f->ids);
     return STATUS_OK;
 }
 
@@ -295,6 +295,7 @@ void inbox_file_close(struct inbox_file *f, bool whole)
     if (f->db && !whole)
         sqlite3_db_config(f->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
     sqlite3_close(f->db);
+    inbox_ids_deinit(&f->ids);
     free(f->path);
     *f = (struct inbox_file){0};
 }
@@ -368,47 +369,6 @@ static enum status put_rows(struct inbox_file *f, struct inbox_meta *m,
     return st ? st : put_row(f, m, &row, err);
 }
 
-static enum status see_again(struct inbox_file *f, const unsigned char *digest, int64_t now_us,
-                             bool *ret_known, struct error *err)
-{
-    sqlite3_stmt *q = f->sql[INBOX_SEEN];
-    sqlite3_bind_blob(q, 1, digest, INBOX_DIGEST_SIZE, SQLITE_STATIC);
-    int64_t seen_us = 0;
-    enum status st = STATUS_OK;
-    if (sqlite3_step(q) == SQLITE_ROW)
-        seen_us = sqlite3_column_int64(q, 0);
-    else
-        st = db_error(f->db, f->path, "read an id from", err);
-    sqlite3_reset(q);
-    int64_t age_us = now_us - seen_us;
-    *ret_known = age_us < f->keep_ids_us;
-    if (st || (*ret_known && age_us <= f->keep_ids_us / SEEN_STEP))
-        return st;
-    q = f->sql[INBOX_SEE_AGAIN];
-    sqlite3_bind_blob(q, 1, digest, INBOX_DIGEST_SIZE, SQLITE_STATIC);
-    sqlite3_bind_int64(q, 2, now_us);
-    return run(f, INBOX_SEE_AGAIN, "write an id to", err);
-}
-
-/* Remembers the id; *ret_known when it was known already. */
-static enum status see(struct inbox_file *f, struct inbox_meta *m, struct str id, int64_t now_us,
-                       bool *ret_known, struct error *err)
-{
-    unsigned char digest[INBOX_DIGEST_SIZE];
-    crypto_shorthash_siphashx24(digest, (const unsigned char *)id.ptr, id.len, f->key);
-    sqlite3_stmt *q = f->sql[INBOX_SEE_NEW];
-    sqlite3_bind_blob(q, 1, digest, sizeof(digest), SQLITE_STATIC);
-    sqlite3_bind_int64(q, 2, now_us);
-    enum status st = run(f, INBOX_SEE_NEW, "write an id to", err);
-    bool known = !st && sqlite3_changes(f->db) == 0;
-    if (known)
-        st = see_again(f, digest, now_us, &known, err);
-    else
-        m->ids += !st;
-    *ret_known = known;
-    return st;
-}
-
 static enum status put_cursor(struct inbox_file *f, const struct inbox_delivery *d,
                               struct error *err)
 {
@@ -426,7 +386,7 @@ static enum status put(struct inbox_file *f, struct inbox_meta *m, struct inbox_
     bool known = false;
     enum status st = put_cursor(f, &item->d, err);
     if (!st && item->dedupe.len > 0)
-        st = see(f, m, item->dedupe, now_us, &known, err);
+        st = inbox_ids_see(f, item->dedupe, now_us, &known, err);
     item->outcome = known ? INBOX_DUPLICATE : INBOX_STORED;
     return st || known ? st : put_rows(f, m, &item->d, err);
 }
@@ -465,63 +425,22 @@ static enum status trim(struct inbox_file *f, struct inbox_meta *m, uint64_t upt
     return run(f, INBOX_DELETE, "trim", err);
 }
 
-/* Looks at the next LOOK_IDS ids; returns how many are due to go, in *ret_old. */
-static enum status look(struct inbox_file *f, int64_t now_us,
-                        unsigned char old[INBOX_LOOK_IDS][INBOX_DIGEST_SIZE], uint32_t *ret_n,
-                        struct error *err)
-{
-    sqlite3_stmt *q = f->sql[INBOX_NEXT_IDS];
-    unsigned char after[INBOX_DIGEST_SIZE];
-    memcpy(after, f->hand, sizeof(after));
-    sqlite3_bind_blob(q, 1, after, sizeof(after), SQLITE_STATIC);
-    uint32_t n = 0;
-    uint32_t looked = 0;
-    int rc = SQLITE_ROW;
-    for (; looked < INBOX_LOOK_IDS && (rc = sqlite3_step(q)) == SQLITE_ROW; looked++) {
-        struct str digest = db_column_str(q, 0);
-        if (digest.len != INBOX_DIGEST_SIZE)
-            continue;
-        memcpy(f->hand, digest.ptr, INBOX_DIGEST_SIZE);
-        if (now_us - sqlite3_column_int64(q, 1) >= f->keep_ids_us)
-            memcpy(old[n++], digest.ptr, INBOX_DIGEST_SIZE);
-    }
-    enum status st = STATUS_OK;
-    if (rc == SQLITE_DONE)
-        memset(f->hand, 0, sizeof(f->hand)); /* the end: from the start the next time */
-    else if (rc != SQLITE_ROW)
-        st = db_error(f->db, f->path, "read ids from", err);
-    sqlite3_reset(q);
-    sqlite3_clear_bindings(q);
-    *ret_n = n;
-    return st;
-}
-
-static enum status forget(struct inbox_file *f, struct inbox_meta *m, int64_t now_us,
-                          struct error *err)
-{
-    unsigned char old[INBOX_LOOK_IDS][INBOX_DIGEST_SIZE];
-    uint32_t n = 0;
-    enum status st = look(f, now_us, old, &n, err);
-    for (uint32_t i = 0; !st && i < n; i++) {
-        sqlite3_bind_blob(f->sql[INBOX_FORGET], 1, old[i], INBOX_DIGEST_SIZE, SQLITE_STATIC);
-        st = run(f, INBOX_FORGET, "drop an id of", err);
-        m->ids -= m->ids > 0;
-    }
-    return st;
-}
-
 /* ---- the transaction ---- */
 
 static enum status write_all(struct inbox_file *f, struct inbox_item *items,
                              const struct inbox_chores *c, struct inbox_meta *m, struct error *err)
 {
     enum status st = read_meta(f, m, err);
+    if (!st)
+        st = inbox_ids_load(f, m, err);
     for (struct inbox_item *i = items; !st && i; i = i->next)
         st = put(f, m, i, c->now_us, err);
     if (!st)
+        st = inbox_ids_write(f, m, c->now_us, err);
+    if (!st)
         st = trim(f, m, c->trim, err);
     if (!st && c->forget_ids)
-        st = forget(f, m, c->now_us, err);
+        st = inbox_ids_forget(f, m, c->now_us, err);
     if (!st)
         st = write_meta(f, m, err);
     if (!st && FAULT_POINT("inbox_before_commit"))
@@ -544,6 +463,7 @@ enum status inbox_file_commit(struct inbox_file *f, struct inbox_item *items,
         st = run(f, INBOX_COMMIT, "commit to", err);
     if (st) {
         *ret_again = db_is_full(f->db);
+        inbox_ids_clear(&f->ids); /* read again from what is committed */
         /* SQLite may have rolled back by itself. */
         if (!sqlite3_get_autocommit(f->db))
             (void)!run(f, INBOX_ROLLBACK, "roll back", NULL);

@@ -34,7 +34,9 @@ struct inbox_item *inbox_item_new(const struct inbox_delivery *d);
 /* ---- inbox_file.c ---- */
 /* The row of table meta: what the file says about itself. */
 struct inbox_meta {
-    uint64_t newest, trimmed, bytes, ids;
+    uint64_t newest, trimmed, bytes;
+    uint64_t ids;   /* rows of table seen */
+    uint64_t fresh; /* the newest row of table fresh, 0 = none ever */
 };
 
 enum inbox_statement {
@@ -49,12 +51,41 @@ enum inbox_statement {
     INBOX_SEE_NEW,
     INBOX_SEEN,
     INBOX_SEE_AGAIN,
+    INBOX_FRESH,
+    INBOX_INSERT_FRESH,
+    INBOX_DROP_FRESH,
     INBOX_NEXT_IDS,
     INBOX_FORGET,
     INBOX_PUT_CURSOR,
     INBOX_DATA_VERSION,
     INBOX_STATEMENTS,
 };
+
+/* ---- inbox_ids.c ---- */
+struct inbox_id {
+    unsigned char digest[INBOX_DIGEST_SIZE];
+    int64_t seen_us;
+    bool used;
+};
+struct inbox_id_set {
+    struct inbox_id *at;
+    size_t n, size;
+};
+/* What table fresh holds: in `young`, or in `old` while they are moved to table seen. */
+struct inbox_ids {
+    struct inbox_id_set young, old;
+    struct inbox_id *sorted; /* n_sorted, those of `old`; NULL: none are being moved */
+    size_t n_sorted, moved;
+    uint64_t row;           /* the newest row of table fresh that was read or written */
+    uint64_t old_row;       /* up to here rows hold what is being moved, or has been */
+    uint64_t dropped, drop; /* rows up to `dropped` are gone, up to `drop` they may go */
+    struct buf batch;       /* digests of this transaction */
+    unsigned char hand[INBOX_DIGEST_SIZE]; /* of table seen: looked at last, when expiring */
+};
+void inbox_ids_init(struct inbox_ids *ids);
+void inbox_ids_deinit(struct inbox_ids *ids);
+/* Forgets what is in memory: after a transaction that failed. */
+void inbox_ids_clear(struct inbox_ids *ids);
 
 struct inbox_file {
     sqlite3 *db;
@@ -64,7 +95,7 @@ struct inbox_file {
     int wal_pages;    /* in the WAL after the last commit */
     int data_version; /* as last seen: differs when another process has committed */
     unsigned char key[INBOX_KEY_SIZE];
-    unsigned char hand[INBOX_DIGEST_SIZE]; /* the id that was looked at last when expiring */
+    struct inbox_ids ids;
     sqlite3_stmt *sql[INBOX_STATEMENTS];
 };
 /* Opens or creates DIR/inbox.db, as its owner. */
@@ -93,6 +124,20 @@ MUST_CHECK enum status inbox_file_checkpoint(struct inbox_file *f, struct error 
 MUST_CHECK enum status inbox_file_follow(struct inbox_file *f, struct error *err);
 
 uint64_t inbox_row_hash(const struct inbox_row *row);
+
+/* ---- inbox_ids.c, inside a transaction; *m is what meta will say ---- */
+/* Follows what table fresh has got by others, or by ourselves before. */
+MUST_CHECK enum status inbox_ids_load(struct inbox_file *f, const struct inbox_meta *m,
+                                      struct error *err);
+/* Remembers the id; *ret_known when it was known already. */
+MUST_CHECK enum status inbox_ids_see(struct inbox_file *f, struct str id, int64_t now_us,
+                                     bool *ret_known, struct error *err);
+/* Writes what was seen, and moves a slice of what has come before to its place. */
+MUST_CHECK enum status inbox_ids_write(struct inbox_file *f, struct inbox_meta *m, int64_t now_us,
+                                       struct error *err);
+/* Looks at INBOX_LOOK_IDS ids and drops those that are due to go. */
+MUST_CHECK enum status inbox_ids_forget(struct inbox_file *f, struct inbox_meta *m, int64_t now_us,
+                                        struct error *err);
 
 /* ---- inbox_read.c: the connection of inbox_read() ---- */
 struct inbox_reader;

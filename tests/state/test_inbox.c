@@ -97,12 +97,16 @@ static struct inbox *must_open_inbox(const char *dir)
 }
 
 /* Repeats cond until it holds, for half a minute. */
-#define WAIT_UNTIL(cond)                                     \
-    do {                                                     \
-        int tries_ = 0;                                      \
-        while (!(cond) && tries_++ < 30000)                  \
-            nanosleep(&(struct timespec){0, 1000000}, NULL); \
-        assert_true(cond);                                   \
+#define WAIT_UNTIL(cond)                                         \
+    do {                                                         \
+        bool done_ = false;                                      \
+        for (int i_ = 0; i_ < 30000 && !done_; i_++) {           \
+            done_ = (cond);                                      \
+            if (!done_)                                          \
+                nanosleep(&(struct timespec){0, 1000000}, NULL); \
+        }                                                        \
+        if (!done_)                                              \
+            fail_msg("timed out: %s", #cond);                    \
     } while (0)
 
 /* ---- deliveries ---- */
@@ -334,31 +338,85 @@ static void test_long_ids_differ_in_their_last_byte(void **state)
     inbox_close(b);
 }
 
-static void test_ids_are_kept_since_they_were_last_seen_and_leave_in_the_end(void **state)
+/* So many that they are moved from where they come to where they stay. */
+#define MANY 70000
+
+static void submit_ids(struct inbox *b)
 {
-    struct inbox *b = must_open_inbox(dir_of(state));
-    char id[16];
-    for (int i = 0; i < 1000; i++) {
+    for (int i = 0; i < MANY; i++) {
+        char id[16];
         snprintf(id, sizeof(id), "id-%d", i);
         struct inbox_delivery d = {.source = STR("app"), .id = str_from(id), .events = STR("")};
-        must_submit(b, &d, NULL);
+        WAIT_UNTIL(inbox_submit(b, &d, NULL, NULL, NULL) == STATUS_OK);
     }
+    WAIT_UNTIL(inbox_view(b).queued == 0);
+}
+
+/* Commits something, so that what is done beside can go on. */
+static void turn(struct inbox *b)
+{
+    now_us += DAY / 200;
+    (void)put(b, "app", "kept", "a", 0);
+    (void)put(b, "app", "id-5", "a", 0);
+    (void)put(b, "app", NULL, "a", 0);
+}
+
+static void test_many_ids_are_known_wherever_they_are_and_after_restarts(void **state)
+{
+    const char *dir = dir_of(state);
+    struct inbox *b = must_open_inbox(dir);
+    submit_ids(b);
+    for (int reopened = 0; reopened < 40; reopened++) {
+        /* While they are moved, before, and when they are all there. */
+        for (int i = 0; i < 10; i++) {
+            char id[16];
+            snprintf(id, sizeof(id), "id-%d", (reopened * 7919 + i * 104729) % MANY);
+            assert_int_equal(put(b, "app", id, "x", 1), INBOX_DUPLICATE);
+            snprintf(id, sizeof(id), "new-%d-%d", reopened, i);
+            assert_int_equal(put(b, "app", id, "x", 1), INBOX_STORED);
+        }
+        if (reopened % 10 == 9) {
+            inbox_close(b);
+            b = must_open_inbox(dir);
+        }
+    }
+    int64_t moved = 0;
+    for (int i = 0; i < 1000 && (moved = meddle(dir, "SELECT count(*) FROM seen")) < 65536; i++)
+        for (int k = 0; k < 10; k++)
+            (void)put(b, "app", NULL, "a", 0);
+    assert_in_range(moved, 65536, MANY + 400);
+    assert_int_equal(meddle(dir, "SELECT ids FROM meta"), moved);
+    /* And are no longer where they came. */
+    for (int i = 0; i < 1000 && meddle(dir, "SELECT min(row) FROM fresh") < 2; i++)
+        (void)put(b, "app", NULL, "a", 0);
+    assert_in_range(meddle(dir, "SELECT coalesce(sum(length(digests)), 0) / 16 FROM fresh"), 0,
+                    MANY + 400 - moved);
+    inbox_close(b);
+    b = must_open_inbox(dir);
+    submit_ids(b);
+    assert_int_equal(put(b, "app", "id-69999", "x", 1), INBOX_DUPLICATE);
+    assert_int_equal(inbox_newest(b), 400);
+    inbox_close(b);
+}
+
+static void test_ids_are_kept_since_they_were_last_seen_and_leave_in_the_end(void **state)
+{
+    const char *dir = dir_of(state);
+    struct inbox *b = must_open_inbox(dir);
+    submit_ids(b);
     assert_int_equal(put(b, "app", "kept", "a", 1), INBOX_STORED);
     now_us += 6 * DAY;
     assert_int_equal(put(b, "app", "kept", "a", 1), INBOX_DUPLICATE);
     now_us += 6 * DAY; /* 12 days after it came, 6 after it was last seen */
     assert_int_equal(put(b, "app", "kept", "a", 1), INBOX_DUPLICATE);
     assert_int_equal(put(b, "app", "id-5", "b", 1), INBOX_STORED);
+    assert_int_equal(put(b, "app", "id-5", "b", 1), INBOX_DUPLICATE);
     /* The others are not asked for again. They go, a slice at a time, while the days pass. */
-    for (int i = 0; i < 3000 && meddle(dir_of(state), "SELECT count(*) FROM seen") > 2; i++) {
-        now_us += DAY / 200;
-        nanosleep(&(struct timespec){0, 2000000}, NULL);
-        (void)put(b, "app", "kept", "a", 0);
-        (void)put(b, "app", "id-5", "a", 0);
-    }
-    assert_int_equal(meddle(dir_of(state), "SELECT count(*) FROM seen"), 2);
-    assert_int_equal(meddle(dir_of(state), "SELECT ids FROM meta"), 2);
+    WAIT_UNTIL((put(b, "app", NULL, "a", 0), meddle(dir, "SELECT count(*) FROM seen")) > 65000);
+    WAIT_UNTIL((turn(b), meddle(dir, "SELECT count(*) FROM seen")) <= 2);
+    WAIT_UNTIL((turn(b), meddle(dir, "SELECT ids FROM meta")) <= 2);
     assert_int_equal(put(b, "app", "kept", "a", 1), INBOX_DUPLICATE);
+    assert_int_equal(put(b, "app", "id-6", "b", 1), INBOX_STORED);
     inbox_close(b);
 }
 
@@ -959,6 +1017,7 @@ int main(void)
         TEST(test_a_reader_that_refuses_a_row_stops_there),
         TEST(test_a_delivery_is_known_within_a_group_across_groups_and_restarts),
         TEST(test_long_ids_differ_in_their_last_byte),
+        TEST(test_many_ids_are_known_wherever_they_are_and_after_restarts),
         TEST(test_ids_are_kept_since_they_were_last_seen_and_leave_in_the_end),
         TEST(test_a_large_delivery_is_several_rows),
         TEST(test_a_large_delivery_is_there_whole_or_not_at_all),
