@@ -27,10 +27,11 @@ static struct str decode(struct str s, char **out)
         int high = s.ptr[i] == '%' && s.len - i > 2 ? hex_digit(s.ptr[i + 1]) : -1;
         int low = high >= 0 ? hex_digit(s.ptr[i + 2]) : -1;
         if (low >= 0) {
-            *at++ = (char)(high << 4 | low);
+            *at++ = (char)(unsigned char)(high * 16 + low);
             i += 2;
         } else {
-            *at++ = s.ptr[i] == '+' ? ' ' : s.ptr[i];
+            char c = s.ptr[i];
+            *at++ = (char)(c == '+' ? ' ' : c);
         }
     }
     *out = at;

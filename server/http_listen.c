@@ -97,11 +97,10 @@ static enum status listen_at(const struct addrinfo *ai, const char *address,
         l->fd = -1;
         return st;
     }
-    struct sockaddr_storage bound = {0};
+    struct sockaddr_in6 bound = {0}; /* the port is at the same place in both families */
     socklen_t len = sizeof(bound);
     (void)getsockname(l->fd, (struct sockaddr *)&bound, &len);
-    l->port = ntohs(bound.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)(void *)&bound)->sin6_port
-                                                : ((struct sockaddr_in *)(void *)&bound)->sin_port);
+    l->port = ntohs(bound.sin6_port);
     l->local = is_loopback(ai->ai_addr);
     return STATUS_OK;
 }
@@ -135,7 +134,7 @@ static enum status split(const char *address, char host[256], const char **ret_p
 
 static enum status listen_tcp(const char *address, struct http_listener *l, struct error *err)
 {
-    char host[256];
+    char host[256] = "";
     const char *port = NULL;
     enum status st = split(address, host, &port, err);
     if (st)
@@ -147,10 +146,11 @@ static enum status listen_tcp(const char *address, struct http_listener *l, stru
         return error_set(err, STATUS_INVALID, "could not listen on \"%s\": %s", address,
                          gai_strerror(rc));
     st = STATUS_IO;
-    /* IPv6 first: [::] also takes IPv4. Where there is no IPv6, the other one is tried. */
-    for (int family = AF_INET6; st && family; family = family == AF_INET6 ? AF_INET : 0)
+    /* Every address: IPv6 first, as [::] takes IPv4 as well. A name: what most clients try. */
+    int families[] = {*host ? AF_INET : AF_INET6, *host ? AF_INET6 : AF_INET};
+    for (size_t i = 0; st && i < 2; i++)
         for (struct addrinfo *ai = found; st && ai; ai = ai->ai_next)
-            if (ai->ai_family == family)
+            if (ai->ai_family == families[i])
                 st = listen_at(ai, address, l, err);
     freeaddrinfo(found);
     return st;

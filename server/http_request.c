@@ -220,7 +220,7 @@ void *request_new(void *server, const char *target, struct MHD_Connection *mhd)
     if (!q)
         return NULL;
     size_t len = strlen(target);
-    buf_init(&q->head, s->cfg.headers_max + HTTP_TARGET_MAX + HTTP_FIELDS_MAX * 2 + 256);
+    buf_init(&q->head, s->cfg.headers_max + HTTP_TARGET_MAX + (size_t)HTTP_FIELDS_MAX * 2 + 256);
     /* One byte more than allowed is enough for the guard to see it. */
     if (len > HTTP_TARGET_MAX + 1)
         len = HTTP_TARGET_MAX + 1;
