@@ -250,12 +250,35 @@ static enum status put_checked(struct mapping *m, uint64_t *count)
     return put_event(m->batch, &m->event, m->err);
 }
 
-/* OK: it counts, and is noted. END: it was counted before. */
-static enum status note_value(struct mapping *m, struct str field, double value)
+static struct seen_mark mark_of(uint64_t identity, const struct event_field *f, int64_t at_us)
 {
-    struct seen_mark mark = {.id = hash64_mix(m->identity + hash64(field)),
-                             .value = hash64((struct str){(const char *)&value, sizeof(value)}),
-                             .at_us = m->event.at_us};
+    struct str bytes = {(const char *)&f->value, sizeof(f->value)};
+    return (struct seen_mark){
+        .id = hash64_mix(identity + hash64(f->name)), .value = hash64(bytes), .at_us = at_us};
+}
+
+enum status influx_event_marks(const struct event *e, struct buf *out)
+{
+    char id[32];
+    unsigned long long identity = 0;
+    if (e->type != EVENT_METRIC || e->id.len >= sizeof(id))
+        return STATUS_OK;
+    memcpy(id, e->id.ptr, e->id.len);
+    id[e->id.len] = '\0';
+    if (sscanf(id, "influx:%16llx", &identity) != 1)
+        return STATUS_OK;
+    enum status st = STATUS_OK;
+    for (uint32_t i = 0; i < e->u.metric.n_fields && !st; i++) {
+        struct seen_mark mark = mark_of(identity, &e->u.metric.fields[i], e->at_us);
+        st = buf_append(out, &mark, sizeof(mark));
+    }
+    return st;
+}
+
+/* OK: it counts, and is noted. END: it was counted before. */
+static enum status note_value(struct mapping *m, const struct event_field *f)
+{
+    struct seen_mark mark = mark_of(m->identity, f, m->event.at_us);
     if (m->map->seen && m->map->seen(m->map->seen_ctx, &mark))
         return STATUS_END;
     enum status st = buf_append(&m->batch->marks, &mark, sizeof(mark));
@@ -279,13 +302,14 @@ static enum status map_metric(struct mapping *m)
         struct str name = text_of(m, m->p->fields[i].key, LINE_NAME);
         if (!name.ptr)
             return error_set(m->err, STATUS_NOMEM, "could not allocate the fields of a point");
-        st = note_value(m, name, value);
+        struct event_field field = {name, value};
+        st = note_value(m, &field);
         if (st == STATUS_END) {
             st = STATUS_OK;
             continue;
         }
         fresh = true;
-        metric->fields[metric->n_fields++] = (struct event_field){name, value};
+        metric->fields[metric->n_fields++] = field;
         if (!st && metric->n_fields == METRIC_FIELDS) {
             st = put_checked(m, &m->batch->metrics);
             metric->n_fields = 0;

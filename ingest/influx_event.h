@@ -71,6 +71,9 @@ static inline size_t influx_batch_marks(const struct influx_batch *b)
 MUST_CHECK enum status influx_add_point(struct influx_batch *b, const struct influx_map *map,
                                         const struct line_point *p, int64_t received_us,
                                         struct error *err);
+/* Appends the marks of an event that was made here, as its batch had them; none of any other event
+ * and of dead letters. NOMEM, LIMIT. */
+MUST_CHECK enum status influx_event_marks(const struct event *e, struct buf *out);
 /* All of a body; lines without a time were written at options->now_ns. */
 MUST_CHECK enum status influx_add_body(struct influx_batch *b, const struct influx_map *map,
                                        struct str body, const struct line_options *options,

@@ -70,6 +70,8 @@ static enum status open_inbox(struct door *d, struct error *err)
     enum status st = inbox_open(&ic, &d->inbox, err);
     if (!st)
         st = inbox_feed_fit(d->inbox, d->cfg.seen, err);
+    if (!st && *c->influx.catch_up.url)
+        st = influx_pull_recover(&c->influx, c->state_dir, d->inbox, err);
     struct inbox_feed_config fc = {
         .inbox = d->inbox, .router = d->cfg.router, .begin = d->cfg.begin, .clock = d->cfg.clock};
     struct inbox_feed *feed = NULL;

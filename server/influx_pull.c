@@ -29,6 +29,7 @@
 #define BATCH_BYTES      (512u << 10)
 #define DOCUMENT_BYTES   (64u << 20) /* of one chunk of an answer */
 #define CHUNK_ROWS       2000
+#define RECOVER_ROWS     256
 #define MEASUREMENTS_MAX 64
 #define LOOK_US          (US_PER_SECOND / 4)
 #define RETRY_MIN_US     US_PER_SECOND
@@ -520,19 +521,66 @@ static void *run(void *ctx)
 
 /* ---- set up ---- */
 
-static enum status open_seen(struct influx_pull *p, const char *state_dir, struct error *err)
+static enum status open_seen(const char *name, const char *state_dir, struct seen **ret,
+                             struct error *err)
 {
     char path[1024];
     bool lost = false;
-    if ((size_t)snprintf(path, sizeof(path), "%s/influx-%s.db", state_dir, p->name) >= sizeof(path))
+    if ((size_t)snprintf(path, sizeof(path), "%s/influx-%s.db", state_dir, name) >= sizeof(path))
         return error_set(err, STATUS_IO, "the state directory's name is too long");
-    enum status st = seen_open(path, &p->seen, &lost, err);
+    enum status st = seen_open(path, ret, &lost, err);
     if (!st && lost)
         log_write(LOG_WARN, STAGE,
                   "what was read could not be read back and is begun anew: points of the last "
                   "readings may count again path=\"%s\"",
                   path);
     return st;
+}
+
+struct recovery {
+    const char *name;
+    struct seen *seen;
+    struct event_arena *arena;
+    struct buf marks;
+    uint64_t after;
+};
+
+static enum status recover_row(void *ctx, const struct inbox_row *row, struct error *err)
+{
+    struct recovery *r = ctx;
+    struct reader in = reader_of(row->events.ptr, row->events.len);
+    enum status st = STATUS_OK;
+    r->after = row->id;
+    if (!str_equal(row->source, str_from(r->name)))
+        return STATUS_OK;
+    buf_reset(&r->marks);
+    for (uint32_t i = 0; i < row->n_events && !st && !in.bad; i++) {
+        struct event e;
+        event_arena_reset(r->arena);
+        /* What cannot be decoded is the feed's to complain of. */
+        if (event_decode(reader_blob(&in), r->arena, &e, NULL) == STATUS_OK)
+            st = influx_event_marks(&e, &r->marks);
+    }
+    if (st)
+        return error_set(err, st, "could not note what row %" PRIu64 " of the inbox has", row->id);
+    return seen_add(r->seen, (const struct seen_mark *)(const void *)r->marks.data,
+                    r->marks.len / sizeof(struct seen_mark), err);
+}
+
+enum status influx_pull_recover(const struct config_influx *cfg, const char *state_dir,
+                                struct inbox *inbox, struct error *err)
+{
+    struct recovery r = {.name = cfg->name};
+    buf_init(&r.marks, SIZE_MAX);
+    enum status st = open_seen(cfg->name, state_dir, &r.seen, err);
+    if (!st)
+        st = event_arena_new(&r.arena, err);
+    while (!st)
+        st = inbox_read(inbox, r.after, RECOVER_ROWS, recover_row, &r, err);
+    event_arena_free(r.arena);
+    seen_close(r.seen);
+    buf_deinit(&r.marks);
+    return st == STATUS_END ? STATUS_OK : st;
 }
 
 static enum status set_up(struct influx_pull *p, const char *state_dir, struct error *err)
@@ -553,7 +601,7 @@ static enum status set_up(struct influx_pull *p, const char *state_dir, struct e
     if (!st)
         st = http_client_new(&hc, &p->http, err);
     if (!st)
-        st = open_seen(p, state_dir, err);
+        st = open_seen(p->name, state_dir, &p->seen, err);
     return st ? st : load_cursor(p, err);
 }
 

@@ -5,8 +5,8 @@
  * Every `interval` it asks for the points from the cursor less `overlap` on, every `rescan` for
  * those of `rescan_window`, and submits what was not counted before: by this reading, by an earlier
  * one, or by a push (influx_pull_note()). What was counted is kept in DIR/influx-NAME.db
- * (state/seen.h), written just after the inbox has committed: what a crash between the two leaves
- * is given again, and an engine remembers many more points than that (METRIC_POINTS).
+ * (state/seen.h), written just after the inbox has committed and before its rows can go: what a
+ * crash leaves between the two is noted by influx_pull_recover().
  *
  * How it stands is in /metrics: source_connected, pull_requests, pull_cursor_timestamp_seconds.
  *
@@ -27,6 +27,10 @@ struct config_influx;
 struct inbox;
 struct influx_pull;
 
+/* What the last process had committed but not noted is noted now: its rows are still in the inbox.
+ * To be called before anybody else reads the inbox. Errors: as below, and of inbox_read(). */
+MUST_CHECK enum status influx_pull_recover(const struct config_influx *cfg, const char *state_dir,
+                                           struct inbox *inbox, struct error *err);
 /* All borrowed until influx_pull_stop(), which must come before inbox_close(). INVALID: the URL;
  * IO, REFUSED: the file cannot be used. */
 MUST_CHECK enum status influx_pull_start(const struct config_influx *cfg, const char *state_dir,

@@ -284,6 +284,14 @@ static void test_of_a_point_that_is_read_again_only_what_is_new_counts(void **st
     assert_int_equal(batch.bad, 1);
     memcpy(counted, batch.marks.data, n_counted * sizeof(*counted));
     assert_int_equal(counted[0].at_us, 5);
+    /* The events alone tell them, too. */
+    struct buf marks;
+    buf_init(&marks, 4096);
+    for (uint32_t i = 0; i < batch.n_events; i++)
+        assert_int_equal(influx_event_marks(&events[i], &marks), STATUS_OK);
+    assert_int_equal(marks.len, 2 * sizeof(*counted));
+    assert_memory_equal(marks.data, counted, marks.len);
+    buf_deinit(&marks);
     influx_batch_reset(&batch);
     struct str body = STR("conversation_quality,bot_name=a,x=1 w=2.0,v=1i 5000\n"
                           "conversation_quality,bot=a,x=1 w=3,v=1,z=4 5000\n"
