@@ -1,6 +1,8 @@
 #include "server/startup.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fnmatch.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -430,6 +432,20 @@ static enum status settle_loss(const struct config *cfg, struct startup *s, PGco
     return st;
 }
 
+/* What the pulls remember as given (state/points.h, state/seen.h) was given to a state that is no
+ * more: they give it again. */
+static void forget_pulls(const char *dir)
+{
+    static const char *const patterns[] = {"qdrant-*.db*", "influx-*.db*"};
+    DIR *d = opendir(dir);
+    for (struct dirent *e = d ? readdir(d) : NULL; e; e = readdir(d))
+        for (size_t i = 0; i < sizeof(patterns) / sizeof(patterns[0]); i++)
+            if (fnmatch(patterns[i], e->d_name, 0) == 0)
+                (void)unlinkat(dirfd(d), e->d_name, 0);
+    if (d)
+        closedir(d);
+}
+
 static enum status settle_slot(const struct config *cfg, struct startup *s, bool fresh,
                                PGconn *conn, struct error *err)
 {
@@ -467,8 +483,10 @@ static enum status settle_slot(const struct config *cfg, struct startup *s, bool
     if (slot.exists && preflight_slot_lost(&slot, lost))
         in.slot_lost = lost;
     st = settle_loss(cfg, s, conn, startup_check_gap(&in, err), &in, err);
-    if (!st && in.state_fresh)
+    if (!st && in.state_fresh) {
         source_watch_forget(cfg->state_dir);
+        forget_pulls(cfg->state_dir);
+    }
     if (!st && in.state_fresh)
         st = begin_state(cfg, s, conn, &in, err);
     if (!st && s->identity.timeline != in.timeline) {

@@ -68,13 +68,16 @@ class QdrantTest(PipelineTest):
     def wait_messages(self, user, n):
         wait_until(f"{user} to have {n} messages", lambda: self.messages(user) == n, WAIT, alive=self.w)
 
-    def remembered(self):
-        """What the pull knows of its points: one that was forgotten and came again has another row."""
-        db = sqlite3.connect(f"file:{self.w.state}/qdrant-{self.source}.db?mode=ro", uri=True, timeout=10)
+    def query(self, file, sql):
+        db = sqlite3.connect(f"file:{self.w.state}/{file}.db?mode=ro", uri=True, timeout=10)
         try:
-            return db.execute("SELECT row, id, known FROM point ORDER BY row").fetchall()
+            return db.execute(sql).fetchall()
         finally:
             db.close()
+
+    def remembered(self):
+        """What the pull knows of its points: one that was forgotten and came again has another row."""
+        return self.query(f"qdrant-{self.source}", "SELECT row, id, known FROM point ORDER BY row")
 
     def wait_requests(self, kind, more):
         """So many requests of the kind have been answered whose processing is over, since the next has come."""
@@ -270,6 +273,27 @@ class TroubleTest(QdrantTest):
         self.assertEqual(self.w.stop(), 0)
         with open(self.w.log) as f:
             self.assertNotIn(KEY, f.read())
+
+
+class AnewTest(QdrantTest):
+    def test_a_state_that_begins_anew_gets_every_point_again(self):
+        for i in range(20):
+            self.message(i, "hal", ago=4000 + i)
+        self.configure()
+        self.w.start()
+        self.wait_messages("hal", 20)
+        # From the inbox nothing can come again.
+        wait_until("the inbox to be empty", lambda: not self.query("inbox", "SELECT id FROM delivery"), WAIT, alive=self.w)
+        self.assertEqual(self.w.stop(), 0)
+        wait_until("the slot to be released", lambda: not self.w.slot().get("active"), WAIT)
+        self.db.run("SELECT pg_drop_replication_slot(%s)", self.w.name)
+        self.message(50, "hal", ago=10)
+        self.configure(on_slot_lost="rebuild")
+        self.w.start()
+        # A state without the twenty would soon say one.
+        self.wait_messages("hal", 21)
+        self.wait_memories("hal", 21)
+        self.assertEqual(self.w.stop(), 0)
 
 
 class CrashTest(QdrantTest):
