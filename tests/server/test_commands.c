@@ -568,7 +568,12 @@ static void test_odd_options_and_missing_state(void **state)
     assert_run(&f, "dlq list --json", CLI_OK, "[]", "");
     assert_run(&f, "dlq show x", CLI_FAILED, "", "no dead letter \"x\"");
     assert_run(&f, "dlq show", CLI_USAGE, "", "show needs an ID");
-    assert_run(&f, "dlq drop", CLI_USAGE, "", "\"drop\" is neither list nor show");
+    assert_run(&f, "dlq burn", CLI_USAGE, "", "\"burn\" is none of list, show, retry and drop");
+    assert_run(&f, "dlq drop", CLI_USAGE, "", "drop needs IDs");
+    assert_run(&f, "dlq retry x --all", CLI_USAGE, "", "not both");
+    assert_run(&f, "dlq list --limit 0", CLI_USAGE, "", "--limit needs a number above 0");
+    assert_run(&f, "dlq drop --all", CLI_OK, "dropped 0", "");
+    assert_run(&f, "dlq retry --all --json", CLI_OK, "\"retried\": 0", "");
     struct config *c = load(&f);
     make_state(c);
     assert_run(&f, "verify", CLI_FAILED, "", "strategic_memory_health");
