@@ -17,8 +17,8 @@
 
 #include "core/clock.h"
 #include "core/counters.h"
-#include "core/metrics.h"
 #include "core/hash.h"
+#include "core/metrics.h"
 #include "engines/oracle/oracle.h"
 #include "pipeline/partition.h"
 #include "pipeline/route.h"
