@@ -164,7 +164,7 @@ static void acked(void *ctx, uint32_t worker)
 
 static void nap(void)
 {
-    (void)nanosleep(&(struct timespec){0, 200 * 1000}, NULL);
+    (void)nanosleep(&(struct timespec){0, 200000}, NULL);
 }
 
 static void start_workers(struct life *l)

@@ -296,7 +296,7 @@ static void *consumer(void *arg)
     bool ok = frame_reader_init(&reader) == STATUS_OK;
     while (ok && !atomic_load(&b->stop)) {
         struct str bytes;
-        struct frame_header h;
+        struct frame_header h = {0};
         enum status st = link_receive(b->w->down[hand->worker], 10, &bytes, NULL);
         if (st == STATUS_AGAIN)
             continue;
