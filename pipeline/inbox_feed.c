@@ -180,8 +180,8 @@ static enum status settle(struct inbox_feed *f, struct error *err)
     f->again = st == STATUS_IO;
     uint64_t durable = router_durable(f->cfg.router, SOURCE_INBOX);
     if (durable > atomic_load(&f->durable)) {
-        atomic_store(&f->durable, durable);
         inbox_trim(f->cfg.inbox, durable);
+        atomic_store(&f->durable, durable);
     }
     return st;
 }
@@ -190,8 +190,8 @@ static enum status settle(struct inbox_feed *f, struct error *err)
 static void begin_again(struct inbox_feed *f)
 {
     uint64_t durable = router_durable(f->cfg.router, SOURCE_INBOX);
-    atomic_store(&f->durable, durable);
     inbox_trim(f->cfg.inbox, durable);
+    atomic_store(&f->durable, durable);
     uint64_t trimmed = inbox_view(f->cfg.inbox).trimmed;
     f->after = trimmed > durable ? trimmed : durable;
     f->again = false;

@@ -725,6 +725,89 @@ static void live_without_the_slot(const char *dir)
     free(l);
 }
 
+/* Takes a frame of the worker's, if there is one. The first with events is lost; whatever follows
+ * does not count before frame 1, which must begin with the first event again. */
+static void pretend_worker(struct world *w, uint32_t worker, int *lost)
+{
+    struct frame_header h = {.n = 0};
+    struct frame_event f = {.pseq = 0};
+    if (link_receive(w->down[worker], 5, &w->frame, NULL))
+        return;
+    MUST(frame_open(&w->reader, w->frame, &h, &err));
+    if (h.n && *lost == 0) {
+        struct frame_header up = {.kind = FRAME_REWIND, .as_of_us = T0, .covered = {100}};
+        *lost = 1;
+        worker_send(w, worker, &up, NULL);
+        return;
+    }
+    if (*lost == 1 && h.number != 1)
+        return;
+    if (*lost == 1)
+        *lost = 2;
+    for (uint32_t i = 0; i < h.n; i++) {
+        MUST(frame_next_event(&w->reader, &f, &err));
+        if (f.source != SOURCE_INBOX || f.pos.lsn != 1 || f.pos.seq != (f.pseq - 1) << 8)
+            _exit(2);
+    }
+    struct frame_header up = {.kind = FRAME_ACK, .number = h.number};
+    up.covered[SOURCE_POSTGRES] = h.covered[SOURCE_POSTGRES];
+    up.covered[SOURCE_INBOX] = *lost == 0 ? 0 : h.covered[SOURCE_INBOX];
+    worker_send(w, worker, &up, NULL);
+}
+
+/* Three events of one user, of which a worker misses the first frame. */
+static void live_with_a_gap(const char *dir)
+{
+    struct life *l = calloc(1, sizeof(*l));
+    void *rig = NULL;
+    if (rig_setup(&rig))
+        _exit(1);
+    struct world *w = rig;
+    router_free(w->router); /* this one needs time that passes */
+    struct router_config rc = {2, w->up, &clock_real};
+    MUST(router_new(&rc, &w->router, &err));
+    greet_both(w);
+    struct inbox_config ic = {.dir = dir,
+                              .clock = &clock_real,
+                              .keep_ids_us = US_PER_DAY,
+                              .bytes_max = 1u << 30,
+                              .stored = stored,
+                              .stored_ctx = l};
+    MUST(inbox_open(&ic, &l->inbox, &err));
+    struct inbox_feed_config fc = {l->inbox, w->router, &l->begin, &clock_real};
+    struct inbox_feed *feed = NULL;
+    atomic_store(&l->begin, true);
+    MUST(inbox_feed_start(&fc, &feed, &err));
+    atomic_store(&l->feed, feed);
+    struct sender s = {.n = 0};
+    buf_init(&s.events, 1 << 20);
+    buf_init(&s.scratch, 1 << 20);
+    char user[32];
+    struct event e = event_for(0, user);
+    for (int i = 0; i < 3; i++)
+        send_event(l, &s, i, &e);
+    flush(l, &s);
+    int lost[2] = {0, 2};
+    while (inbox_feed_view(feed).durable < 1) {
+        MUST(inbox_feed_health(feed, &err));
+        for (uint32_t i = 0; i < 2; i++)
+            pretend_worker(w, i, &lost[i]);
+    }
+    if (lost[0] != 2 || inbox_view(l->inbox).trimmed != 1)
+        _exit(3);
+    inbox_feed_stop(atomic_exchange(&l->feed, NULL));
+    inbox_close(l->inbox);
+    rig_teardown(&rig);
+    buf_deinit(&s.events);
+    buf_deinit(&s.scratch);
+    free(l);
+}
+
+static void test_rows_are_given_again_when_a_worker_misses_a_frame(void **state)
+{
+    assert_false(run_child(NULL, live_with_a_gap, dir_of(state)));
+}
+
 static void test_rows_move_on_while_the_slot_reader_is_away(void **state)
 {
     assert_false(run_child(NULL, live_without_the_slot, dir_of(state)));
@@ -744,6 +827,7 @@ int main(void)
         TEST(test_rows_in_flight_may_go_with_the_inbox_but_the_rest_goes_on),
         TEST(test_a_state_that_is_older_than_its_inbox_is_refused),
         TEST(test_a_new_state_goes_on_with_the_inbox_of_the_old_one),
+        TEST(test_rows_are_given_again_when_a_worker_misses_a_frame),
         TEST(test_rows_move_on_while_the_slot_reader_is_away),
     };
     return cmocka_run_group_tests_name("pipeline/inbox_feed", tests, group_setup, group_teardown);
