@@ -213,7 +213,9 @@ static enum status start_daemon(struct http_server *s, struct error *err)
         {MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)connection_changed, s},
         {MHD_OPTION_CONNECTION_TIMEOUT,
          (intptr_t)((c->idle_us + US_PER_SECOND - 1) / US_PER_SECOND), NULL},
-        {MHD_OPTION_CONNECTION_MEMORY_LIMIT, (intptr_t)(2 * c->headers_max + (32u << 10)), NULL},
+        /* For the headers and what is kept about them. The library clears all of it for every
+         * request: it is what a small request costs most. */
+        {MHD_OPTION_CONNECTION_MEMORY_LIMIT, (intptr_t)(c->headers_max + (20u << 10)), NULL},
         {MHD_OPTION_CONNECTION_MEMORY_INCREMENT, 4096, NULL},
         {MHD_OPTION_THREAD_POOL_SIZE, (intptr_t)(c->threads > 1 ? c->threads : 0), NULL},
         {MHD_OPTION_CONNECTION_LIMIT, (intptr_t)((c->connections + 8) * c->threads), NULL},
