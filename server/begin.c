@@ -95,6 +95,20 @@ static enum status check_may_begin(const struct config *cfg, PGconn *conn, struc
     return st;
 }
 
+/* The tables do not have it, so the new state will not. */
+static void warn_of_inbox(const struct startup *s)
+{
+    uint64_t newest = 0;
+    for (uint32_t i = 0; i < s->workers; i++)
+        if (store_newest_inbox(s->stores[i]) > newest)
+            newest = store_newest_inbox(s->stores[i]);
+    if (newest)
+        log_write(LOG_WARN, "run",
+                  "what came by HTTP or was pulled, and was counted, is gone with the old state; "
+                  "what waits in the inbox is kept rows=%" PRIu64,
+                  newest);
+}
+
 enum status begin_anew(const struct config *cfg, struct startup *s, PGconn *conn, struct error *err)
 {
     enum status st = check_may_begin(cfg, conn, err);
@@ -102,6 +116,7 @@ enum status begin_anew(const struct config *cfg, struct startup *s, PGconn *conn
         return st;
     log_write(LOG_WARN, "run", "beginning anew with a new slot and an empty state slot=\"%s\"",
               cfg->slot);
+    warn_of_inbox(s);
     for (uint32_t i = 0; i < s->workers; i++)
         store_close(TAKE(s->stores[i]));
     /* From here on the state says that this slot, whatever it holds, is to go. */

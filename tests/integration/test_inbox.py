@@ -72,6 +72,9 @@ class BothRoadsTest(PipelineTest):
     def count(self, user):
         return self.sink.one(COUNT, user)
 
+    def points(self, bot):
+        return self.sink.one("SELECT coalesce(max(event_count), 0)::int FROM strategic_character_performance WHERE bot_name = %s", bot)
+
     def wait_count(self, user, n):
         wait_until(f"{n} messages of {user}", lambda: self.count(user) == n, alive=self.w)
 
@@ -118,9 +121,6 @@ class InboxTest(BothRoadsTest):
         self.db.run("UPDATE chat_message SET content = 'edited too late' WHERE id = 700002")
         self.insert("both")
         self.wait_count("both", 5)
-
-    def points(self, bot):
-        return self.sink.one("SELECT coalesce(max(event_count), 0)::int FROM strategic_character_performance WHERE bot_name = %s", bot)
 
     def dora_differs(self):
         """A row of the rebuild may still be on its way, and mend what is done here."""
@@ -208,12 +208,16 @@ class BeginAnewTest(BothRoadsTest):
     def test_what_waits_in_the_inbox_is_given_to_the_new_state_once(self):
         self.insert("gina", 2)
         self.wait_count("gina", 2)
+        self.post({"type": "metric", "id": "p", "user_id": "", "bot_name": "sophia", "at": int(time.time() * 1e6),
+                   "measurement": "conversation_quality", "fields": {"engagement_score": 0.7}, "tags": {}})
+        wait_until("the point", lambda: self.points("sophia") == 1, alive=self.w)
         self.w.kill()
         wait_until("the slot to be released", lambda: not self.w.slot()["active"])
         self.db.run("SELECT pg_drop_replication_slot(%s)", self.name)
         # While the tables are read again, deliveries are taken, and wait. The process dies before they are counted.
         self.w.spawn(env={"WARMPATH_FAULT": "load_event:1:hang"})
         self.find_port()
+        self.assertIn("is gone with the old state", self.w.new_log())
         wait_until("the load to stand still", lambda: "hanging at load_event" in self.w.new_log(), alive=self.w)
         self.post(*(self.message(f"gina-{i}", "gina") for i in range(3)), key="waits")
         self.w.kill()
@@ -224,4 +228,3 @@ class BeginAnewTest(BothRoadsTest):
         self.post(self.message("gina-0", "gina"), self.message("gina-3", "gina"))
         self.insert("gina")
         self.wait_count("gina", 7)
-        self.w.verify()
