@@ -116,7 +116,8 @@ static enum status open_write(struct door *d, struct error *err)
                                    .inbox = d->inbox,
                                    .clock = d->cfg.clock,
                                    .stored = d->influx ? influx_pull_note : NULL,
-                                   .stored_ctx = d->influx};
+                                   .seen = d->influx ? influx_pull_seen : NULL,
+                                   .pull = d->influx};
     if (!config_influx_is_open(&c->influx))
         return STATUS_OK;
     enum status st = door_write_new(&wc, &d->write, err);

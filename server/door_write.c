@@ -189,7 +189,7 @@ static void on_committed(void *ctx, enum inbox_outcome outcome)
         return;
     }
     if (w->cfg.stored && d->marks.len)
-        w->cfg.stored(w->cfg.stored_ctx, (const struct seen_mark *)(const void *)d->marks.data,
+        w->cfg.stored(w->cfg.pull, (const struct seen_mark *)(const void *)d->marks.data,
                       d->marks.len / sizeof(struct seen_mark));
     answer_done(w, d->q, d->status);
 }
@@ -333,7 +333,10 @@ enum status door_write_new(const struct door_write_config *cfg, struct door_writ
     w->cfg.influx = NULL;
     snprintf(w->name, sizeof(w->name), "%s", cfg->influx->name);
     snprintf(w->where, sizeof(w->where), "influx:%s", w->name);
-    w->map = (struct influx_map){.where = str_from(w->where), .known = influx_known};
+    w->map = (struct influx_map){.where = str_from(w->where),
+                                 .known = influx_known,
+                                 .seen = cfg->seen,
+                                 .seen_ctx = cfg->pull};
     door_lock_init(&w->lock);
     enum status st = door_write_reload(w, cfg->influx, err);
     if (st)

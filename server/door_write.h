@@ -30,7 +30,9 @@ struct door_write_config {
     /* What a request has brought is stored: for influx_pull_note(). May be NULL. The inbox's
      * thread. */
     void (*stored)(void *ctx, const struct seen_mark *marks, size_t n);
-    void *stored_ctx;
+    /* influx_pull_seen(), or NULL. Any thread. */
+    bool (*seen)(void *ctx, const struct seen_mark *mark);
+    void *pull; /* ctx of both */
 };
 /* INVALID: a secret. */
 MUST_CHECK enum status door_write_new(const struct door_write_config *cfg, struct door_write **ret,

@@ -84,6 +84,11 @@ void influx_pull_note(void *ctx, const struct seen_mark *marks, size_t n)
         atomic_store(&p->unnoted, true);
 }
 
+bool influx_pull_seen(void *ctx, const struct seen_mark *mark)
+{
+    return seen_recently(((struct influx_pull *)ctx)->seen, mark);
+}
+
 static enum status keep_noted(struct influx_pull *p, struct error *err)
 {
     if (atomic_exchange(&p->unnoted, false))

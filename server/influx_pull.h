@@ -20,6 +20,7 @@
 #include "core/seen_mark.h"
 #include "core/status.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -44,3 +45,6 @@ CLEANUP_FREEP(struct influx_pull, influx_pull_free);
 
 /* These values came another way and are stored. ctx is the pull. Any thread; one short write. */
 void influx_pull_note(void *ctx, const struct seen_mark *marks, size_t n);
+/* Was this the value that came last, a moment ago and by whichever way? For struct influx_map: a
+ * push may come behind the reading that has brought its points. Any thread. */
+bool influx_pull_seen(void *ctx, const struct seen_mark *mark);

@@ -1,5 +1,6 @@
 #include "state/seen.h"
 
+#include "core/hash.h"
 #include "state/db.h"
 
 #include <assert.h>
@@ -15,6 +16,14 @@
 #define PATH_BYTES 1024
 #define KEEP_MARKS 4096 /* of the journal, in one transaction */
 
+/* Open addressing; id 0 = empty. */
+struct recent {
+    struct recent_mark {
+        uint64_t id, value;
+    } * slots;
+    uint32_t n, cap; /* cap: a power of two, or 0 */
+};
+
 struct seen {
     char path[PATH_BYTES];
     sqlite3 *db;
@@ -25,6 +34,7 @@ struct seen {
     pthread_mutex_t lock; /* guards what follows */
     int fd;
     off_t size;
+    struct recent recent[2]; /* the newer half and the older one */
 };
 
 void seen_close(struct seen *s)
@@ -37,6 +47,8 @@ void seen_close(struct seen *s)
     sqlite3_close(s->db);
     if (s->fd >= 0)
         (void)close(s->fd);
+    free(s->recent[0].slots);
+    free(s->recent[1].slots);
     pthread_mutex_destroy(&s->lock);
     free(s);
 }
@@ -96,6 +108,67 @@ static enum status open_notes(struct seen *s, struct error *err)
     return s->size >= 0 ? STATUS_OK : file_error(s->notes, "open", err);
 }
 
+/* ---- what was noted lately ---- */
+
+static struct recent_mark *recent_slot(const struct recent *r, uint64_t id)
+{
+    uint32_t i = (uint32_t)hash64_mix(id) & (r->cap - 1);
+    while (r->slots[i].id && r->slots[i].id != id)
+        i = (i + 1) & (r->cap - 1);
+    return &r->slots[i];
+}
+
+static bool recent_grow(struct recent *r)
+{
+    struct recent grown = {.n = r->n, .cap = r->cap ? 2 * r->cap : 1024};
+    grown.slots = calloc(grown.cap, sizeof(*grown.slots));
+    if (!grown.slots)
+        return false;
+    for (uint32_t i = 0; i < r->cap; i++)
+        if (r->slots[i].id)
+            *recent_slot(&grown, r->slots[i].id) = r->slots[i];
+    free(r->slots);
+    *r = grown;
+    return true;
+}
+
+/* Without memory it is not remembered here; the journal has it. */
+static void recent_put(struct seen *s, const struct seen_mark *mark)
+{
+    struct recent *r = &s->recent[0];
+    if (mark->id == 0 || (2 * r->n >= r->cap && !recent_grow(r)))
+        return;
+    struct recent_mark *slot = recent_slot(r, mark->id);
+    r->n += slot->id == 0;
+    *slot = (struct recent_mark){mark->id, mark->value};
+    if (r->n == SEEN_RECENT) {
+        free(s->recent[1].slots);
+        s->recent[1] = *r;
+        *r = (struct recent){0};
+    }
+}
+
+/* NULL: nothing is known of it. */
+static const struct recent_mark *recent_find(const struct seen *s, uint64_t id)
+{
+    for (size_t i = 0; i < 2; i++) {
+        const struct recent *r = &s->recent[i];
+        const struct recent_mark *slot = r->cap ? recent_slot(r, id) : NULL;
+        if (slot && slot->id)
+            return slot;
+    }
+    return NULL;
+}
+
+bool seen_recently(struct seen *s, const struct seen_mark *mark)
+{
+    pthread_mutex_lock(&s->lock);
+    const struct recent_mark *slot = recent_find(s, mark->id);
+    bool same = slot && slot->value == mark->value;
+    pthread_mutex_unlock(&s->lock);
+    return same;
+}
+
 bool seen_note(struct seen *s, const struct seen_mark *marks, size_t n)
 {
     const size_t bytes = n * sizeof(*marks);
@@ -105,6 +178,8 @@ bool seen_note(struct seen *s, const struct seen_mark *marks, size_t n)
         s->size += (off_t)bytes;
     else if (s->fd >= 0)
         (void)ftruncate(s->fd, s->size); /* a part of it would move all that follow */
+    for (size_t i = 0; i < n; i++)
+        recent_put(s, &marks[i]);
     pthread_mutex_unlock(&s->lock);
     return ok;
 }
@@ -197,6 +272,14 @@ enum status seen_open(const char *path, struct seen **ret, bool *ret_lost, struc
 
 enum status seen_has(struct seen *s, const struct seen_mark *mark, bool *ret, struct error *err)
 {
+    pthread_mutex_lock(&s->lock);
+    const struct recent_mark *slot = recent_find(s, mark->id);
+    bool known = slot != NULL, same = slot && slot->value == mark->value;
+    pthread_mutex_unlock(&s->lock);
+    if (known) {
+        *ret = same; /* newer than what the file says */
+        return STATUS_OK;
+    }
     db_bind_u64(s->find, 1, mark->id);
     int rc = sqlite3_step(s->find);
     enum status st = STATUS_OK;

@@ -16,6 +16,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+/* Kept in memory in two halves, the older of which goes as a whole: at least so many, 16 bytes each
+ * in a table that is half empty. */
+#define SEEN_RECENT (1u << 17)
+
 struct seen;
 
 /* Opens or creates it. A file that cannot be read is replaced by an empty one, and *ret_lost set.
@@ -31,9 +35,12 @@ MUST_CHECK enum status seen_has(struct seen *s, const struct seen_mark *mark, bo
 /* All of them in one transaction, a later one in place of an earlier one. IO. */
 MUST_CHECK enum status seen_add(struct seen *s, const struct seen_mark *marks, size_t n,
                                 struct error *err);
-/* Any thread: one write to the journal, nothing that waits for a disk. seen_has() knows them after
- * the next seen_keep(), or in the next process. False: the journal could not be written. */
+/* Any thread: one write to the journal, nothing that waits for a disk. Known at once, as long as
+ * they are among the newest SEEN_RECENT, and for good after the next seen_keep(), or in the next
+ * process. False: the journal could not be written. */
 bool seen_note(struct seen *s, const struct seen_mark *marks, size_t n);
+/* As seen_has(), but only of what was noted lately. Any thread; does not wait for a disk. */
+bool seen_recently(struct seen *s, const struct seen_mark *mark);
 /* What was noted is as if it were added. On failure it is kept for the next time. IO, NOMEM. */
 MUST_CHECK enum status seen_keep(struct seen *s, struct error *err);
 /* What is older goes; reads the whole file. IO. */

@@ -113,7 +113,7 @@ static void test_notes_are_known_once_they_are_kept_or_to_the_next_process(void 
     snprintf(old, sizeof(old), "%s-notes-old", path);
     struct seen *s = open_it(false);
     assert_true(seen_note(s, (struct seen_mark[]){{1, 1, 1}, {2, 2, 2}}, 2));
-    assert_false(has(s, 1, 1));
+    assert_true(has(s, 1, 1));
     assert_int_equal(seen_keep(s, NULL), STATUS_OK);
     assert_true(has(s, 1, 1));
     assert_true(has(s, 2, 2));
@@ -135,6 +135,27 @@ static void test_notes_are_known_once_they_are_kept_or_to_the_next_process(void 
     seen_close(s);
 }
 
+static void test_the_newest_notes_are_known_at_once_and_the_others_from_the_file(void **state)
+{
+    (void)state;
+    struct seen *s = open_it(false);
+    for (uint64_t i = 1; i <= 3 * SEEN_RECENT; i++)
+        assert_true(seen_note(s, &(struct seen_mark){i, i, (int64_t)i}, 1));
+    const uint64_t newest = 3 * SEEN_RECENT;
+    assert_true(seen_recently(s, &(struct seen_mark){newest, newest, 0}));
+    assert_true(seen_recently(s, &(struct seen_mark){2 * SEEN_RECENT + 1, 2 * SEEN_RECENT + 1, 0}));
+    assert_false(seen_recently(s, &(struct seen_mark){1, 1, 0}));
+    assert_false(has(s, 1, 1));
+    assert_int_equal(seen_keep(s, NULL), STATUS_OK);
+    assert_true(has(s, 1, 1));
+    /* The last value is what counts, wherever it is. */
+    assert_true(seen_note(s, &(struct seen_mark){newest, 7, 0}, 1));
+    assert_false(has(s, newest, newest));
+    assert_true(has(s, newest, 7));
+    assert_false(seen_recently(s, &(struct seen_mark){newest, newest, 0}));
+    seen_close(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -143,6 +164,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_what_is_old_is_forgotten, setup, teardown),
         cmocka_unit_test_setup_teardown(
             test_notes_are_known_once_they_are_kept_or_to_the_next_process, setup, teardown),
+        cmocka_unit_test_setup_teardown(
+            test_the_newest_notes_are_known_at_once_and_the_others_from_the_file, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_file_that_cannot_be_read_is_replaced, setup,
                                         teardown),
     };
