@@ -89,8 +89,9 @@ enum status qdrant_page_read(struct str body, struct qdrant_page *ret, struct er
     json_t *root = json_loadb(text.data ? text.data : "", text.len, JSON_ALLOW_NUL, &why);
     buf_deinit(&text);
     if (!root)
-        return error_set(err, STATUS_PROTOCOL, "the answer is not JSON: %s (byte %d)", why.text,
-                         why.position);
+        /* What jansson says of it may quote a memory. */
+        return error_set(err, STATUS_PROTOCOL, "the answer is not JSON (line %d, byte %d)",
+                         why.line, why.position);
     const json_t *points = value_json_path(root, "result.points");
     const json_t *next = value_json_path(root, "result.next_page_offset");
     struct qdrant_page page = {.root = root, .points = points, .n = json_array_size(points)};

@@ -258,6 +258,24 @@ class TroubleTest(QdrantTest):
         self.assertEqual(len(letters), 1, letters)
         self.assertIn("user_id", letters[0]["reason"])
 
+    def test_an_answer_that_is_none_is_said_without_what_it_holds(self):
+        self.message(1, "ivy", content="nobody else's business")
+        self.server.faults = [("garbage",)]
+        self.configure()
+        self.w.start()
+        self.wait_log("the answer is not JSON", "level=error")
+        self.assertEqual(self.w.stop(), 0)
+        # To another machine, and not encrypted; nobody is there either.
+        self.configure(url="http://qdrant.invalid:6333", api_key=KEY)
+        self.w.start()
+        self.wait_log("the connection is not encrypted", "the key")
+        self.wait_log("could not read the collection", "qdrant.invalid")
+        self.assertEqual(self.w.stop(), 0)
+        with open(self.w.log) as f:
+            log = f.read()
+        for private in (KEY, "proxy", "business"):
+            self.assertNotIn(private, log)
+
     def test_a_wrong_key_is_said_and_never_shown(self):
         self.server.api_key = "another-key"
         self.message(1, "gus")
