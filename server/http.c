@@ -329,8 +329,9 @@ void http_stop(struct http_server *s, int64_t grace_us)
 {
     if (!s)
         return;
-    if (s->daemon)
-        (void)MHD_quiesce_daemon(s->daemon);
+    /* From then on the socket is ours to close; if that is not to be had, the library closes it. */
+    if (s->daemon && MHD_quiesce_daemon(s->daemon) == MHD_INVALID_SOCKET)
+        s->listener.fd = -1;
     pthread_mutex_lock(&s->lock);
     s->stopping = true;
     wait_until_idle(s, grace_us);

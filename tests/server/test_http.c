@@ -583,6 +583,15 @@ static void test_bodies_of_all_requests_together_are_bounded(void **state)
     say(fd, b.data);
     struct http_request *q = take_held(&w);
     assert_answer(ask(w.server, b.data), 503, "\r\nRetry-After: 1\r\n");
+    /* One that does not say how long it is. */
+    struct buf chunked;
+    buf_init(&chunked, 1u << 20);
+    assert_int_equal(0, buf_printf(&chunked,
+                                   "POST /hold HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: "
+                                   "chunked\r\n\r\n190\r\n%0400d\r\n0\r\n\r\n",
+                                   7));
+    assert_answer(ask(w.server, chunked.data), 503, "\r\nRetry-After: 1\r\n");
+    buf_deinit(&chunked);
     http_answer_status(q, 204);
     char out[4096];
     hear_answer(fd, out, sizeof(out));
