@@ -234,7 +234,7 @@ class IdleTest(DoorTest):
             for _ in range(10):
                 self.assert_serves()
             grown = (self.w.rss_kib() - before) / self.COUNT
-            self.assertLess(grown, 32, f"{grown:.1f} KiB per connection")
+            self.assertLess(grown, 16, f"{grown:.1f} KiB per connection")
             # One address may not have more than its share: the default of 256.
             more = [self.connect("127.0.1.1") for _ in range(60)]
             more[-1].settimeout(SECONDS)
