@@ -149,8 +149,9 @@ static enum status walk(struct walk *w, struct str json)
 {
     json_error_t why;
     json_t *doc = json_loadb(json.ptr ? json.ptr : "", json.len, JSON_ALLOW_NUL, &why);
-    if (!doc)
-        return odd(w, why.text);
+    if (!doc) /* its text quotes the answer, and rows are nothing for a log */
+        return error_set(w->err, STATUS_PROTOCOL,
+                         "not an answer of InfluxDB: it is no JSON at byte %d", why.position);
     enum status st = read_document(w, doc);
     json_decref(doc);
     return st;
