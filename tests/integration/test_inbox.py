@@ -138,7 +138,7 @@ class InboxTest(BothRoadsTest):
         self.wait_count("carol", 5)
         self.wait_count("dora", 2)
         wait_until("the points of the bot", lambda: self.points("sophia") == 7, alive=self.w)
-        found = self.w.verify()
+        found = self.w.verify(60)
         self.assertGreater(found["inexact_inbox"], 0)
         self.assertEqual(found["inexact"], found["inexact_inbox"])
         self.assertIn("which the tables do not have", self.w.must("verify", "--all"))
