@@ -193,8 +193,10 @@ static enum status connect_error(const struct pg_options *o, const PGconn *conn,
     char sqlstate[6] = "";
     pg_error_line(PQerrorMessage(conn), line, sizeof(line));
     take_sqlstate(line, sqlstate);
-    const char *hint = o->mode == PG_PLAIN ? "" : pg_source_hint(sqlstate);
-    bool final = o->mode != PG_PLAIN && pg_status_of(sqlstate) != STATUS_IO;
+    /* Of a connection it does not speak of a slot: the database takes none for now. */
+    bool closed = strcmp(sqlstate, "55000") == 0;
+    const char *hint = o->mode == PG_PLAIN || closed ? "" : pg_source_hint(sqlstate);
+    bool final = o->mode != PG_PLAIN && !closed && pg_status_of(sqlstate) != STATUS_IO;
     return error_set(err, final ? STATUS_REFUSED : STATUS_IO,
                      "could not connect to PostgreSQL: %s%s%s%s%s%s", line, *hint ? "; " : "", hint,
                      *sqlstate ? " (" : "", sqlstate, *sqlstate ? ")" : "");

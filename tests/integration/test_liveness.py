@@ -7,7 +7,7 @@ import time
 import harness
 from chaos_proxy import ChaosProxy
 from cluster import Cluster
-from harness import CONFIG, Load, PipelineTest, lsn, wait_until
+from harness import CONFIG, Load, PipelineTest, connect, lsn, wait_until
 
 SILENT_CONFIG = CONFIG.replace("  create: true\n", "  create: true\n  silence: 400ms\n")
 
@@ -294,6 +294,22 @@ class ImpatientServerTest(PipelineTest):
                 wait_until("a new session", self.session, alive=self.w)
                 self.w.check_slot_behind_state()
             self.assert_exact()
+        self.assertEqual(0, self.w.stop())
+
+    def test_a_database_that_takes_no_connections_is_waited_for(self):
+        self.w.start()
+        admin = connect("postgres")
+        try:
+            with admin.cursor() as cur:
+                cur.execute(f"ALTER DATABASE {self.db.name} ALLOW_CONNECTIONS false")
+                self.db.run("SELECT pg_terminate_backend(%s)", self.session())
+                self.wait_for_log("55000")
+                cur.execute(f"ALTER DATABASE {self.db.name} ALLOW_CONNECTIONS true")
+        finally:
+            admin.close()
+        wait_until("a new session", self.session, alive=self.w)
+        Load(self.db, seed=186).run(20)
+        self.assert_exact()
         self.assertEqual(0, self.w.stop())
 
     def test_no_free_sender_is_waited_for(self):
