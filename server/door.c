@@ -290,15 +290,19 @@ enum status door_health(struct door *d, struct error *err)
 
 void door_reload(struct door *d, const struct config *cfg)
 {
-    struct error err;
-    if (d && d->public_server && http_reload_tls(d->public_server, &err))
-        log_write(LOG_ERROR, "http", "could not read the certificate again error=\"%s\"", err.text);
-    if (d && d->webhooks && door_webhook_reload(d->webhooks, cfg->webhooks, cfg->n_webhooks, &err))
+    struct error tls = {0}, webhooks = {0}, influx = {0};
+    if (!d || !d->public_server)
+        return;
+    if (http_reload_tls(d->public_server, &tls))
+        log_write(LOG_ERROR, "http", "could not read the certificate again error=\"%s\"", tls.text);
+    if (d->webhooks && door_webhook_reload(d->webhooks, cfg->webhooks, cfg->n_webhooks, &webhooks))
         log_write(LOG_ERROR, "http", "could not take the secrets of the webhooks error=\"%s\"",
-                  err.text);
-    if (d && d->write && door_write_reload(d->write, &cfg->influx, &err))
+                  webhooks.text);
+    if (d->write && door_write_reload(d->write, &cfg->influx, &influx))
         log_write(LOG_ERROR, "http", "could not change the secrets of influx error=\"%s\"",
-                  err.text);
+                  influx.text);
+    if (!tls.code && !webhooks.code && !influx.code)
+        log_write(LOG_INFO, "http", "secrets and certificates are those of the configuration now");
 }
 
 struct inbox *door_inbox(struct door *d)

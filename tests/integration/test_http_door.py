@@ -315,13 +315,13 @@ class TlsTest(DoorTest):
         self.assertEqual("first", self.name_served())
         with self.dial() as held:
             self.use("second")
-            self.reload("read the configuration again")
+            self.reload("are those of the configuration now")
             wait_until("the other certificate", lambda: self.name_served() == "second", alive=self.w)
             # Who was connected before still is.
             held.sendall(PING)
             self.assertEqual([204], statuses(self.hear(held, b"\r\n\r\n")))
         self.use("first", "second")
-        self.reload("certificate")
+        self.reload("could not read the certificate")
         self.assertEqual("second", self.name_served())
         # Not a word without TLS.
         with self.connect() as sock:

@@ -172,10 +172,13 @@ class AuthTest(PipelineTest):
         return 0.0
 
     def reload(self):
-        before = self.w.new_log().count('msg="read the configuration again') + self.w.new_log().count("the configuration cannot be used")
+        def ended():
+            log = self.w.new_log()
+            return log.count("secrets and certificates are those of the configuration now") + log.count("the configuration cannot be used")
+
+        before = ended()
         self.w.process.send_signal(signal.SIGHUP)
-        wait_until("the configuration to be read", lambda: self.w.new_log().count('msg="read the configuration again') +
-                   self.w.new_log().count("the configuration cannot be used") > before, 60, alive=self.w)
+        wait_until("the configuration to be taken", lambda: ended() > before, 60, alive=self.w)
 
 
 class SignatureTest(AuthTest):
