@@ -212,11 +212,11 @@ static enum status take_identity(struct mapping *m)
 
 static struct str nanoseconds_of(struct mapping *m)
 {
-    int64_t rest = m->p->time_ns - m->event.at_us * 1000;
+    int64_t rest = m->p->time_ns % 1000;
     char *text = event_arena_alloc(m->batch->arena, 4);
     if (!text)
         return STR_NULL;
-    int len = snprintf(text, 4, "%u", (unsigned)rest % 1000);
+    int len = snprintf(text, 4, "%u", (unsigned)(rest < 0 ? rest + 1000 : rest) % 1000);
     return (struct str){text, (size_t)len};
 }
 

@@ -327,6 +327,27 @@ static void test_of_a_point_all_or_nothing_is_taken(void **state)
     buf_deinit(&b);
 }
 
+static void test_the_first_and_the_last_time_there_are_are_times(void **state)
+{
+    (void)state;
+    take("conversation_quality,bot=a v=1 -9223372036854775806\n"
+         "conversation_quality,bot=a v=1 -1\n"
+         "conversation_quality,bot=a v=1 9223372036854775806\n");
+    static const struct {
+        int64_t at_us;
+        const char *ns;
+    } want[] = {
+        {-INT64_C(9223372036854776), "194"}, {-1, "999"}, {INT64_C(9223372036854775), "806"}};
+    assert_int_equal(batch.n_events, 3);
+    for (size_t i = 0; i < 3; i++) {
+        const struct event_metric *m = &events[i].u.metric;
+        assert_true(events[i].at_us == want[i].at_us);
+        assert_int_equal(m->n_tags, 1);
+        assert_text(m->tags[0].key, "_ns");
+        assert_text(m->tags[0].value, want[i].ns);
+    }
+}
+
 static void test_a_full_batch_says_so(void **state)
 {
     (void)state;
@@ -347,6 +368,7 @@ int main(void)
         cmocka_unit_test(test_a_name_with_escapes_is_known_by_what_it_means),
         cmocka_unit_test(test_the_same_point_has_the_same_id_and_any_other_has_another),
         cmocka_unit_test(test_points_within_one_microsecond_stay_apart),
+        cmocka_unit_test(test_the_first_and_the_last_time_there_are_are_times),
         cmocka_unit_test(test_a_memory_access_is_one),
         cmocka_unit_test(test_outreach_is_what_its_fields_say),
         cmocka_unit_test(test_what_nobody_knows_is_counted_and_ignored),
