@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -138,28 +139,47 @@ static struct partition_config config(uint32_t worker, struct store *store)
         }                                                 \
     } while (0)
 
+/* Wakers come from threads that outlive the feed. */
+static pthread_mutex_t feed_lock = PTHREAD_MUTEX_INITIALIZER;
+
 struct life {
     struct store *stores[LIMIT_WORKERS];
     struct link *links[LIMIT_WORKERS];
     struct worker *workers[LIMIT_WORKERS];
     struct router *router;
     struct inbox *inbox;
-    struct inbox_feed *_Atomic feed;
+    struct inbox_feed *feed; /* under feed_lock */
     atomic_bool begin;
     atomic_int unanswered;
 };
 
+static struct inbox_feed *exchange_feed(struct life *l, struct inbox_feed *feed)
+{
+    pthread_mutex_lock(&feed_lock);
+    struct inbox_feed *before = l->feed;
+    l->feed = feed;
+    pthread_mutex_unlock(&feed_lock);
+    return before;
+}
+
+static void wake_feed(struct life *l)
+{
+    pthread_mutex_lock(&feed_lock);
+    inbox_feed_wake(l->feed);
+    pthread_mutex_unlock(&feed_lock);
+}
+
 static void stored(void *ctx, uint64_t id)
 {
     (void)id;
-    inbox_feed_wake(atomic_load(&((struct life *)ctx)->feed));
+    wake_feed(ctx);
 }
 
 static void acked(void *ctx, uint32_t worker)
 {
     struct life *l = ctx;
     router_expect(l->router, worker);
-    inbox_feed_wake(atomic_load(&l->feed));
+    wake_feed(l);
 }
 
 static void nap(void)
@@ -222,19 +242,19 @@ static void open_life(const char *dir, struct life *l)
     struct inbox_feed_config fc = {l->inbox, l->router, &l->begin, &clock_real};
     struct inbox_feed *feed = NULL;
     MUST(inbox_feed_start(&fc, &feed, &err));
-    atomic_store(&l->feed, feed);
+    exchange_feed(l, feed);
 }
 
 static void begin(struct life *l)
 {
     MUST(router_handshake(l->router, 30 * US_PER_SECOND, &err));
     atomic_store(&l->begin, true);
-    inbox_feed_wake(atomic_load(&l->feed));
+    wake_feed(l);
 }
 
 static void close_life(struct life *l)
 {
-    inbox_feed_stop(atomic_exchange(&l->feed, NULL));
+    inbox_feed_stop(exchange_feed(l, NULL));
     for (uint32_t i = 0; i < n_workers; i++)
         worker_halt(l->workers[i]);
     for (uint32_t i = 0; i < n_workers; i++)
@@ -778,7 +798,7 @@ static void live_with_a_gap(const char *dir)
     struct inbox_feed *feed = NULL;
     atomic_store(&l->begin, true);
     MUST(inbox_feed_start(&fc, &feed, &err));
-    atomic_store(&l->feed, feed);
+    exchange_feed(l, feed);
     struct sender s = {.n = 0};
     buf_init(&s.events, 1 << 20);
     buf_init(&s.scratch, 1 << 20);
@@ -795,7 +815,7 @@ static void live_with_a_gap(const char *dir)
     }
     if (lost[0] != 2 || inbox_view(l->inbox).trimmed != 1)
         _exit(3);
-    inbox_feed_stop(atomic_exchange(&l->feed, NULL));
+    inbox_feed_stop(exchange_feed(l, NULL));
     inbox_close(l->inbox);
     rig_teardown(&rig);
     buf_deinit(&s.events);
