@@ -302,12 +302,11 @@ static void commit(struct inbox *b, struct inbox_item *items)
         fail(b, &err);
     }
     atomic_store(&b->full, st && again);
+    if (!st) /* first: who is answered may look */
+        publish(b);
     answer(b, items, !st);
     b->ended_us = mono_us();
-    if (st)
-        return;
-    publish(b);
-    if (inbox_file_checkpoint(&b->file, &err))
+    if (!st && inbox_file_checkpoint(&b->file, &err))
         fail(b, &err);
 }
 
