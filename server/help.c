@@ -4,8 +4,9 @@
 
 static const char purpose[] =
     "Warmpath keeps a chat platform's strategic cache in PostgreSQL fresh: it reads every\n"
-    "committed message from a replication slot and refreshes the cache rows within milliseconds.\n"
-    "Every change is counted exactly once, across any crash.\n";
+    "committed message from a replication slot, takes what comes by webhooks, line protocol and\n"
+    "Qdrant, and refreshes the cache rows within milliseconds. Every change is counted exactly\n"
+    "once, across any crash.\n";
 
 static void print_options(const struct cli_option *options, FILE *out)
 {
