@@ -215,11 +215,13 @@ static void test_other_tables_and_ignored_values_are_ignored(void **state)
 {
     (void)state;
     messages_table("inserted_at");
+    static const char by_system[] =
+        "{\"type\":\"INSERT\",\"table\":\"messages\",\"schema\":\"public\","
+        "\"record\":{\"author\":\"system\"}}";
     static const char *const bodies[] = {
         "{\"type\":\"INSERT\",\"table\":\"plans\",\"schema\":\"public\",\"record\":{\"id\":1}}",
         "{\"type\":\"INSERT\",\"table\":\"messages\",\"schema\":\"other\",\"record\":{\"id\":1}}",
-        "{\"type\":\"INSERT\",\"table\":\"messages\",\"schema\":\"public\",\"record\":{\"author\":"
-        "\"system\"}}",
+        by_system,
         "[]",
     };
     for (size_t i = 0; i < 4; i++) {
