@@ -30,12 +30,15 @@ enum status db_error(sqlite3 *db, const char *path, const char *what, struct err
         st = STATUS_CORRUPT;
     char text[128];
     const char *system = db ? system_error(db, code, text, sizeof(text)) : "";
+    const char *hint = "";
+    if (db && db_is_full(db))
+        hint = "; make room there (disk, quota, limit on file sizes) and start again: nothing is "
+               "lost, the source keeps what follows";
+    else if (code == SQLITE_BUSY)
+        hint = "; another process has it open and does not let go: one that is paused or hangs "
+               "(`fuser` names it), end it and start again";
     return error_set(err, st, "could not %s \"%s\": %s%s%s%s", what, path,
-                     db ? sqlite3_errmsg(db) : "out of memory", *system ? ": " : "", system,
-                     db && db_is_full(db)
-                         ? "; make room there (disk, quota, limit on file sizes) and start again: "
-                           "nothing is lost, the source keeps what follows"
-                         : "");
+                     db ? sqlite3_errmsg(db) : "out of memory", *system ? ": " : "", system, hint);
 }
 
 enum status db_exec(sqlite3 *db, const char *path, const char *sql, const char *what,

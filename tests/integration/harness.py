@@ -2,6 +2,7 @@
 
 Nothing sleeps for a fixed time: wait_until() asks until it is true or the deadline has passed, and says what it waited for.
 """
+import contextlib
 import glob
 import json
 import os
@@ -272,6 +273,23 @@ class Warmpath:
         """SIGTERM; returns the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.wait(seconds)
+
+    def pause(self):
+        """SIGSTOP, at a moment when none of its files is locked: what is frozen inside a commit keeps them from a successor."""
+        def frozen_at_rest():
+            self.process.send_signal(signal.SIGSTOP)
+            wait_until("every thread to stop", lambda: all(
+                open(task).read().rsplit(")", 1)[1].split()[0] == "T" for task in glob.glob(f"/proc/{self.process.pid}/task/*/stat")))
+            for path in glob.glob(f"{self.state}/**/*.db", recursive=True):
+                try:
+                    with contextlib.closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as db:
+                        db.execute("BEGIN IMMEDIATE")
+                        db.execute("ROLLBACK")
+                except sqlite3.OperationalError:
+                    self.process.send_signal(signal.SIGCONT)
+                    return False
+            return True
+        wait_until("a pause between two commits", frozen_at_rest)
 
     def kill(self):
         self.process.kill()

@@ -45,7 +45,7 @@ class PausedInstanceTest(PipelineTest):
         Load(self.db, seed=5).run(100)
         self.w.wait_covered()
         epoch = self.db.one("SELECT epoch FROM strategic_epoch WHERE pipeline = %s", self.name)
-        first.send_signal(signal.SIGSTOP)
+        self.w.pause()
         Load(self.db, seed=6).run(100)
         wait_until("the lease to run out", lambda: self.db.one(
             "SELECT until < clock_timestamp() FROM strategic_lease WHERE pipeline = %s", self.name), LEASE_SECONDS + 10)
