@@ -1,0 +1,2 @@
+-- erasure
+DO $$ BEGIN END $$;

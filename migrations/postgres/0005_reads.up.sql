@@ -1,0 +1,2 @@
+-- reads
+DO $$ BEGIN END $$;

@@ -1,0 +1,2 @@
+-- lifecycle
+DO $$ BEGIN END $$;
