@@ -27,6 +27,8 @@ struct worker {
     struct buf head;
     struct buf body;
     pthread_t thread;
+    bool greeted;
+    bool flushed; /* draining: what was dirty is made due */
     atomic_bool draining;
     atomic_bool drained;
     atomic_bool stop;
@@ -322,8 +324,12 @@ static enum status apply_frame(struct worker *w, struct str bytes, int64_t now_u
     return error_set(err, STATUS_PROTOCOL, "a worker was sent a frame of kind %d", h.kind);
 }
 
-static enum status loop_once(struct worker *w, bool *flushed, struct error *err)
+enum status worker_step(struct worker *w, struct error *err)
 {
+    if (!w->greeted) {
+        w->greeted = true;
+        return send_positions(w, FRAME_HELLO, err);
+    }
     struct str bytes;
     enum status st = link_receive(w->link, wait_ms(w), &bytes, err);
     bool idle = st == STATUS_AGAIN;
@@ -331,8 +337,8 @@ static enum status loop_once(struct worker *w, bool *flushed, struct error *err)
         st = apply_frame(w, bytes, clock_wall_us(w->cfg.clock), err);
     if (st && !idle)
         return st;
-    if (idle && atomic_load(&w->draining) && !*flushed) {
-        *flushed = true;
+    if (idle && atomic_load(&w->draining) && !w->flushed) {
+        w->flushed = true;
         st = partition_flush_all(w->partition, clock_wall_us(w->cfg.clock), err);
         if (st)
             return st;
@@ -356,10 +362,9 @@ static void *run(void *arg)
 {
     struct worker *w = arg;
     struct error err = {0};
-    enum status st = send_positions(w, FRAME_HELLO, &err);
-    bool flushed = false;
+    enum status st = STATUS_OK;
     while (!st && !atomic_load(&w->stop))
-        st = loop_once(w, &flushed, &err);
+        st = worker_step(w, &err);
     if (!st)
         st = partition_fold_all(w->partition, clock_wall_us(w->cfg.clock), &err);
     pthread_mutex_lock(&w->lock);
@@ -373,7 +378,7 @@ static void *run(void *arg)
 
 /* ---- life ---- */
 
-static void worker_free(struct worker *w)
+void worker_free(struct worker *w)
 {
     if (!w)
         return;
@@ -385,9 +390,8 @@ static void worker_free(struct worker *w)
     pthread_mutex_destroy(&w->lock);
     free(w);
 }
-CLEANUP_FREEP(struct worker, worker_free);
 
-enum status worker_start(const struct worker_config *cfg, struct worker **ret, struct error *err)
+enum status worker_new(const struct worker_config *cfg, struct worker **ret, struct error *err)
 {
     CLEANUP(worker_freep) struct worker *w = calloc(1, sizeof(*w));
     if (!w)
@@ -407,6 +411,16 @@ enum status worker_start(const struct worker_config *cfg, struct worker **ret, s
         return st;
     w->view = partition_view(w->partition);
     take_figures(w);
+    *ret = TAKE(w);
+    return STATUS_OK;
+}
+
+enum status worker_start(const struct worker_config *cfg, struct worker **ret, struct error *err)
+{
+    CLEANUP(worker_freep) struct worker *w = NULL;
+    enum status st = worker_new(cfg, &w, err);
+    if (st)
+        return st;
     int rc = pthread_create(&w->thread, NULL, run, w);
     if (rc)
         return error_set(err, STATUS_NOMEM, "could not start a worker thread (error %d)", rc);

@@ -25,6 +25,14 @@ struct worker_config {
 /* Recovers the state, dials, says HELLO, runs. */
 MUST_CHECK enum status worker_start(const struct worker_config *cfg, struct worker **ret,
                                     struct error *err);
+/* The same without a thread, for who gives it its time, as a simulator does: worker_step() waits
+ * for a frame (the first one says HELLO), applies it, fires what is due and commits if that is due.
+ * worker_free() commits nothing: what a crash leaves. NULL is a no-op. */
+MUST_CHECK enum status worker_new(const struct worker_config *cfg, struct worker **ret,
+                                  struct error *err);
+MUST_CHECK enum status worker_step(struct worker *w, struct error *err);
+void worker_free(struct worker *w);
+CLEANUP_FREEP(struct worker, worker_free);
 /* Asks for the graceful end: apply what has arrived, make every dirty row due, commit, fold. */
 void worker_drain(struct worker *w);
 /* Asks the thread to end, which it sees within its wait for a frame: before worker_stop() of
