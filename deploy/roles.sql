@@ -9,7 +9,8 @@
 --                lists with commas, quoted as in SQL). With `publication`, that is made for these tables when it is missing;
 --                who runs this must own them. Then say source.create: true (the slot) or make the slot as well.
 --   sink_role    writes the cache: sink.conninfo. `cache_schema` (default public) is where `warmpath migrate up` made it.
---   reader_role  reads the cache: the application.
+--   reader_role  reads the cache: the application. With `reader_timeout` (20ms, say), none of its statements takes longer: for a
+--                role that does nothing else.
 -- Roles are made without a password: \password warmpath_source, or a certificate, or peer. doctor names what is missing.
 -- Tables with row-level security also need ALTER ROLE ... BYPASSRLS for the source role: a part of the rows would not do.
 
@@ -73,6 +74,11 @@ BEGIN;
     GRANT EXECUTE ON FUNCTION :"cache_schema".strategic_bundle(text, text, int),
         :"cache_schema".strategic_freshness(timestamptz, timestamptz, timestamptz, timestamptz, timestamptz, timestamptz, timestamptz)
         TO :"reader_role";
+    SELECT format('GRANT EXECUTE ON FUNCTION %I.strategic_bundle_lite(text, text, int) TO %I', :'cache_schema', :'reader_role')
+    WHERE to_regprocedure(format('%I.strategic_bundle_lite(text, text, int)', :'cache_schema')) IS NOT NULL \gexec
+    \if :{?reader_timeout}
+        ALTER ROLE :"reader_role" SET statement_timeout = :'reader_timeout';
+    \endif
 \endif
 
 COMMIT;

@@ -1,2 +1,1 @@
--- reads
-DO $$ BEGIN END $$;
+DROP FUNCTION strategic_bundle_lite(TEXT, TEXT, INT);

@@ -114,6 +114,8 @@ class RolesTest(PipelineTest):
             freshness, count = cur.fetchone()
             self.assertEqual("fresh", freshness)
             self.assertGreater(count, 0)
+            cur.execute("SELECT cp_f FROM strategic_bundle_lite(%s, %s)", (user, bot))
+            self.assertIn(cur.fetchone()[0], ("fresh", "current"))
         finally:
             conn.close()
         self.assertEqual(0, self.w.stop())
