@@ -190,6 +190,20 @@ static void note_committed(struct sink *s, struct sink_node *const *nodes, size_
     pthread_mutex_unlock(&s->lock);
 }
 
+/* After COMMIT. On failure no result may leave: what is not announced is not done. */
+static enum status announce(struct sink *s, struct sink_node **nodes, size_t n, struct error *err)
+{
+    const struct sink_writer *w = &s->writer;
+    if (!s->cfg.committed || w->n_announcements == 0)
+        return STATUS_OK;
+    if (!s->cfg.committed(s->cfg.committed_ctx, w->announcements, w->n_announcements, err))
+        return STATUS_OK;
+    for (size_t i = 0; i < n; i++)
+        nodes[i]->done = false;
+    struct error cause = *err;
+    return error_set(err, STATUS_REFUSED, "%s", cause.text);
+}
+
 static void fail_nodes(struct sink_node **nodes, size_t n, const struct error *why)
 {
     for (size_t i = 0; i < n; i++) {
@@ -219,7 +233,7 @@ static enum status write_nodes(struct sink *s, struct sink_node **nodes, size_t 
             metric_observe(METRIC_CACHE_WRITE_DURATION, NULL, NULL,
                            clock_mono_us(s->cfg.clock) - began_us);
         note_committed(s, nodes, n, &counts);
-        return STATUS_OK;
+        return announce(s, nodes, n, err);
     }
     if (st != STATUS_INVALID || n == 0)
         return st;

@@ -18,6 +18,7 @@
 #include "core/lsn.h"
 #include "core/row.h"
 #include "core/status.h"
+#include "state/announcement.h"
 
 struct sink;
 
@@ -64,6 +65,12 @@ struct sink_config {
     /* Called from the sink's thread when results for a worker have arrived; may be NULL. */
     void (*wake)(void *ctx, uint32_t worker);
     void *wake_ctx;
+    /* Called from the sink's thread with what a transaction has announced, after its COMMIT and
+     * before any worker hears of its results: so whatever a crash cuts off here is computed and
+     * announced again. A failure stops the sink. May be NULL. */
+    enum status (*committed)(void *ctx, const struct announcement *list, size_t n,
+                             struct error *err);
+    void *committed_ctx;
 };
 
 MUST_CHECK enum status sink_start(const struct sink_config *cfg, struct sink **ret,

@@ -1,7 +1,6 @@
 #include "state/sink_writer.h"
 
 #include "core/clock.h"
-#include "core/jsonw.h"
 #include "state/fault.h"
 
 #include <assert.h>
@@ -17,6 +16,8 @@
 #define LOCK_TIMEOUT_US      (5 * US_PER_SECOND)
 #define STATEMENT_TIMEOUT_US (30 * US_PER_SECOND)
 #define ARRAY_BYTES_MAX      (128u << 20)
+/* A payload and the names of its tables, for every row of a transaction. */
+#define ANNOUNCED_BYTES_MAX ((size_t)LIMIT_SINK_BATCH_ROWS * (LIMIT_NOTIFY_BYTES + 1024))
 
 /* Which statement of the pipeline a result belongs to: decides what its failure means. */
 enum step_kind { STEP_PLAIN, STEP_UPSERT, STEP_REMOVE, STEP_TOUCH, STEP_ACTIVITY, STEP_NOTIFY };
@@ -47,7 +48,7 @@ void sink_writer_init(struct sink_writer *w, const struct sink_config *cfg, int 
     w->wait = (struct pg_wait){.clock = &clock_real, .wake_fd = cancel_fd, .wake_stops = true};
     for (size_t i = 0; i < SINK_PARAMS_MAX; i++)
         pg_array_init(&w->arrays[i], ARRAY_BYTES_MAX);
-    buf_init(&w->scratch, LIMIT_NOTIFY_BYTES);
+    buf_init(&w->text, ANNOUNCED_BYTES_MAX);
 }
 
 void sink_writer_deinit(struct sink_writer *w)
@@ -55,7 +56,7 @@ void sink_writer_deinit(struct sink_writer *w)
     sink_writer_disconnect(w);
     for (size_t i = 0; i < SINK_PARAMS_MAX; i++)
         pg_array_deinit(&w->arrays[i]);
-    buf_deinit(&w->scratch);
+    buf_deinit(&w->text);
 }
 
 void sink_writer_disconnect(struct sink_writer *w)
@@ -267,61 +268,88 @@ static int by_owner(const void *x, const void *y)
     return order ? order : (int)a->table - (int)b->table;
 }
 
-/* One payload for the items of one owner, which are in table order. */
-static enum status write_payload(const struct sink_config *cfg, struct sink_node *const *nodes,
-                                 size_t n, struct buf *out)
+static size_t owner_end(struct sink_node *const *owners, size_t n, size_t from)
+{
+    size_t to = from + 1;
+    while (to < n && compare_owner(&owners[from]->item.row, &owners[to]->item.row) == 0)
+        to++;
+    return to;
+}
+
+/* What is said about the items of one owner, which are in table order. Strings of the buffer are
+ * offsets yet: it still moves. */
+static enum status announce(struct sink_writer *w, struct sink_node *const *nodes, size_t n)
 {
     const struct sink_item *newest = &nodes[0]->item;
-    for (size_t i = 1; i < n; i++)
-        if (nodes[i]->item.row.row_version > newest->row.row_version)
-            newest = &nodes[i]->item;
-    buf_reset(out);
-    struct jsonw w;
-    jsonw_init(&w, out);
-    jsonw_object_begin(&w);
-    jsonw_key(&w, "bot_name");
-    jsonw_string(&w, row_bot(&newest->row));
-    jsonw_key(&w, "reason");
-    if (newest->reason)
-        jsonw_string(&w, str_from(newest->reason));
-    else
-        jsonw_null(&w);
-    jsonw_key(&w, "row_version");
-    jsonw_int(&w, (int64_t)newest->row.row_version);
-    jsonw_key(&w, "tables");
-    jsonw_array_begin(&w);
-    for (size_t i = 0; i < n; i++)
-        if (i == 0 || nodes[i]->item.table != nodes[i - 1]->item.table)
-            jsonw_string(&w, str_from(cfg->tables[nodes[i]->item.table].name));
-    jsonw_array_end(&w);
-    jsonw_key(&w, "user_id");
-    if (cfg->tables[newest->table].by_window)
-        jsonw_null(&w);
-    else
-        jsonw_string(&w, row_user(&newest->row));
-    jsonw_object_end(&w);
-    return jsonw_status(&w);
+    uint64_t version = 0;
+    struct buf *out = &w->text;
+    size_t start = out->len;
+    enum status st = STATUS_OK;
+    for (size_t i = 0; i < n; i++) {
+        const struct sink_item *item = &nodes[i]->item;
+        if (item->row.row_version > newest->row.row_version)
+            newest = item;
+        if (nodes[i]->announced > version)
+            version = nodes[i]->announced;
+        if (st || (i > 0 && item->table == nodes[i - 1]->item.table))
+            continue;
+        if (i > 0)
+            st = buf_append_str(out, STR(","));
+        if (!st)
+            st = buf_append_str(out, str_from(w->cfg->tables[item->table].name));
+    }
+    struct announcement *a = &w->announcements[w->n_announcements++];
+    *a = (struct announcement){
+        .bot = row_bot(&newest->row),
+        .user = w->cfg->tables[newest->table].by_window ? STR_NULL : row_user(&newest->row),
+        .tables = {NULL, out->len - start},
+        .reason = str_from(newest->reason),
+        .row_version = version,
+    };
+    if (st || (st = buf_reserve(out, LIMIT_NOTIFY_BYTES)))
+        return st;
+    struct announcement whole = *a;
+    whole.tables.ptr = out->data + start; /* stays: there is room */
+    st = announcement_write(&whole, out);
+    a->json.len = out->len - start - a->tables.len;
+    return st;
+}
+
+/* The texts of each follow those of the one before. */
+static void point_into_text(struct sink_writer *w)
+{
+    const char *at = w->text.data;
+    for (size_t i = 0; i < w->n_announcements; i++) {
+        struct announcement *a = &w->announcements[i];
+        a->tables.ptr = at;
+        a->json.ptr = at + a->tables.len;
+        at = a->json.ptr + a->json.len;
+    }
 }
 
 static void send_notify(struct script *s, size_t n)
 {
+    struct sink_writer *w = s->w;
+    w->n_announcements = 0;
+    buf_reset(&w->text);
     if (s->st || n == 0)
         return;
     struct sink_node *owners[LIMIT_SINK_BATCH_ROWS];
     memcpy(owners, s->nodes, n * sizeof(struct sink_node *));
     qsort(owners, n, sizeof(struct sink_node *), by_owner);
-    struct pg_array *a = &s->w->arrays[0];
-    pg_array_begin(a);
     for (size_t from = 0; from < n && !s->st;) {
-        size_t to = from + 1;
-        while (to < n && compare_owner(&owners[from]->item.row, &owners[to]->item.row) == 0)
-            to++;
-        s->st = write_payload(s->w->cfg, owners + from, to - from, &s->w->scratch);
-        pg_array_text(a, (struct str){s->w->scratch.data, s->w->scratch.len});
+        size_t to = owner_end(owners, n, from);
+        s->st = announce(w, owners + from, to - from);
         from = to;
     }
-    if (!s->st)
-        s->st = pg_array_end(a);
+    if (s->st)
+        return;
+    point_into_text(w);
+    struct pg_array *a = &w->arrays[0];
+    pg_array_begin(a);
+    for (size_t i = 0; i < w->n_announcements; i++)
+        pg_array_text(a, w->announcements[i].json);
+    s->st = pg_array_end(a);
     if (!s->st)
         send_arrays(s, STEP_NOTIFY, "notify", 1, NULL);
 }
@@ -583,8 +611,29 @@ size_t sink_writer_group_end(struct sink_node *const *nodes, size_t n, size_t fr
     return to;
 }
 
+/* A batch may be written in several transactions, in an order that is not that of the versions. */
+static void note_newest(struct sink_node *const *nodes, size_t n)
+{
+    struct sink_node *owners[LIMIT_SINK_BATCH_ROWS];
+    memcpy(owners, nodes, n * sizeof(struct sink_node *));
+    qsort(owners, n, sizeof(struct sink_node *), by_owner);
+    for (size_t from = 0; from < n;) {
+        size_t to = owner_end(owners, n, from);
+        uint64_t newest = 0;
+        for (size_t i = from; i < to; i++) {
+            uint64_t own = owners[i]->item.row.row_version;
+            uint64_t known = owners[i]->announced > own ? owners[i]->announced : own;
+            newest = known > newest ? known : newest;
+        }
+        for (size_t i = from; i < to; i++)
+            owners[i]->announced = newest;
+        from = to;
+    }
+}
+
 void sink_writer_arrange(struct sink_node **nodes, size_t n)
 {
+    note_newest(nodes, n);
     qsort(nodes, n, sizeof(struct sink_node *), by_key);
     for (size_t from = 0; from < n;) {
         size_t to = sink_writer_group_end(nodes, n, from);

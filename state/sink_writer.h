@@ -26,6 +26,9 @@ struct sink_node {
     struct sink_node *next;
     struct sink_node *leader; /* the item that is sent for this key; itself when it is sent */
     struct sink_item item;
+    /* The newest version of its owner that may have been announced: what goes out for an owner
+     * later never shows a lower one. 0 = not arranged yet. */
+    uint64_t announced;
     bool done; /* outcome is known */
     enum sink_outcome outcome;
     char reason[200];
@@ -52,7 +55,9 @@ struct sink_writer {
     PGconn *conn;                  /* NULL while not connected */
     int former_pid; /* server process of a connection that was given up, to be ended; 0 = none */
     struct pg_array arrays[SINK_PARAMS_MAX];
-    struct buf scratch;
+    struct buf text; /* of the announcements of the transaction under way */
+    struct announcement announcements[LIMIT_SINK_BATCH_ROWS];
+    size_t n_announcements; /* valid after sink_writer_run(), while its nodes are there */
 };
 
 void sink_writer_init(struct sink_writer *w, const struct sink_config *cfg, int cancel_fd);

@@ -49,6 +49,9 @@ static void ignore_line(void *ctx, const char *line)
 
 static int64_t silence_us; /* of the sinks that start() makes; 0 = the default */
 
+static enum status (*committed)(void *ctx, const struct announcement *list, size_t n,
+                                struct error *err); /* of the sinks that start() makes */
+
 static struct sink *start(uint64_t epoch)
 {
     struct sink_config cfg = {
@@ -63,6 +66,7 @@ static struct sink *start(uint64_t epoch)
         .slot = "warmpath_main",
         .slot_birth = 0x100,
         .silence_us = silence_us,
+        .committed = committed,
     };
     struct sink *s = NULL;
     struct error err = {0};
@@ -88,6 +92,7 @@ static int finished(void **state)
     (void)state;
     sink_stop(TAKE(sink), 5 * US_PER_SECOND);
     silence_us = 0;
+    committed = NULL;
     enum status st = fault_arm(NULL, NULL);
     sql_close(TAKE(db));
     free(TAKE(conninfo));
@@ -426,13 +431,16 @@ static void test_listeners_hear_once_per_key_after_the_commit(void **state)
     submit(items, 4);
     collect(NULL, 4);
     expect_notification(listener,
-                        "{\"bot_name\":\"bot\",\"reason\":\"count\",\"row_version\":2,"
-                        "\"tables\":[\"strategic_character_performance\"],\"user_id\":null}");
-    expect_notification(listener, "{\"bot_name\":\"bot\",\"reason\":\"predicate\","
-                                  "\"row_version\":8,\"tables\":[\"strategic_memory_health\","
-                                  "\"strategic_conversation_patterns\"],\"user_id\":\"u\\\"1\"}");
-    expect_notification(listener, "{\"bot_name\":\"bot\",\"reason\":\"count\",\"row_version\":3,"
-                                  "\"tables\":[\"strategic_memory_health\"],\"user_id\":\"u2\"}");
+                        "{\"bot_name\":\"bot\",\"user_id\":null,"
+                        "\"tables\":[\"strategic_character_performance\"],\"row_version\":2,"
+                        "\"reason\":\"count\"}");
+    expect_notification(listener, "{\"bot_name\":\"bot\",\"user_id\":\"u\\\"1\","
+                                  "\"tables\":[\"strategic_memory_health\","
+                                  "\"strategic_conversation_patterns\"],\"row_version\":8,"
+                                  "\"reason\":\"predicate\"}");
+    expect_notification(listener, "{\"bot_name\":\"bot\",\"user_id\":\"u2\","
+                                  "\"tables\":[\"strategic_memory_health\"],\"row_version\":3,"
+                                  "\"reason\":\"count\"}");
 }
 
 static void test_the_longest_ids_still_fit_into_a_notification(void **state)
@@ -442,6 +450,106 @@ static void test_the_longest_ids_still_fit_into_a_notification(void **state)
     memset(user, '\x01', sizeof(user) - 1); /* six bytes each in JSON */
     user[sizeof(user) - 1] = '\0';
     assert_int_equal(write_one(health(user, 1)).outcome, SINK_WRITTEN);
+}
+
+/* ---- what is handed on ---- */
+
+#define HEARD_MAX 64
+static struct heard {
+    char user[16];
+    char tables[96];
+    uint64_t version;
+    long rows;       /* of that user, as another connection sees them */
+    size_t answered; /* results that a worker could have had by then */
+} heard[HEARD_MAX];
+static size_t n_heard;
+
+/* On the sink's thread; read when its results are there. */
+static enum status hear(void *ctx, const struct announcement *list, size_t n, struct error *err)
+{
+    (void)ctx;
+    (void)err;
+    CLEANUP(sql_closep) PGconn *other = sql_open(conninfo);
+    struct sink_result r[4];
+    for (size_t i = 0; i < n && n_heard < HEARD_MAX; i++) {
+        struct heard *h = &heard[n_heard++];
+        snprintf(h->user, sizeof(h->user), STR_FMT, STR_ARGS(list[i].user));
+        snprintf(h->tables, sizeof(h->tables), STR_FMT, STR_ARGS(list[i].tables));
+        h->version = list[i].row_version;
+        h->rows = sql_number(
+            other, "SELECT count(*) FROM strategic_memory_health WHERE user_id = '%s'", h->user);
+        h->answered = sink_poll(sink, 3, r, 4);
+    }
+    return STATUS_OK;
+}
+
+static void start_again(enum status (*fn)(void *ctx, const struct announcement *list, size_t n,
+                                          struct error *err))
+{
+    sink_stop(TAKE(sink), 5 * US_PER_SECOND);
+    n_heard = 0;
+    committed = fn;
+    sink = start(1);
+}
+
+static void test_what_is_committed_is_handed_on_before_its_results(void **state)
+{
+    (void)state;
+    start_again(hear);
+    struct sink_item items[] = {health("u1", 7), health("u2", 8)};
+    submit(items, 2);
+    collect(NULL, 2);
+    assert_int_equal(n_heard, 2);
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(heard[i].rows, 1);
+        assert_int_equal(heard[i].answered, 0);
+        assert_int_equal(heard[i].version, 7 + i);
+        assert_string_equal(heard[i].tables, "strategic_memory_health");
+    }
+}
+
+/* Halves are written by table: the second of these rows goes before the first. */
+static void test_the_versions_of_a_split_batch_do_not_fall(void **state)
+{
+    (void)state;
+    start_again(hear);
+    struct sink_item older = make_item(PATTERNS, "u", 1), bad = health("v", 3);
+    for (size_t i = 0; i < tables_used[PATTERNS].n_columns; i++)
+        assert_int_equal(row_set_null(&older.row, i, "none"), STATUS_OK);
+    assert_int_equal(row_finish(&older.row), STATUS_OK);
+    memcpy(bad.row.text.data + bad.row.values[MH_MEMORY_SNAPSHOT].offset, "[", 1);
+    struct sink_item items[] = {older, health("u", 2), bad};
+    submit(items, 3);
+    collect(NULL, 3);
+    assert_int_equal(n_heard, 2);
+    assert_string_equal(heard[0].tables, "strategic_memory_health");
+    assert_string_equal(heard[1].tables, "strategic_conversation_patterns");
+    assert_int_equal(heard[0].version, 2);
+    assert_int_equal(heard[1].version, 2);
+}
+
+static enum status refuse_to_hear(void *ctx, const struct announcement *list, size_t n,
+                                  struct error *err)
+{
+    (void)ctx;
+    (void)list;
+    (void)n;
+    return error_set(err, STATUS_IO, "the disk is full");
+}
+
+static void test_what_cannot_be_handed_on_is_not_done(void **state)
+{
+    (void)state;
+    start_again(refuse_to_hear);
+    struct sink_item item = health("u1", 7);
+    submit(&item, 1);
+    struct error err = {0};
+    for (int i = 0; i < 30000 && !sink_health(sink, &err); i++)
+        pause_1ms();
+    assert_int_equal(err.code, STATUS_REFUSED);
+    assert_string_equal(err.text, "the disk is full");
+    struct sink_result r;
+    assert_int_equal(sink_poll(sink, 3, &r, 1), 0);
 }
 
 /* ---- what goes wrong ---- */
@@ -690,6 +798,9 @@ int main(void)
         SINK_TEST(test_latency_counts_rows_with_a_commit_time),
         SINK_TEST(test_listeners_hear_once_per_key_after_the_commit),
         SINK_TEST(test_the_longest_ids_still_fit_into_a_notification),
+        SINK_TEST(test_what_is_committed_is_handed_on_before_its_results),
+        SINK_TEST(test_the_versions_of_a_split_batch_do_not_fall),
+        SINK_TEST(test_what_cannot_be_handed_on_is_not_done),
         SINK_TEST(test_a_row_with_refused_data_fails_alone),
         SINK_TEST(test_a_sink_that_was_taken_over_writes_nothing),
         SINK_TEST(test_a_missing_table_stops_the_sink_with_an_explanation),
