@@ -24,6 +24,7 @@
     X(flush_age, "rows due: oldest unflushed event reached its age")           \
     X(flush_idle, "rows due: quiet after activity")                            \
     X(flush_predicate, "rows due: an engine asked")                            \
+    X(flush_retraction, "rows due: something was taken back")                  \
     X(flush_refresh, "rows due: refresh ahead of expiry")                      \
     X(flush_stop, "rows due: graceful stop or recovery")                       \
     X(flush_rebuild, "rows due: the key was rebuilt from the source tables")   \

@@ -109,6 +109,7 @@ static void note(const struct key *k, enum record_kind kind, size_t index, bool 
             if (weight > weights[t])
                 weights[t] = weight;
             change->urgent[t] |= urgent;
+            change->withdrawn[t] |= urgent && (removed || kind == RECORD_PRIVACY);
             if (urgent || ops->row_kinds & 1u << kind)
                 change->touched[t] = true;
             else if (key_has_row(k, t))
@@ -368,6 +369,27 @@ static enum status keep_embedding(struct key *k, const struct feature *f,
     return klog_keep_embedding(k, &e, &m->embedding, err);
 }
 
+/* Whether the record that is replaced said something that the new one does not say: its text, an
+ * emotion or traits that others see. What an application adds later (it analyses emotions on the
+ * side) takes nothing back. */
+static bool takes_back(const struct msg_rec *old, const struct msg_rec *new)
+{
+    const uint16_t added = MSG_HAS_EMOTION;
+    if ((old->flags & ~added) != (new->flags & ~added) || old->words != new->words ||
+        old->chars != new->chars || old->common != new->common || old->n_vector != new->n_vector ||
+        memcmp(old->edge, new->edge, sizeof(old->edge)) != 0 ||
+        memcmp(old->vector, new->vector, sizeof(old->vector)) != 0 ||
+        memcmp(old->labels, new->labels, sizeof(old->labels)) != 0)
+        return true;
+    if (old->flags & MSG_HAS_EMOTION &&
+        (!(new->flags &MSG_HAS_EMOTION) || old->emotion != new->emotion ||
+         old->valence != new->valence))
+        return true;
+    if (old->flags & MSG_BOT)
+        return msg_trait_count(old) > 0 && memcmp(&old->traits, &new->traits, sizeof(old->traits));
+    return memcmp(old->marks, new->marks, sizeof(old->marks)) != 0;
+}
+
 static enum status apply_message(struct key *k, const struct feature *f, struct key_change *ret,
                                  struct error *err)
 {
@@ -404,8 +426,10 @@ static enum status apply_message(struct key *k, const struct feature *f, struct 
     bool is_new = !live && !klog_find_mark(k, MARK_MESSAGE, f->id);
     if (live) {
         size_t index = (size_t)(live - k->log.messages);
-        if (late && index < k->log.n_messages)
+        if (index < k->log.n_messages && (late || takes_back(live, &m)))
             note(k, RECORD_MESSAGE, index, true, ret);
+        if (!late) /* an edit counts once */
+            memset(ret->weight, 0, sizeof(ret->weight));
         klog_remove_message(k, index);
     }
     klog_clear_mark(k, MARK_MESSAGE, f->id);

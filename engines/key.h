@@ -34,7 +34,8 @@ struct key_change {
     bool touched[TABLE_COUNT];    /* a record that the table is about has changed */
     bool context[TABLE_COUNT];    /* only something its rows take into account: refresh in time */
     bool urgent[TABLE_COUNT];
-    struct epoch_delta delta; /* what the bot's other keys learn from it, with the next epoch */
+    bool withdrawn[TABLE_COUNT]; /* its rows may show what this took back; implies urgent */
+    struct epoch_delta delta;    /* what the bot's other keys learn from it, with the next epoch */
 };
 
 /* user_id empty: the bot's own key. */

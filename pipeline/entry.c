@@ -107,7 +107,7 @@ enum status entry_decode(struct str bytes, struct entry *ret, struct error *err)
     default:
         return error_set(err, STATUS_CORRUPT, "journal entry of unknown kind %d", ret->kind);
     }
-    if (r.bad || ret->table >= TABLE_COUNT || ret->reason > FLUSH_REBUILD)
+    if (r.bad || ret->table >= TABLE_COUNT || ret->reason > FLUSH_RETRACTION)
         return error_set(err, STATUS_CORRUPT, "malformed journal entry of kind %d", ret->kind);
     return STATUS_OK;
 }

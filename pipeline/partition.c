@@ -43,6 +43,8 @@ static void note_change(struct held_key *h, const struct key_change *change, int
             trigger_note(&h->trigger[t], change->weight[t], change->urgent[t], now_us);
         else if (change->context[t])
             trigger_note_context(&h->trigger[t], now_us);
+        if (change->withdrawn[t])
+            trigger_withdraw(&h->trigger[t]);
     }
 }
 
@@ -440,6 +442,9 @@ static void count_flush(enum flush_reason reason)
         break;
     case FLUSH_PREDICATE:
         COUNTER_ADD(flush_predicate, 1);
+        break;
+    case FLUSH_RETRACTION:
+        COUNTER_ADD(flush_retraction, 1);
         break;
     case FLUSH_REFRESH:
         COUNTER_ADD(flush_refresh, 1);

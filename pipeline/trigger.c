@@ -5,9 +5,15 @@
 const char *flush_reason_name(enum flush_reason reason)
 {
     static const char *const names[] = {
-        [FLUSH_NONE] = "none", [FLUSH_COUNT] = "count",         [FLUSH_AGE] = "age",
-        [FLUSH_IDLE] = "idle", [FLUSH_PREDICATE] = "predicate", [FLUSH_REFRESH] = "refresh",
-        [FLUSH_STOP] = "stop", [FLUSH_REBUILD] = "rebuild",
+        [FLUSH_NONE] = "none",
+        [FLUSH_COUNT] = "count",
+        [FLUSH_AGE] = "age",
+        [FLUSH_IDLE] = "idle",
+        [FLUSH_PREDICATE] = "predicate",
+        [FLUSH_RETRACTION] = "retraction",
+        [FLUSH_REFRESH] = "refresh",
+        [FLUSH_STOP] = "stop",
+        [FLUSH_REBUILD] = "rebuild",
     };
     assert((unsigned)reason < sizeof(names) / sizeof(names[0]));
     return names[reason];
@@ -40,11 +46,18 @@ void trigger_note_context(struct trigger_state *s, int64_t now_us)
         s->first_us = now_us;
 }
 
+void trigger_withdraw(struct trigger_state *s)
+{
+    assert(s->first_us);
+    s->withdrawn = true;
+}
+
 void trigger_flush(struct trigger_state *s, int64_t now_us)
 {
     s->first_us = 0;
     s->count = 0;
     s->urgent = false;
+    s->withdrawn = false;
     s->flushed_us = now_us;
     s->outbox = true;
 }
@@ -53,6 +66,8 @@ void trigger_flush(struct trigger_state *s, int64_t now_us)
 static struct trigger_due next_dirty(const struct trigger_state *s, const struct trigger_policy *p,
                                      bool catching_up, int64_t now_us)
 {
+    if (s->withdrawn)
+        return (struct trigger_due){earlier(s->last_us, now_us), FLUSH_RETRACTION};
     struct trigger_due due = {earlier(s->first_us, now_us) + p->max_age_us, FLUSH_AGE};
     if (catching_up)
         return due;
@@ -124,7 +139,7 @@ enum status trigger_encode(const struct trigger_state *s, struct buf *out)
         st = buf_put_u64(out, s->payload_hash);
     if (!st)
         st = buf_put_varint(out, s->count);
-    return st ? st : buf_put_u8(out, (uint8_t)(s->urgent | s->outbox << 1));
+    return st ? st : buf_put_u8(out, (uint8_t)(s->urgent | s->outbox << 1 | s->withdrawn << 2));
 }
 
 void trigger_decode(struct reader *r, struct trigger_state *ret)
@@ -137,4 +152,5 @@ void trigger_decode(struct reader *r, struct trigger_state *ret)
     uint8_t bits = reader_u8(r);
     ret->urgent = bits & 1;
     ret->outbox = bits & 2;
+    ret->withdrawn = bits & 4;
 }

@@ -6,7 +6,9 @@
  * (a bound from the first event, never a sliding one); it has been quiet for `idle`; an engine
  * asked. Without new events it is renewed at age `refresh` while the key is warm, so that a cache
  * with a lifetime never lapses under a live user. While the input is catching up only max_age
- * stays: one row per key instead of thousands.
+ * stays: one row per key instead of thousands. What was taken back (a deleted or edited message, a
+ * forgotten memory, a user's consent) is due at once in any case: readers would be shown words that
+ * nobody wants them to see.
  *
  * Times are wall-clock microseconds. A clock that jumps back must not freeze a timer: stored times
  * later than `now` count as `now`.
@@ -25,8 +27,9 @@ enum flush_reason {
     FLUSH_IDLE,
     FLUSH_PREDICATE,
     FLUSH_REFRESH,
-    FLUSH_STOP,    /* graceful stop, or found unfinished after a crash */
-    FLUSH_REBUILD, /* the key was made again from the source tables */
+    FLUSH_STOP,       /* graceful stop, or found unfinished after a crash */
+    FLUSH_REBUILD,    /* the key was made again from the source tables */
+    FLUSH_RETRACTION, /* what the row may show was taken back */
 };
 const char *flush_reason_name(enum flush_reason reason);
 
@@ -40,7 +43,8 @@ struct trigger_state {
                             * newer one may have been written */
     uint32_t count;
     bool urgent;
-    bool outbox; /* flushed, but not yet known to be in PostgreSQL */
+    bool withdrawn; /* the row may show what was taken back */
+    bool outbox;    /* flushed, but not yet known to be in PostgreSQL */
 };
 
 struct trigger_due {
@@ -56,6 +60,8 @@ struct trigger_policy trigger_either(const struct trigger_policy *a,
 void trigger_note(struct trigger_state *s, uint32_t weight, bool urgent, int64_t now_us);
 /* Something the rows take into account has changed: due by age alone. */
 void trigger_note_context(struct trigger_state *s, int64_t now_us);
+/* What the noted event took back may stand in the row: due at once, catching up or not. */
+void trigger_withdraw(struct trigger_state *s);
 /* Everything up to now is on its way to PostgreSQL. */
 void trigger_flush(struct trigger_state *s, int64_t now_us);
 struct trigger_due trigger_next(const struct trigger_state *s, const struct trigger_policy *p,

@@ -791,6 +791,54 @@ static void test_the_newest_wish_counts(void **state)
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
+/* ENGINES.md section 6: which rows may show what an event takes back. */
+static void assert_withdrawn(const struct key_change *c, uint32_t tables_of)
+{
+    for (size_t t = 0; t < TABLE_COUNT; t++)
+        assert_int_equal(c->withdrawn[t], tables_of >> t & 1);
+}
+
+#define OF_MESSAGES                                                         \
+    (1u << TABLE_PERSONALITY_PROFILES | 1u << TABLE_CONVERSATION_PATTERNS | \
+     1u << TABLE_ENGAGEMENT_OPPORTUNITIES)
+#define OF_MEMORIES \
+    (1u << TABLE_MEMORY_HEALTH | 1u << TABLE_MEMORY_BEHAVIOR | 1u << TABLE_ENGAGEMENT_OPPORTUNITIES)
+
+static void test_what_an_event_takes_back_is_withdrawn_from_the_rows_it_is_in(void **state)
+{
+    struct fixture *x = *state;
+    assert_int_equal(write_message(x, "m1", T0, "my dog limps on one leg"), STATUS_OK);
+    assert_withdrawn(&x->change, 0);
+    assert_int_equal(remember(x, MEMORY_CREATE, "M1", "c1", T0), STATUS_OK);
+    assert_int_equal(remember(x, MEMORY_ACCESS, "M1", "a1", T0), STATUS_OK);
+    assert_int_equal(remember(x, MEMORY_PIN, "M1", "p1", T0), STATUS_OK);
+    assert_withdrawn(&x->change, 0);
+
+    /* The same text again, and an emotion that was found out later, take nothing back. */
+    assert_int_equal(write_message(x, "m1", T0, "my dog limps on one leg"), STATUS_OK);
+    assert_withdrawn(&x->change, 0);
+    struct event e = event_of(EVENT_MESSAGE, "m1", T0);
+    e.u.message.op = MESSAGE_UPDATE;
+    e.u.message.emotion = STR("joy");
+    e.u.message.emotion_confidence = 0.9;
+    assert_int_equal(apply(x, &e), STATUS_OK);
+    assert_withdrawn(&x->change, 0);
+    e.u.message.emotion = STR("sadness");
+    assert_int_equal(apply(x, &e), STATUS_OK);
+    assert_withdrawn(&x->change, OF_MESSAGES);
+
+    assert_int_equal(write_message(x, "m1", T0, "never mind"), STATUS_OK);
+    assert_withdrawn(&x->change, OF_MESSAGES);
+    assert_int_equal(delete_message(x, "m1"), STATUS_OK);
+    assert_withdrawn(&x->change, OF_MESSAGES);
+    assert_int_equal(delete_message(x, "m1"), STATUS_OK);
+    assert_withdrawn(&x->change, 0);
+
+    assert_int_equal(write_message(x, "m2", T0, "a cat this time"), STATUS_OK);
+    assert_int_equal(remember(x, MEMORY_DELETE, "M1", "d1", T0), STATUS_OK);
+    assert_withdrawn(&x->change, OF_MEMORIES);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -827,6 +875,7 @@ int main(void)
         TEST(test_an_attempt_remembers_its_answer_for_90_days),
         TEST(test_the_newest_attempts_stay_when_there_are_too_many),
         TEST(test_the_newest_wish_counts),
+        TEST(test_what_an_event_takes_back_is_withdrawn_from_the_rows_it_is_in),
     };
     return cmocka_run_group_tests_name("engines/key", tests, NULL, NULL);
 }

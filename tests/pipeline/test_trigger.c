@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "core/cleanup.h"
 #include "core/clock.h"
 #include "pipeline/trigger.h"
 
@@ -131,6 +132,33 @@ static void test_catching_up_leaves_only_age(void **state)
     assert_int_equal(d.at_us, T0 + 10 * S);
 }
 
+static void test_what_was_taken_back_is_due_at_once_in_any_case(void **state)
+{
+    (void)state;
+    struct trigger_policy p = policy;
+    p.min_interval_us = 60 * S;
+    struct trigger_state s = {0};
+    trigger_note(&s, 1, false, T0 - S);
+    trigger_flush(&s, T0 - S);
+    trigger_note(&s, 1, true, T0);
+    trigger_withdraw(&s);
+    for (int catching_up = 0; catching_up < 2; catching_up++) {
+        struct trigger_due d = trigger_next(&s, &p, 7, catching_up, T0);
+        assert_int_equal(d.reason, FLUSH_RETRACTION);
+        assert_true(d.at_us <= T0);
+    }
+    CLEANUP(buf_deinit) struct buf b;
+    buf_init(&b, 1000);
+    assert_int_equal(trigger_encode(&s, &b), STATUS_OK);
+    struct reader r = reader_of(b.data, b.len);
+    struct trigger_state back;
+    trigger_decode(&r, &back);
+    assert_true(back.withdrawn);
+    trigger_flush(&s, T0);
+    trigger_note(&s, 1, true, T0);
+    assert_int_equal(trigger_next(&s, &p, 7, true, T0).reason, FLUSH_AGE);
+}
+
 static void test_a_warm_row_is_renewed_before_it_expires(void **state)
 {
     (void)state;
@@ -187,7 +215,8 @@ static void test_a_flush_starts_over(void **state)
 static void test_the_durable_form_keeps_everything(void **state)
 {
     (void)state;
-    struct trigger_state s = {T0, T0 + 1, T0 - 5, UINT64_C(0x123456789abcdef0), 77, true, true};
+    struct trigger_state s = {T0, T0 + 1, T0 - 5, UINT64_C(0x123456789abcdef0),
+                              77, true,   true,   true};
     struct buf b;
     buf_init(&b, 1000);
     assert_int_equal(trigger_encode(&s, &b), STATUS_OK);
@@ -202,6 +231,7 @@ static void test_the_durable_form_keeps_everything(void **state)
     assert_true(back.payload_hash == s.payload_hash);
     assert_int_equal(back.count, s.count);
     assert_true(back.urgent);
+    assert_true(back.withdrawn);
     assert_true(back.outbox);
     buf_deinit(&b);
 }
@@ -245,6 +275,7 @@ int main(void)
         cmocka_unit_test(test_an_engine_can_ask_at_once),
         cmocka_unit_test(test_a_floor_delays_count_but_never_age),
         cmocka_unit_test(test_catching_up_leaves_only_age),
+        cmocka_unit_test(test_what_was_taken_back_is_due_at_once_in_any_case),
         cmocka_unit_test(test_a_warm_row_is_renewed_before_it_expires),
         cmocka_unit_test(test_a_cold_row_is_left_to_expire),
         cmocka_unit_test(test_a_clock_set_back_does_not_freeze_a_timer),
