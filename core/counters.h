@@ -31,6 +31,7 @@
     X(keys_rebuilt, "keys made again from the source tables")                  \
     X(rows_upserted, "rows written")                                           \
     X(rows_removed, "rows deleted: nothing is left of the key")                \
+    X(rows_swept, "rows deleted: they expired long ago")                       \
     X(rows_touched, "rows whose content was unchanged: only the expiry moved") \
     X(rows_stale, "rows that PostgreSQL already held in a newer version")      \
     X(sink_batches, "sink transactions committed")                             \

@@ -51,9 +51,12 @@ BEGIN;
     GRANT SELECT, INSERT, UPDATE ON
         :"cache_schema".strategic_lease, :"cache_schema".strategic_epoch, :"cache_schema".strategic_progress,
         :"cache_schema".strategic_processor TO :"sink_role";
-    GRANT SELECT, INSERT ON :"cache_schema".strategic_key_activity TO :"sink_role";
+    GRANT SELECT, INSERT, DELETE ON :"cache_schema".strategic_key_activity TO :"sink_role";
     GRANT SELECT ON :"cache_schema".strategic_migrations TO :"sink_role";
     GRANT EXECUTE ON FUNCTION :"cache_schema".strategic_fence(text, bigint) TO :"sink_role";
+    -- Deletes rows that expired long ago.
+    SELECT format('GRANT EXECUTE ON FUNCTION %I.strategic_sweep(interval, int) TO %I', :'cache_schema', :'sink_role')
+    WHERE to_regprocedure(format('%I.strategic_sweep(interval, int)', :'cache_schema')) IS NOT NULL \gexec
     -- Requests to rebuild, where the migration that brings them has run.
     SELECT format('GRANT SELECT, INSERT, UPDATE ON %I.strategic_rebuild TO %I', :'cache_schema', :'sink_role')
     WHERE to_regclass(format('%I.strategic_rebuild', :'cache_schema')) IS NOT NULL \gexec

@@ -23,7 +23,7 @@ static const char rights_sql[] =
     " ('strategic_conversation_patterns', 'SELECT, INSERT, UPDATE, DELETE'),"
     " ('strategic_memory_behavior', 'SELECT, INSERT, UPDATE, DELETE'),"
     " ('strategic_engagement_opportunities', 'SELECT, INSERT, UPDATE, DELETE'),"
-    " ('strategic_key_activity', 'SELECT, INSERT'),"
+    " ('strategic_key_activity', 'SELECT, INSERT, DELETE'),"
     " ('strategic_processor', 'SELECT, INSERT, UPDATE'),"
     " ('strategic_progress', 'SELECT, INSERT, UPDATE'),"
     " ('strategic_lease', 'SELECT, INSERT, UPDATE'),"

@@ -60,8 +60,9 @@ struct run {
     struct replication *replication;
     struct startup_source source; /* the reader's, once it runs */
     char reader_name[128];
-    struct error sink_trouble; /* logged last; code OK: none */
-    struct error blocked;      /* shown in the state directory; code OK: nothing is */
+    struct error sink_trouble;  /* logged last; code OK: none */
+    struct error sweep_trouble; /* likewise */
+    struct error blocked;       /* shown in the state directory; code OK: nothing is */
     struct reload reload;
     struct rebuild_feed *feed; /* between the two threads below */
     struct rebuild *rebuild;
@@ -304,6 +305,8 @@ static enum status run_start(struct run *r, bool anew, struct error *err)
         .tables = tables,
         .n_tables = TABLE_COUNT,
         .ttl_us = r->cfg->ttl_us,
+        .ttl_mode = r->cfg->ttl_mode,
+        .keep_us = r->cfg->keep_us,
         .silence_us = r->cfg->sink_silence_us,
         .queue_rows_max = SINK_QUEUE_ROWS,
         .clock = &clock_real,
@@ -396,6 +399,12 @@ static void report_sink(struct run *r)
     if (!retrying && r->sink_trouble.code)
         log_write(LOG_INFO, "sink", "msg=\"writing rows again\"");
     r->sink_trouble = trouble;
+    struct error sweep = {0};
+    (void)sink_sweep_failed(r->sink, &sweep);
+    if (sweep.code && strcmp(sweep.text, r->sweep_trouble.text) != 0)
+        log_write(LOG_WARN, "sink", "msg=\"rows that expired long ago stay for now: %s\"",
+                  sweep.text);
+    r->sweep_trouble = sweep;
 }
 
 /* Shows a reader that stands still, and looks for a mended configuration. */

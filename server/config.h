@@ -22,6 +22,7 @@
 #include "engines/engine.h"
 #include "ingest/mapping.h"
 #include "server/config_door.h"
+#include "state/sink.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -66,6 +67,8 @@ struct config {
     char sink_conninfo[CONFIG_CONNINFO_BYTES]; /* secret; filled from source_conninfo when not given
                                                 */
     int64_t ttl_us;
+    enum ttl_mode ttl_mode;
+    int64_t keep_us; /* rows that expired longer ago are deleted; 0 = never */
     int64_t sink_silence_us;
 
     char state_dir[CONFIG_PATH_BYTES];

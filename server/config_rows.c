@@ -17,6 +17,8 @@ static const struct config_choice on_slot_lost_choices[] = {
     {"stop", ON_SLOT_LOST_STOP}, {"rebuild", ON_SLOT_LOST_REBUILD}, {NULL, 0}};
 static const struct config_choice snapshot_choices[] = {
     {"initial", SNAPSHOT_INITIAL}, {"never", SNAPSHOT_NEVER}, {NULL, 0}};
+static const struct config_choice ttl_mode_choices[] = {
+    {"strict", TTL_STRICT}, {"validity", TTL_VALIDITY}, {NULL, 0}};
 static const struct config_choice level_choices[] = {
     {"error", LOG_ERROR}, {"warn", LOG_WARN}, {"info", LOG_INFO}, {"debug", LOG_DEBUG}, {NULL, 0}};
 static const struct config_choice event_choices[] = {{"message", EVENT_MESSAGE},
@@ -194,6 +196,12 @@ const struct config_row config_rows[] = {
      .help = "database with the cache tables; the source's when not given"},
     {"sink.ttl", CONFIG_DURATION, ROOT(ttl_us), "5m", .min = US_PER_SECOND, .max = YEAR_US,
      .help = "expires_at = computed_at + ttl"},
+    {"sink.ttl_mode", CONFIG_ENUM, ROOT(ttl_mode), "strict", .choices = ttl_mode_choices,
+     .help =
+         "strict: as sink.ttl says; validity: expires_at is valid_until where that is later, for "
+         "readers that look at expires_at alone"},
+    {"sink.keep", CONFIG_DURATION, ROOT(keep_us), "37d", .min = 0, .max = 100 * YEAR_US,
+     .help = "rows that expired longer ago than this are deleted; 0 = never"},
     {"sink.silence", CONFIG_DURATION, ROOT(sink_silence_us), "60s", .min = US_PER_SECOND / 10,
      .max = US_PER_HOUR, .help = "connect anew when a transaction gets no answer for this long"},
 

@@ -19,6 +19,9 @@
 
 #define BACKOFF_MIN_US (100 * INT64_C(1000))
 #define BACKOFF_MAX_US (10 * US_PER_SECOND)
+/* How often dead rows are looked for, unless `keep` asks for more. */
+#define SWEEP_MIN_US US_PER_SECOND
+#define SWEEP_MAX_US (5 * US_PER_MINUTE)
 /* A transaction takes rows until their strings reach this: bounds its memory and its locks. */
 #define BATCH_BYTES ((size_t)4 << 20)
 
@@ -54,6 +57,8 @@ struct sink {
     bool done;            /* the thread has ended */
     struct error health;  /* why it stopped for good */
     struct error trouble; /* why it is retrying */
+    struct error sweep;   /* why dead rows were not deleted */
+    int64_t sweep_at_us;  /* monotonic; the thread's own */
     struct histogram latency;
 };
 
@@ -295,6 +300,37 @@ static bool is_final(enum status st)
     return st == STATUS_FENCED || st == STATUS_REFUSED;
 }
 
+static int64_t sweep_interval_us(const struct sink_config *cfg)
+{
+    int64_t us = cfg->keep_us / 4;
+    return us < SWEEP_MIN_US ? SWEEP_MIN_US : us > SWEEP_MAX_US ? SWEEP_MAX_US : us;
+}
+
+/*
+ * Between batches, when it is time: deletes one batch of dead rows. As long as there are more, the
+ * next one follows behind the next batch of rows or heartbeat. What goes wrong is told and tried
+ * again in time; only the fence is final, since rows and heartbeats do not depend on it.
+ */
+static enum status sweep(struct sink *s, struct error *err)
+{
+    int64_t now_us = clock_mono_us(s->cfg.clock);
+    if (s->cfg.keep_us == 0 || now_us < s->sweep_at_us || !s->writer.conn)
+        return STATUS_OK;
+    size_t rows = 0;
+    struct error why = {0};
+    enum status st = sink_writer_sweep(&s->writer, &rows, &why);
+    COUNTER_ADD(rows_swept, rows);
+    if (rows < SWEEP_ROWS_MAX)
+        s->sweep_at_us = now_us + sweep_interval_us(&s->cfg);
+    pthread_mutex_lock(&s->lock);
+    s->sweep = why;
+    s->sweep.code = st;
+    pthread_mutex_unlock(&s->lock);
+    if (st == STATUS_FENCED)
+        *err = why;
+    return st == STATUS_FENCED ? st : STATUS_OK;
+}
+
 static void *run(void *arg)
 {
     struct sink *s = arg;
@@ -309,6 +345,10 @@ static void *run(void *arg)
         if (FAULT_POINT("sink_before_results"))
             st = STATUS_IO;
         return_batch(s, nodes, n, st && beat.due);
+        if (!st) {
+            st = sweep(s, &err);
+            n = 0;
+        }
         if (is_final(st)) {
             set_final(s, st, &err);
             break;
@@ -390,7 +430,7 @@ static struct sink *sink_new(const struct sink_config *cfg)
 enum status sink_start(const struct sink_config *cfg, struct sink **ret, struct error *err)
 {
     assert(cfg->n_tables >= 1 && cfg->n_tables <= LIMIT_TABLES);
-    assert(cfg->queue_rows_max >= 1 && cfg->ttl_us > 0);
+    assert(cfg->queue_rows_max >= 1 && cfg->ttl_us > 0 && cfg->keep_us >= 0);
     CLEANUP(sink_freep) struct sink *s = sink_new(cfg);
     if (!s || !s->cfg.conninfo || !s->cfg.pipeline || (cfg->slot && !s->cfg.slot))
         return error_set(err, STATUS_NOMEM, "could not allocate the sink");
@@ -540,6 +580,16 @@ bool sink_retrying(struct sink *s, struct error *err)
     if (trouble.code && err)
         *err = trouble;
     return trouble.code != STATUS_OK;
+}
+
+bool sink_sweep_failed(struct sink *s, struct error *err)
+{
+    pthread_mutex_lock(&s->lock);
+    struct error why = s->sweep;
+    pthread_mutex_unlock(&s->lock);
+    if (why.code && err)
+        *err = why;
+    return why.code != STATUS_OK;
 }
 
 uint64_t sink_latency(struct sink *s, int64_t *ret_p50_us, int64_t *ret_p99_us)

@@ -9,6 +9,8 @@
  * COMMIT that got no answer is unknown, and sending again is harmless because of the guard. A row
  * that PostgreSQL refuses for its data (SQLSTATE class 22 or 23) is found by bisecting the batch
  * and reported as failed; the others go through.
+ * Every few minutes rows that expired long ago are deleted, a few hundred to a transaction
+ * (strategic_sweep()); a later touch of one finds it MISSING.
  *
  * Threads: submit and poll may be called from any thread; rows are moved in.
  */
@@ -21,6 +23,10 @@
 #include "state/announcement.h"
 
 struct sink;
+
+/* How long a row counts as fresh: for the time to live, or also for as long as its engine says that
+ * nothing changes (valid_until), which suits readers that look at expires_at alone. */
+enum ttl_mode { TTL_STRICT, TTL_VALIDITY };
 
 enum sink_outcome { SINK_WRITTEN, SINK_TOUCHED, SINK_MISSING, SINK_FAILED };
 
@@ -56,7 +62,9 @@ struct sink_config {
     uint64_t epoch;
     const struct table_def *tables;
     size_t n_tables;
-    int64_t ttl_us;            /* expires_at = computed_at + ttl */
+    int64_t ttl_us; /* expires_at = computed_at + ttl, or what ttl_mode makes of it */
+    enum ttl_mode ttl_mode;
+    int64_t keep_us;           /* rows that expired longer ago are deleted; 0 = never */
     int64_t silence_us;        /* of the server, until the connection counts as lost; 0 = 60 s */
     size_t queue_rows_max;     /* submit() answers AGAIN beyond this */
     const struct clock *clock; /* wall time, for latency */
@@ -96,6 +104,9 @@ enum status sink_health(struct sink *s, struct error *err);
  * and why. Items are safe in the queue.
  */
 bool sink_retrying(struct sink *s, struct error *err);
+/* Deleting dead rows failed the last time; err says why. It is tried again later, and nothing else
+ * waits for it. */
+bool sink_sweep_failed(struct sink *s, struct error *err);
 /* Latency of rows with commit_us, source commit to sink commit, since start: p50, p99 in
  * microseconds; returns how many. */
 uint64_t sink_latency(struct sink *s, int64_t *ret_p50_us, int64_t *ret_p99_us);

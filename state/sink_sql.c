@@ -58,6 +58,8 @@ const char sink_sql_progress[] =
 const char sink_sql_notify[] =
     "SELECT pg_notify('strategic_cache', payload) FROM unnest($1::text[]) AS n (payload)";
 
+const char sink_sql_sweep[] = "SELECT strategic_sweep(make_interval(secs => $1::float8), $2::int)";
+
 static const struct sql_column *key_of(const struct table_def *t)
 {
     return t->by_window ? window_key : user_key;
@@ -94,7 +96,17 @@ size_t sink_sql_upsert_arrays(const struct table_def *t)
     return 2 + t->n_columns + N_COMMON;
 }
 
-enum status sink_sql_upsert(const struct table_def *t, struct buf *out)
+/* Parameter number ttl, in seconds; greatest() ignores a row that says nothing of its validity. */
+static enum status put_expiry(enum ttl_mode mode, size_t ttl, const char *valid_until,
+                              struct buf *out)
+{
+    if (mode == TTL_VALIDITY)
+        return buf_printf(out, "greatest(now() + make_interval(secs => $%zu::float8), %s)", ttl,
+                          valid_until);
+    return buf_printf(out, "now() + make_interval(secs => $%zu::float8)", ttl);
+}
+
+enum status sink_sql_upsert(const struct table_def *t, enum ttl_mode mode, struct buf *out)
 {
     size_t n = sink_sql_upsert_arrays(t);
     enum status st = buf_printf(out, "INSERT INTO %s AS t (", t->name);
@@ -105,8 +117,11 @@ enum status sink_sql_upsert(const struct table_def *t, struct buf *out)
     for (size_t i = 0; !st && i < n; i++)
         st = buf_printf(out, "%s, ", upsert_column(t, i).name);
     if (!st)
-        st = buf_printf(
-            out, "NULL, now(), now() + make_interval(secs => $%zu::float8) FROM unnest(", n + 1);
+        st = buf_printf(out, "NULL, now(), ");
+    if (!st)
+        st = put_expiry(mode, n + 1, "valid_until", out);
+    if (!st)
+        st = buf_printf(out, " FROM unnest(");
     for (size_t i = 0; !st && i < n; i++)
         st = buf_printf(out, "%s$%zu::%s[]", i ? ", " : "", i + 1, upsert_column(t, i).type);
     if (!st)
@@ -125,7 +140,7 @@ enum status sink_sql_upsert(const struct table_def *t, struct buf *out)
     return st;
 }
 
-enum status sink_sql_touch(const struct table_def *t, struct buf *out)
+enum status sink_sql_touch(const struct table_def *t, enum ttl_mode mode, struct buf *out)
 {
     const struct sql_column *key = key_of(t);
     enum status st =
@@ -139,12 +154,15 @@ enum status sink_sql_touch(const struct table_def *t, struct buf *out)
         st = buf_printf(out,
                         "moved AS (UPDATE %s AS t SET as_of = n.as_of,"
                         " valid_until = n.valid_until, row_version = n.row_version,"
-                        " computed_at = now(),"
-                        " expires_at = now() + make_interval(secs => $%d::float8)"
+                        " computed_at = now(), expires_at = ",
+                        t->name);
+    if (!st)
+        st = put_expiry(mode, SINK_TOUCH_ARRAYS + 1, "n.valid_until", out);
+    if (!st)
+        st = buf_printf(out,
                         " FROM n WHERE t.%s = n.%s AND t.%s = n.%s"
                         " AND t.invalidated_at IS NULL AND ",
-                        t->name, SINK_TOUCH_ARRAYS + 1, key[0].name, key[0].name, key[1].name,
-                        key[1].name);
+                        key[0].name, key[0].name, key[1].name, key[1].name);
     if (!st)
         st = buf_printf(out, GUARD("n") " RETURNING n.ord) ");
     /* The outer query sees the table as it was before the UPDATE: row_version is NULL only where

@@ -12,6 +12,7 @@
 #include "core/pg_array.h"
 #include "core/row.h"
 #include "core/status.h"
+#include "state/sink.h"
 
 #include <stddef.h>
 
@@ -21,15 +22,17 @@
 /*
  * INSERT ... SELECT FROM unnest($1, ..) ON CONFLICT (key) DO UPDATE ... WHERE the stored row is
  * older by (row_version, as_of). Clears invalidated_at. The last parameter is the lifetime in
- * seconds.
+ * seconds, which TTL_VALIDITY makes longer where valid_until is later.
  */
-MUST_CHECK enum status sink_sql_upsert(const struct table_def *t, struct buf *out);
+MUST_CHECK enum status sink_sql_upsert(const struct table_def *t, enum ttl_mode mode,
+                                       struct buf *out);
 /*
  * Moves as_of, valid_until, row_version, computed_at and expires_at only, under the same guard.
  * Answers one row (ordinal from 1, missing bool) for each element that moved nothing: missing means
  * that there is no such row, or that it was invalidated and must be written whole.
  */
-MUST_CHECK enum status sink_sql_touch(const struct table_def *t, struct buf *out);
+MUST_CHECK enum status sink_sql_touch(const struct table_def *t, enum ttl_mode mode,
+                                      struct buf *out);
 /* DELETE under the same guard: a row that is newer stays. */
 MUST_CHECK enum status sink_sql_remove(const struct table_def *t, struct buf *out);
 
@@ -55,3 +58,4 @@ extern const char sink_sql_processor[]; /* shard[], caught_up_to[] */
 extern const char sink_sql_progress[];  /* pipeline, epoch, slot, slot_birth, covered_lsn,
                                            row_version, events_applied */
 extern const char sink_sql_notify[];    /* payload[] */
+extern const char sink_sql_sweep[];     /* keep in seconds, rows at most; answers how many */

@@ -20,7 +20,15 @@
 #define ANNOUNCED_BYTES_MAX ((size_t)LIMIT_SINK_BATCH_ROWS * (LIMIT_NOTIFY_BYTES + 1024))
 
 /* Which statement of the pipeline a result belongs to: decides what its failure means. */
-enum step_kind { STEP_PLAIN, STEP_UPSERT, STEP_REMOVE, STEP_TOUCH, STEP_ACTIVITY, STEP_NOTIFY };
+enum step_kind {
+    STEP_PLAIN,
+    STEP_UPSERT,
+    STEP_REMOVE,
+    STEP_TOUCH,
+    STEP_ACTIVITY,
+    STEP_NOTIFY,
+    STEP_SWEEP
+};
 
 struct step {
     enum step_kind kind;
@@ -384,6 +392,8 @@ static void take_result(struct script *s, const struct step *step, PGresult *res
         s->counts.removed += changed;
     } else if (step->kind == STEP_TOUCH) {
         count_touch(s, step, res);
+    } else if (step->kind == STEP_SWEEP && PQntuples(res) == 1) {
+        s->counts.removed += strtoull(PQgetvalue(res, 0, 0), NULL, 10);
     }
 }
 
@@ -399,6 +409,8 @@ static enum status failure(const struct script *s, const struct step *step, cons
         return pg_error(err, s->w->conn, res, what);
     case STEP_ACTIVITY:
         return pg_error(err, s->w->conn, res, "could not write strategic_key_activity");
+    case STEP_SWEEP:
+        return pg_error(err, s->w->conn, res, "could not delete dead rows");
     case STEP_NOTIFY:
     case STEP_PLAIN:
         break;
@@ -480,10 +492,11 @@ static void send_prepare_table(struct script *s, enum step_kind kind, size_t tab
     CLEANUP(buf_deinit) struct buf sql;
     buf_init(&sql, 64u << 10);
     const struct table_def *t = &s->w->cfg->tables[table];
+    enum ttl_mode mode = s->w->cfg->ttl_mode;
     if (!s->st)
-        s->st = kind == STEP_UPSERT   ? sink_sql_upsert(t, &sql)
+        s->st = kind == STEP_UPSERT   ? sink_sql_upsert(t, mode, &sql)
                 : kind == STEP_REMOVE ? sink_sql_remove(t, &sql)
-                                      : sink_sql_touch(t, &sql);
+                                      : sink_sql_touch(t, mode, &sql);
     if (!s->st)
         s->st = buf_append(&sql, "", 1);
     char name[32];
@@ -711,5 +724,33 @@ enum status sink_writer_run(struct sink_writer *w, struct sink_node **nodes, siz
     }
     settle(nodes, n);
     *ret_counts = s.counts;
+    return STATUS_OK;
+}
+
+enum status sink_writer_sweep(struct sink_writer *w, size_t *ret_rows, struct error *err)
+{
+    assert(w->conn);
+    assert(w->cfg->keep_us > 0);
+    char epoch[24], keep_s[40], rows[24];
+    snprintf(epoch, sizeof(epoch), "%" PRIu64, w->cfg->epoch);
+    snprintf(keep_s, sizeof(keep_s), "%.6f", (double)w->cfg->keep_us / (double)US_PER_SECOND);
+    snprintf(rows, sizeof(rows), "%d", SWEEP_ROWS_MAX);
+    const char *fence[] = {w->cfg->pipeline, epoch};
+    const char *sweep[] = {keep_s, rows};
+    struct script s = {.w = w};
+    send_prepared(&s, STEP_PLAIN, "begin", 0, NULL);
+    send_prepared(&s, STEP_PLAIN, "fence", 2, fence);
+    /* Not prepared: a cache that lacks the function can still be written. */
+    if (!s.st) {
+        add_step(&s, STEP_SWEEP);
+        note_sent(&s, PQsendQueryParams(w->conn, sink_sql_sweep, 2, NULL, sweep, NULL, NULL, 0));
+    }
+    send_prepared(&s, STEP_PLAIN, "commit", 0, NULL);
+    enum status st = finish(&s, err);
+    if (st) {
+        recover(w, st);
+        return st;
+    }
+    *ret_rows = s.counts.removed;
     return STATUS_OK;
 }

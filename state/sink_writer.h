@@ -82,3 +82,11 @@ size_t sink_writer_group_end(struct sink_node *const *nodes, size_t n, size_t fr
 MUST_CHECK enum status sink_writer_run(struct sink_writer *w, struct sink_node **nodes, size_t n,
                                        const struct sink_heartbeat *beat,
                                        struct sink_counts *ret_counts, struct error *err);
+/*
+ * Deletes rows that expired more than cfg->keep_us ago, at most SWEEP_ROWS_MAX of them, in a
+ * transaction of its own. Statuses as above; REFUSED says that the schema or the rights lack
+ * something.
+ */
+#define SWEEP_ROWS_MAX 500
+MUST_CHECK enum status sink_writer_sweep(struct sink_writer *w, size_t *ret_rows,
+                                         struct error *err);

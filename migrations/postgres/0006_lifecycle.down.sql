@@ -1,2 +1,1 @@
--- lifecycle
-DO $$ BEGIN END $$;
+DROP FUNCTION strategic_sweep(INTERVAL, INT);

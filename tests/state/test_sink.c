@@ -47,7 +47,9 @@ static void ignore_line(void *ctx, const char *line)
     (void)line;
 }
 
-static int64_t silence_us; /* of the sinks that start() makes; 0 = the default */
+/* Of the sinks that start() makes; 0 = the default. */
+static int64_t silence_us, keep_us;
+static enum ttl_mode ttl_mode;
 
 static enum status (*committed)(void *ctx, const struct announcement *list, size_t n,
                                 struct error *err); /* of the sinks that start() makes */
@@ -67,6 +69,8 @@ static struct sink *start(uint64_t epoch)
         .slot_birth = 0x100,
         .silence_us = silence_us,
         .committed = committed,
+        .ttl_mode = ttl_mode,
+        .keep_us = keep_us,
     };
     struct sink *s = NULL;
     struct error err = {0};
@@ -93,6 +97,8 @@ static int finished(void **state)
     sink_stop(TAKE(sink), 5 * US_PER_SECOND);
     silence_us = 0;
     committed = NULL;
+    keep_us = 0;
+    ttl_mode = TTL_STRICT;
     enum status st = fault_arm(NULL, NULL);
     sql_close(TAKE(db));
     free(TAKE(conninfo));
@@ -775,6 +781,132 @@ static void test_a_server_too_slow_for_a_batch_gets_smaller_ones(void **state)
     assert_int_equal(sql_number(db, "SELECT count(*) FROM strategic_memory_health"), 100);
 }
 
+/* Rows whose engine says that they hold for longer expire then, others after the time to live. */
+static void test_validity_makes_a_row_expire_when_it_ceases_to_hold(void **state)
+{
+    (void)state;
+    sink_stop(TAKE(sink), US_PER_SECOND);
+    ttl_mode = TTL_VALIDITY;
+    sink = start(1);
+    static const char lifetimes[] =
+        "SELECT user_id, expires_at = valid_until, expires_at - computed_at = '5 min'"
+        " FROM strategic_memory_health ORDER BY user_id";
+    int64_t now_us = clock_wall_us(&clock_real);
+    struct sink_item items[] = {health("long", 1), health("short", 2), health("silent", 3)};
+    items[0].row.valid_until_us = now_us + US_PER_HOUR;
+    items[1].row.valid_until_us = now_us + US_PER_SECOND;
+    items[2].row.valid_until_us = 0;
+    submit(items, 3);
+    collect(NULL, 3);
+    TEXT rows = sql_text(db, "%s", lifetimes);
+    assert_string_equal(rows, "long|t|f\nshort|f|t\nsilent|-|t");
+    /* A touch says it anew. */
+    struct sink_item touches[] = {touch("long", 4), touch("short", 5)};
+    touches[0].row.valid_until_us = now_us + US_PER_SECOND;
+    touches[1].row.valid_until_us = now_us + 2 * US_PER_HOUR;
+    submit(touches, 2);
+    collect(NULL, 2);
+    TEXT moved = sql_text(db, "%s", lifetimes);
+    assert_string_equal(moved, "long|f|t\nshort|t|f\nsilent|-|t");
+}
+
+/* ---- the end of a row ---- */
+
+/* Rows of users name0, name1, .. that expired so long ago, with their activity. */
+static void bury(const char *table, const char *name, int n, const char *ago)
+{
+    sql_run(db,
+            "INSERT INTO %s (user_id, bot_name%s, expires_at)"
+            " SELECT '%s' || i, 'bot'%s, now() - interval '%s' FROM generate_series(1, %d) i",
+            table, strcmp(table, "strategic_memory_health") == 0 ? ", memory_snapshot" : "", name,
+            strcmp(table, "strategic_memory_health") == 0 ? ", '{}'" : "", ago, n);
+    sql_run(db,
+            "INSERT INTO strategic_key_activity (user_id, bot_name, shard)"
+            " SELECT '%s' || i, 'bot', 1 FROM generate_series(1, %d) i ON CONFLICT DO NOTHING",
+            name, n);
+}
+
+static void start_sweeping(void)
+{
+    sink_stop(TAKE(sink), US_PER_SECOND);
+    keep_us = US_PER_HOUR;
+    sink = start(1);
+}
+
+static void test_rows_that_expired_long_ago_are_deleted_in_batches(void **state)
+{
+    (void)state;
+    bury("strategic_memory_health", "dead", 1100, "61 min");
+    bury("strategic_memory_health", "stale", 3, "59 min");
+    bury("strategic_conversation_patterns", "half", 1, "2 h");
+    bury("strategic_memory_health", "half", 1, "1 min"); /* one of its two rows is still kept */
+    bury("strategic_memory_behavior", "silent", 1, "2 h");
+    sql_run(db, "UPDATE strategic_key_activity SET opted_out = true WHERE user_id = 'silent1'");
+    sql_run(db, "INSERT INTO strategic_character_performance (bot_name, expires_at)"
+                " VALUES ('gone', now() - interval '2 h'), ('kept', now())");
+    uint64_t swept = COUNTER_GET(rows_swept);
+    start_sweeping();
+    /* A batch at a time, each behind a transaction with rows. */
+    (void)write_one(health("first", 1));
+    for (int i = 0; i < 30000 && COUNTER_GET(rows_swept) == swept; i++)
+        pause_1ms();
+    assert_in_range(COUNTER_GET(rows_swept) - swept, 1, 500);
+    for (uint64_t v = 2; v < 4; v++)
+        (void)write_one(health("first", v));
+    assert_true(sql_wait_until(db, "SELECT count(*) = 5 FROM strategic_memory_health"));
+    assert_true(sql_wait_until(db, "SELECT count(*) = 1 FROM strategic_character_performance"));
+    TEXT left = sql_text(db, "SELECT user_id FROM strategic_memory_health ORDER BY user_id");
+    assert_string_equal(left, "first\nhalf1\nstale1\nstale2\nstale3");
+    TEXT bots = sql_text(db, "SELECT bot_name FROM strategic_character_performance");
+    assert_string_equal(bots, "kept");
+    assert_int_equal(sql_number(db, "SELECT count(*) FROM strategic_conversation_patterns"), 0);
+    /* Who opted out is remembered, and who has a row. */
+    TEXT alive = sql_text(db, "SELECT user_id FROM strategic_key_activity ORDER BY user_id");
+    assert_string_equal(alive, "half1\nsilent1\nstale1\nstale2\nstale3");
+    /* The worker finds out when it renews one. */
+    assert_int_equal(write_one(touch("dead7", 9)).outcome, SINK_MISSING);
+    struct sink_item again = health("dead7", 10);
+    again.first = true;
+    assert_int_equal(write_one(again).outcome, SINK_WRITTEN);
+    assert_int_equal(
+        sql_number(db, "SELECT count(*) FROM strategic_key_activity WHERE user_id = 'dead7'"), 1);
+}
+
+/* What the function asks of each table, as EXPLAIN sees it: the oldest first, from the index. */
+static void test_dead_rows_are_found_by_the_index_on_expires_at(void **state)
+{
+    (void)state;
+    bury("strategic_memory_health", "live", 20000, "-1 min");
+    bury("strategic_memory_health", "dead", 20, "2 h");
+    sql_run(db, "ANALYZE strategic_memory_health");
+    TEXT plan = sql_text(db, "EXPLAIN (COSTS OFF) DELETE FROM strategic_memory_health t USING ("
+                             " SELECT user_id, bot_name FROM strategic_memory_health"
+                             " WHERE expires_at < now() - interval '1 h'"
+                             " ORDER BY expires_at LIMIT 500) dead"
+                             " WHERE t.user_id = dead.user_id AND t.bot_name = dead.bot_name"
+                             " AND t.expires_at < now() - interval '1 h'");
+    assert_non_null(strstr(plan, "Index Scan using idx_memory_health_expires"));
+    assert_null(strstr(plan, "Seq Scan"));
+    assert_null(strstr(plan, "Sort"));
+    assert_int_equal(sql_number(db, "SELECT strategic_sweep('1 h', 500)"), 20);
+}
+
+/* A cache that was not migrated, or rights that were not granted: told, and nothing else stops. */
+static void test_a_sweep_that_fails_stops_nothing(void **state)
+{
+    (void)state;
+    sql_run(db, "DROP FUNCTION strategic_sweep(interval, int)");
+    start_sweeping();
+    assert_int_equal(write_one(health("u", 1)).outcome, SINK_WRITTEN);
+    struct error why = {0};
+    for (int i = 0; i < 30000 && !sink_sweep_failed(sink, &why); i++)
+        pause_1ms();
+    assert_non_null(strstr(why.text, "could not delete dead rows"));
+    assert_non_null(strstr(why.text, "strategic_sweep"));
+    assert_int_equal(write_one(health("u", 2)).outcome, SINK_WRITTEN);
+    assert_int_equal(sink_health(sink, NULL), STATUS_OK);
+}
+
 #define SINK_TEST(fn) cmocka_unit_test_setup_teardown(fn, fresh, finished)
 
 int main(void)
@@ -791,6 +923,10 @@ int main(void)
         SINK_TEST(test_a_touch_of_no_row_is_missing_and_of_a_newer_row_is_not),
         SINK_TEST(test_an_invalidated_row_must_be_written_whole),
         SINK_TEST(test_a_removed_row_goes_unless_it_is_newer),
+        SINK_TEST(test_validity_makes_a_row_expire_when_it_ceases_to_hold),
+        SINK_TEST(test_rows_that_expired_long_ago_are_deleted_in_batches),
+        SINK_TEST(test_dead_rows_are_found_by_the_index_on_expires_at),
+        SINK_TEST(test_a_sweep_that_fails_stops_nothing),
         SINK_TEST(test_of_one_key_the_newest_wins_and_all_get_results),
         SINK_TEST(test_a_first_row_is_entered_as_activity_once),
         SINK_TEST(test_many_rows_of_several_tables_go_in_batches),

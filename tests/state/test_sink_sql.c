@@ -25,6 +25,11 @@ static const struct table_def by_window = {
 
 /* ---- statements ---- */
 
+static enum status upsert_strict(const struct table_def *t, struct buf *out)
+{
+    return sink_sql_upsert(t, TTL_STRICT, out);
+}
+
 static void expect_sql(enum status (*write)(const struct table_def *, struct buf *),
                        const struct table_def *t, const char *text)
 {
@@ -39,7 +44,7 @@ static void test_the_upsert_writes_every_column_under_the_guard(void **state)
 {
     (void)state;
     expect_sql(
-        sink_sql_upsert, &by_user,
+        upsert_strict, &by_user,
         "INSERT INTO cache_a AS t (user_id, bot_name, score, topics, as_of, source_lsn,"
         " row_version, event_count, engine_version, confidence, state_flags, valid_until, details,"
         " invalidated_at, computed_at, expires_at)"
@@ -73,10 +78,34 @@ static void test_a_window_table_has_its_own_key(void **state)
                " OR (t.row_version = n.row_version AND t.as_of < n.as_of))");
     CLEANUP(buf_deinit) struct buf sql;
     buf_init(&sql, 1 << 16);
-    assert_int_equal(sink_sql_touch(&by_window, &sql), STATUS_OK);
+    assert_int_equal(sink_sql_touch(&by_window, TTL_STRICT, &sql), STATUS_OK);
     assert_int_equal(buf_append(&sql, "", 1), STATUS_OK);
     assert_non_null(strstr(sql.data, "t.time_window_hours = n.time_window_hours"));
     assert_null(strstr(sql.data, "user_id"));
+}
+
+/* The two modes differ in one expression, of the upsert and of the touch. */
+static void test_validity_prolongs_the_lifetime(void **state)
+{
+    (void)state;
+    CLEANUP(buf_deinit) struct buf sql;
+    buf_init(&sql, 1 << 16);
+    assert_int_equal(sink_sql_upsert(&by_user, TTL_VALIDITY, &sql), STATUS_OK);
+    assert_int_equal(buf_append(&sql, "", 1), STATUS_OK);
+    assert_non_null(strstr(sql.data, " details, NULL, now(),"
+                                     " greatest(now() + make_interval(secs => $14::float8),"
+                                     " valid_until) FROM unnest("));
+    buf_reset(&sql);
+    assert_int_equal(sink_sql_touch(&by_user, TTL_VALIDITY, &sql), STATUS_OK);
+    assert_int_equal(buf_append(&sql, "", 1), STATUS_OK);
+    assert_non_null(strstr(sql.data, " computed_at = now(), expires_at ="
+                                     " greatest(now() + make_interval(secs => $6::float8),"
+                                     " n.valid_until) FROM n WHERE "));
+    buf_reset(&sql);
+    assert_int_equal(sink_sql_touch(&by_user, TTL_STRICT, &sql), STATUS_OK);
+    assert_int_equal(buf_append(&sql, "", 1), STATUS_OK);
+    assert_non_null(strstr(sql.data, " expires_at = now() + make_interval(secs => $6::float8)"
+                                     " FROM n WHERE "));
 }
 
 static void test_a_row_fills_one_element_of_every_array(void **state)
@@ -178,6 +207,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_upsert_writes_every_column_under_the_guard),
         cmocka_unit_test(test_a_window_table_has_its_own_key),
+        cmocka_unit_test(test_validity_prolongs_the_lifetime),
         cmocka_unit_test(test_a_row_fills_one_element_of_every_array),
         cmocka_unit_test(test_the_newest_whole_row_of_a_key_is_sent),
         cmocka_unit_test(test_a_touch_newer_than_the_whole_row_is_sent_too),
