@@ -294,7 +294,8 @@ static enum status check_head(const struct event *e, struct error *err)
     bool has_user = e->user_id.len > 0;
     if (!st && (has_user || (e->type != EVENT_METRIC && e->type != EVENT_CHARACTER)))
         st = check_id("user_id", e->user_id, err);
-    if (!st && (e->bot_name.len > 0 || e->type != EVENT_PRIVACY))
+    bool every_bot = e->type == EVENT_PRIVACY || e->type == EVENT_REQUEST;
+    if (!st && (e->bot_name.len > 0 || !every_bot))
         st = check_bot(e->bot_name, err);
     if (!st && (e->at_us < TIME_MIN_US || e->at_us > TIME_MAX_US))
         st = error_set(err, STATUS_INVALID, "at: not within the years 1 to 9999");
@@ -326,6 +327,9 @@ enum status event_check(const struct event *e, struct error *err)
     case EVENT_PRIVACY:
         st = check_enum("op", e->u.privacy.op, PRIVACY_ERASE, PRIVACY_OPTIN, err);
         return st ? st : check_string("scope", e->u.privacy.scope, LIMIT_ID_BYTES, err);
+    case EVENT_REQUEST:
+        st = check_enum("op", e->u.request.op, REQUEST_INVALIDATE, REQUEST_TOUCH, err);
+        return st ? st : check_string("reason", e->u.request.reason, LIMIT_ID_BYTES, err);
     }
     return error_set(err, STATUS_INVALID, "type: unknown value %d", (int)e->type);
 }

@@ -22,7 +22,9 @@ enum event_type {
     EVENT_CHARACTER,
     EVENT_PRIVACY,
     EVENT_DEAD_LETTER, /* an input that could not become an event: reason + offending bytes */
+    EVENT_REQUEST,     /* about the rows of a user's keys, not about what happened */
 };
+#define EVENT_TYPE_LAST EVENT_REQUEST
 
 enum message_role { ROLE_USER = 1, ROLE_BOT = 2 };
 enum message_op { MESSAGE_INSERT = 1, MESSAGE_UPDATE = 2 };
@@ -30,6 +32,7 @@ enum memory_op { MEMORY_CREATE = 1, MEMORY_ACCESS = 2, MEMORY_DELETE = 3, MEMORY
 enum memory_outcome { OUTCOME_NONE = 0, OUTCOME_HIT = 1, OUTCOME_MISS = 2 };
 enum outreach_op { OUTREACH_SENT = 1, OUTREACH_REPLIED = 2, OUTREACH_OPTED_OUT = 3 };
 enum privacy_op { PRIVACY_ERASE = 1, PRIVACY_OPTOUT = 2, PRIVACY_OPTIN = 3 };
+enum request_op { REQUEST_INVALIDATE = 1, REQUEST_RECOMPUTE = 2, REQUEST_TOUCH = 3 };
 
 /* "no value" for optional numbers: NaN. */
 struct event_trait {
@@ -94,6 +97,14 @@ struct event_privacy {
     struct str scope;
 };
 
+/* at_us of the event is its token: when it was made, by the clock of the database that was asked.
+ * What was invalidated up to then by the transaction that brings it is valid again in rows that are
+ * computed after it. Without a bot: every key of the user. */
+struct event_request {
+    enum request_op op;
+    struct str reason; /* a word of the caller's, ptr NULL when absent */
+};
+
 /* Not keyed by a user: routed by hash of the reason's source so that it has one home. */
 struct event_dead_letter {
     struct str where;  /* relation or webhook source */
@@ -115,6 +126,7 @@ struct event {
         struct event_character character;
         struct event_privacy privacy;
         struct event_dead_letter dead_letter;
+        struct event_request request;
     } u;
 };
 
@@ -134,7 +146,8 @@ void *event_arena_alloc(struct event_arena *arena, size_t size); /* NULL when ou
  * null counts as absent, an unknown member is ignored, a member named twice is refused. `at` is RFC
  * 3339 with a zone, or integer microseconds. Beyond DESIGN.md section 2: `trait_count` (how many
  * traits there were when more than LIMIT_TRAITS), and the type `dead_letter` {where, reason, bytes}
- * with `bytes_base64` instead of `bytes` when they are not text.
+ * with `bytes_base64` instead of `bytes` when they are not text; and the type `request` {op:
+ * invalidate | recompute | touch, reason?}.
  */
 MUST_CHECK enum status event_from_json(struct str line, struct event_arena *arena,
                                        struct event *ret, struct error *err);
@@ -161,8 +174,8 @@ MUST_CHECK enum status event_decode(struct str bytes, struct event_arena *arena,
  * 1..LIMIT_ID_BYTES, other short strings at most that, content at most LIMIT_TEXT_BYTES; every
  * string is valid UTF-8 without NUL; bot is normal; at is within the years 1..9999; numbers are
  * finite and in range; the names in fields, tags and character traits differ. user is not needed by
- * metric and character, bot not by privacy. Of a dead letter only the lengths are checked.
- * event_from_json() and the mapping both end with it.
+ * metric and character, bot not by privacy and request. Of a dead letter only the lengths are
+ * checked. event_from_json() and the mapping both end with it.
  */
 MUST_CHECK enum status event_check(const struct event *e, struct error *err);
 

@@ -13,6 +13,7 @@
  *   character  version [name, weight, ...]
  *   privacy    op scope
  *   dead letter  where reason bytes
+ *   request    op reason
  */
 #include "core/event.h"
 
@@ -28,8 +29,9 @@
 
 /* How many elements follow the head, by type. */
 static const uint8_t body_fields[] = {
-    [EVENT_MESSAGE] = 10, [EVENT_MESSAGE_DELETED] = 0, [EVENT_MEMORY] = 8,  [EVENT_METRIC] = 3,
-    [EVENT_OUTREACH] = 2, [EVENT_CHARACTER] = 2,       [EVENT_PRIVACY] = 2, [EVENT_DEAD_LETTER] = 3,
+    [EVENT_MESSAGE] = 10, [EVENT_MESSAGE_DELETED] = 0, [EVENT_MEMORY] = 8,
+    [EVENT_METRIC] = 3,   [EVENT_OUTREACH] = 2,        [EVENT_CHARACTER] = 2,
+    [EVENT_PRIVACY] = 2,  [EVENT_DEAD_LETTER] = 3,     [EVENT_REQUEST] = 2,
 };
 
 static uint32_t kept_traits(uint32_t n)
@@ -78,6 +80,8 @@ static size_t body_bound(const struct event *e)
     case EVENT_DEAD_LETTER:
         return e->u.dead_letter.where.len + e->u.dead_letter.reason.len +
                e->u.dead_letter.bytes.len;
+    case EVENT_REQUEST:
+        return e->u.request.reason.len;
     }
     return 0;
 }
@@ -220,12 +224,16 @@ static void pack_body(msgpack_packer *pk, const struct event *e)
     case EVENT_DEAD_LETTER:
         pack_dead_letter(pk, &e->u.dead_letter);
         break;
+    case EVENT_REQUEST:
+        msgpack_pack_int(pk, (int)e->u.request.op);
+        pack_str(pk, e->u.request.reason);
+        break;
     }
 }
 
 enum status event_encode(const struct event *e, struct buf *out, struct error *err)
 {
-    assert(e->type >= EVENT_MESSAGE && e->type <= EVENT_DEAD_LETTER);
+    assert(e->type >= EVENT_MESSAGE && e->type <= EVENT_TYPE_LAST);
     size_t bound = (HEAD_FIELDS + 16) * FIELD_BYTES + e->id.len + e->user_id.len + e->bot_name.len +
                    body_bound(e);
     if (bound > LIMIT_EVENT_BYTES)
@@ -563,6 +571,10 @@ static void take_body(struct in *in, struct event_arena *arena, struct event *e)
         e->u.dead_letter.reason = take_str(in, "reason");
         e->u.dead_letter.bytes = take_bin(in, "bytes");
         break;
+    case EVENT_REQUEST:
+        e->u.request.op = (enum request_op)take_int(in, "op", REQUEST_INVALIDATE, REQUEST_TOUCH);
+        e->u.request.reason = take_str(in, "reason");
+        break;
     }
 }
 
@@ -572,7 +584,7 @@ enum status event_decode(struct str bytes, struct event_arena *arena, struct eve
     const uint8_t *at = (const uint8_t *)bytes.ptr;
     struct in in = {.at = at, .end = at ? at + bytes.len : at, .left = 1};
     (void)take_array(&in, "array");
-    ret->type = (enum event_type)take_int(&in, "type", EVENT_MESSAGE, EVENT_DEAD_LETTER);
+    ret->type = (enum event_type)take_int(&in, "type", EVENT_MESSAGE, EVENT_TYPE_LAST);
     if (in.bad)
         return error_set(err, STATUS_PROTOCOL, "%zu bytes are not an event of a known type",
                          bytes.len);

@@ -378,6 +378,7 @@ static const struct {
     {"character", EVENT_CHARACTER, 0},
     {"privacy", EVENT_PRIVACY, 0},
     {"dead_letter", EVENT_DEAD_LETTER, 0},
+    {"request", EVENT_REQUEST, 0},
 };
 
 const char *event_type_name(enum event_type type)
@@ -415,6 +416,10 @@ static void read_body(struct in *in, struct event *e, enum message_op op)
         break;
     case EVENT_DEAD_LETTER:
         read_dead_letter(in, &e->u.dead_letter);
+        break;
+    case EVENT_REQUEST:
+        e->u.request.op = (enum request_op)get_word(in, "op", &words_request_op, -1);
+        e->u.request.reason = get_string(in, "reason");
         break;
     }
 }

@@ -27,12 +27,18 @@ static const char *const privacy[] = {
     [PRIVACY_OPTOUT] = "optout",
     [PRIVACY_OPTIN] = "optin",
 };
+static const char *const request[] = {
+    [REQUEST_INVALIDATE] = "invalidate",
+    [REQUEST_RECOMPUTE] = "recompute",
+    [REQUEST_TOUCH] = "touch",
+};
 
 const struct event_words words_role = WORDS(role);
 const struct event_words words_memory_op = WORDS(memory);
 const struct event_words words_outcome = WORDS(outcome);
 const struct event_words words_outreach_op = WORDS(outreach);
 const struct event_words words_privacy_op = WORDS(privacy);
+const struct event_words words_request_op = WORDS(request);
 
 static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 

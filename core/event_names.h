@@ -16,6 +16,7 @@ extern const struct event_words words_memory_op;
 extern const struct event_words words_outcome;
 extern const struct event_words words_outreach_op;
 extern const struct event_words words_privacy_op;
+extern const struct event_words words_request_op;
 
 /* Base64 with padding (RFC 4648), for bytes that are not text. */
 size_t base64_length(size_t n_bytes);

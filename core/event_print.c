@@ -230,6 +230,12 @@ static void put_body(struct jsonw *w, const struct event *e)
     case EVENT_DEAD_LETTER:
         put_dead_letter(w, e);
         break;
+    case EVENT_REQUEST:
+        put_string(w, "id", e->id);
+        put_word(w, "op", &words_request_op, (int)e->u.request.op);
+        put_string(w, "reason", e->u.request.reason);
+        put_type(w, e, "request");
+        break;
     }
 }
 

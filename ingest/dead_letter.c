@@ -52,19 +52,18 @@ enum status dead_letter_render(const struct relation *rel, const struct tuple *o
     return st;
 }
 
-enum status dead_letter_event(const struct relation *rel, const char *reason,
-                              struct position position, int64_t at_us, struct str bytes,
-                              struct event_arena *arena, struct event *ret, struct error *err)
+enum status dead_letter_event_of(const char *where, const char *reason, struct position position,
+                                 int64_t at_us, struct str bytes, struct event_arena *arena,
+                                 struct event *ret, struct error *err)
 {
     size_t reason_len = strlen(reason);
-    size_t where_len = strlen(rel->schema) + 1 + strlen(rel->name);
-    char *copy = event_arena_alloc(arena, reason_len + 1);
-    char *where = event_arena_alloc(arena, where_len + 1);
+    size_t where_len = strlen(where);
+    char *texts = event_arena_alloc(arena, where_len + reason_len + 1);
     char *id = event_arena_alloc(arena, 64);
-    if (!copy || !where || !id)
+    if (!texts || !id)
         return error_set(err, STATUS_NOMEM, "could not allocate a dead letter");
-    memcpy(copy, reason, reason_len + 1);
-    snprintf(where, where_len + 1, "%s.%s", rel->schema, rel->name);
+    memcpy(texts, where, where_len);
+    memcpy(texts + where_len, reason, reason_len);
     int id_len = snprintf(id, 64, LSN_FMT "/%" PRIu64, LSN_ARGS(position.lsn), position.seq);
 
     *ret = (struct event){.type = EVENT_DEAD_LETTER,
@@ -72,8 +71,20 @@ enum status dead_letter_event(const struct relation *rel, const char *reason,
                           .user_id = STR(""),
                           .bot_name = STR(""),
                           .at_us = at_us};
-    ret->u.dead_letter.where = (struct str){where, where_len};
-    ret->u.dead_letter.reason = (struct str){copy, reason_len};
+    ret->u.dead_letter.where = (struct str){texts, where_len};
+    ret->u.dead_letter.reason = (struct str){texts + where_len, reason_len};
     ret->u.dead_letter.bytes = bytes.ptr ? bytes : STR("");
     return STATUS_OK;
+}
+
+enum status dead_letter_event(const struct relation *rel, const char *reason,
+                              struct position position, int64_t at_us, struct str bytes,
+                              struct event_arena *arena, struct event *ret, struct error *err)
+{
+    size_t len = strlen(rel->schema) + strlen(rel->name) + 2;
+    char *where = event_arena_alloc(arena, len);
+    if (!where)
+        return error_set(err, STATUS_NOMEM, "could not allocate a dead letter");
+    snprintf(where, len, "%s.%s", rel->schema, rel->name);
+    return dead_letter_event_of(where, reason, position, at_us, bytes, arena, ret, err);
 }

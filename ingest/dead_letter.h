@@ -19,7 +19,13 @@
 MUST_CHECK enum status dead_letter_render(const struct relation *rel, const struct tuple *old_tuple,
                                           const struct tuple *new_tuple, struct buf *out);
 
-/* The event that keeps it. reason is copied into the arena; bytes are borrowed. NOMEM. */
+/* The event that keeps an input of `where`. Both texts are copied into the arena; bytes are
+ * borrowed. NOMEM. */
+MUST_CHECK enum status dead_letter_event_of(const char *where, const char *reason,
+                                            struct position position, int64_t at_us,
+                                            struct str bytes, struct event_arena *arena,
+                                            struct event *ret, struct error *err);
+/* The event that keeps a row. reason is copied into the arena; bytes are borrowed. NOMEM. */
 MUST_CHECK enum status dead_letter_event(const struct relation *rel, const char *reason,
                                          struct position position, int64_t at_us, struct str bytes,
                                          struct event_arena *arena, struct event *ret,

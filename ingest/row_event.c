@@ -230,6 +230,7 @@ static enum status get_by_type(struct row_reader *r, struct event *e, struct err
         return get_privacy(r, e, err);
     case EVENT_MESSAGE_DELETED:
     case EVENT_DEAD_LETTER:
+    case EVENT_REQUEST:
         break;
     }
     return error_set(err, STATUS_INVALID, "events of this type cannot be mapped");

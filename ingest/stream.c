@@ -7,6 +7,7 @@
 #include "ingest/dead_letter.h"
 #include "ingest/pgoutput.h"
 #include "ingest/relation.h"
+#include "ingest/request.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -23,7 +24,14 @@ _Static_assert(MAPPING_COUNTERS_MAX *MAPPING_EVENTS_MAX +
                "the events of a row have positions of their own");
 
 /* What the receiver has not taken yet. */
-enum pending { PENDING_NONE, PENDING_ROW, PENDING_TRUNCATE, PENDING_COMMIT, PENDING_REBUILD };
+enum pending {
+    PENDING_NONE,
+    PENDING_ROW,
+    PENDING_TRUNCATE,
+    PENDING_COMMIT,
+    PENDING_REBUILD,
+    PENDING_REQUEST
+};
 
 /* What the mappings cannot go past. */
 struct blocked {
@@ -138,6 +146,19 @@ bool stream_is_pending(const struct stream *s)
     return s->pending != PENDING_NONE;
 }
 
+/* Of the one in events[0]. */
+static void log_dead_letter(struct stream *s)
+{
+    int held =
+        log_limit_pass(&s->log_limit, (long long)clock_mono_us(&clock_real), DEAD_LETTER_LOG_US);
+    if (held >= 0)
+        log_write(LOG_WARN, "ingest",
+                  "a change cannot be used and is kept as a dead letter table=\"" STR_FMT "\" "
+                  "position=" LSN_FMT "/%" PRIu64 " more_before=%d",
+                  STR_ARGS(s->events[0].u.dead_letter.where), LSN_ARGS(s->position.lsn),
+                  s->position.seq, held);
+}
+
 /* Fills events[0]; the reason is copied since err belongs to the caller. */
 static enum status make_dead_letter(struct stream *s, const struct relation *rel,
                                     const char *reason, struct error *err)
@@ -150,13 +171,7 @@ static enum status make_dead_letter(struct stream *s, const struct relation *rel
     s->n_events = 1;
     s->next_event = 0;
 
-    int held =
-        log_limit_pass(&s->log_limit, (long long)clock_mono_us(&clock_real), DEAD_LETTER_LOG_US);
-    if (held >= 0)
-        log_write(LOG_WARN, "ingest",
-                  "a change cannot be used and is kept as a dead letter table=\"%s.%s\" "
-                  "position=" LSN_FMT "/%" PRIu64 " more_before=%d",
-                  rel->schema, rel->name, LSN_ARGS(s->position.lsn), s->position.seq, held);
+    log_dead_letter(s);
     return STATUS_OK;
 }
 
@@ -437,6 +452,9 @@ enum status stream_retry(struct stream *s, struct error *err)
     case PENDING_REBUILD:
         st = offer_rebuild(s, err);
         break;
+    case PENDING_REQUEST:
+        st = offer_events(s, err);
+        break;
     }
     if (st != STATUS_AGAIN)
         s->pending = PENDING_NONE;
@@ -525,17 +543,46 @@ static enum status take_change(struct stream *s, const struct pgoutput_message *
     return STATUS_OK;
 }
 
+/* A request has a place among the changes of its transaction. Everybody who may log in can emit
+ * one: what cannot be read is kept as a dead letter. */
+static enum status take_request(struct stream *s, struct str content, struct error *err)
+{
+    struct error why = {.code = STATUS_OK};
+    s->position = (struct position){s->final_lsn, s->row_index++ << 8};
+    event_arena_reset(s->arena);
+    s->n_events = 1;
+    s->next_event = 0;
+    enum status st =
+        request_event(content, s->position, s->commit_us, s->arena, &s->events[0], &why);
+    if (st == STATUS_INVALID) {
+        event_arena_reset(s->arena);
+        st = dead_letter_event_of(REQUEST_PLACE, why.text, s->position, s->commit_us,
+                                  str_cut(content, LIMIT_DEAD_LETTER_BYTES), s->arena,
+                                  &s->events[0], &why);
+        if (!st)
+            log_dead_letter(s);
+    }
+    if (st)
+        return error_set(err, st, "%s", why.text);
+    s->pending = PENDING_REQUEST;
+    return STATUS_OK;
+}
+
 /* A logical message is no data: outside transactions it even survives a rollback. Inside one it may
- * be a watermark of ours, which is alone in its transaction. */
-static void take_logical_message(struct stream *s, const struct pgoutput_message *m)
+ * be a request, or a watermark of ours, which is alone in its transaction. */
+static enum status take_logical_message(struct stream *s, const struct pgoutput_message *m,
+                                        struct error *err)
 {
     if (!s->feedback.in_transaction || s->skip || !m->u.message.transactional)
-        return;
+        return STATUS_OK;
+    if (str_equal(m->u.message.prefix, STR(REQUEST_PREFIX)))
+        return take_request(s, m->u.message.content, err);
     heartbeat_came(&s->heartbeat, m->u.message.prefix, m->u.message.content, s->final_lsn);
     if (!s->rebuild || !rebuild_feed_message(s->rebuild, m->u.message.prefix, m->u.message.content))
-        return;
+        return STATUS_OK;
     s->position = (struct position){s->final_lsn, s->row_index << 8};
     s->pending = PENDING_REBUILD;
+    return STATUS_OK;
 }
 
 static enum status take_message(struct stream *s, struct error *err)
@@ -554,8 +601,7 @@ static enum status take_message(struct stream *s, struct error *err)
     case PGOUTPUT_TRUNCATE:
         return take_change(s, m, err);
     case PGOUTPUT_MESSAGE:
-        take_logical_message(s, m);
-        return STATUS_OK;
+        return take_logical_message(s, m, err);
     case PGOUTPUT_ORIGIN:
     case PGOUTPUT_TYPE:
         return STATUS_OK;

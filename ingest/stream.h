@@ -5,10 +5,10 @@
  * progress, the relations of the session, and the one message that the receiver has no room for.
  *
  * Positions: (final_lsn of the transaction, row index << 8 | k). The row index counts every row
- * change and TRUNCATE of the transaction, mapped or not, so that it does not depend on the mapping;
- * k counts the events of one row. Rows that are rebuilt have the positions behind the high
- * watermark, whose transaction holds nothing else. A transaction that begins below the start LSN is
- * already durable (its end is not beyond it) and is read past.
+ * change, TRUNCATE and request (ingest/request.h) of the transaction, mapped or not, so that it
+ * does not depend on the mapping; k counts the events of one row. Rows that are rebuilt have the
+ * positions behind the high watermark, whose transaction holds nothing else. A transaction that
+ * begins below the start LSN is already durable (its end is not beyond it) and is read past.
  */
 #pragma once
 

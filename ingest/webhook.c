@@ -123,6 +123,10 @@ enum status webhook_take_event(struct webhook_reading *r, struct str text, struc
     enum status st = event_from_json(text, r->arena, &e, err);
     if (!st && e.type == EVENT_DEAD_LETTER)
         st = error_set(err, STATUS_INVALID, "type: a dead letter cannot be sent");
+    if (!st && e.type == EVENT_REQUEST)
+        st =
+            error_set(err, STATUS_INVALID,
+                      "type: a request comes from the database: strategic_invalidate() and others");
     if (!st)
         st = put_event(r, &e, err);
     r->out->n_usable += !st;

@@ -261,6 +261,7 @@ static enum record_kind kind_of(const struct feature *f)
     case EVENT_MESSAGE:
     case EVENT_MESSAGE_DELETED:
     case EVENT_DEAD_LETTER:
+    case EVENT_REQUEST:
         break;
     }
     return RECORD_MESSAGE;

@@ -400,18 +400,23 @@ static enum status take_event(struct router *r, enum source source, const struct
     if (st)
         return st;
     struct route route = route_event(e);
-    for (uint32_t i = 0; i < route.n; i++) {
+    for (uint32_t i = 0; i < route.n && !route.all; i++) {
         st = make_room(r, source, route.partition[i], now_us, err);
         if (st)
             return st;
     }
     bool encoded = false;
     for (uint32_t i = 0; i < route.n; i++) {
-        struct frame_event f = {source, route.partition[i], .pos = pos, .commit_us = commit_us};
+        struct frame_event f = {source, route_at(&route, i), .pos = pos, .commit_us = commit_us};
         if (position_compare(pos, r->partitions[source][f.partition].sent) <= 0) {
             COUNTER_ADD(events_skipped, 1);
             continue;
         }
+        /* There may not be room for all at once: offered again, it goes on behind those that were
+         * sent. */
+        st = route.all ? make_room(r, source, f.partition, now_us, err) : STATUS_OK;
+        if (st)
+            return st;
         if (!encoded) {
             buf_reset(&r->scratch);
             st = event_encode(e, &r->scratch, err);

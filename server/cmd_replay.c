@@ -321,7 +321,7 @@ static enum status apply_event(struct replay *r, const struct event *e, struct e
         return st;
     struct route route = route_event(e);
     for (uint32_t i = 0; i < route.n; i++) {
-        uint32_t p = route.partition[i];
+        uint32_t p = route_at(&route, i);
         struct frame_event f = {
             .partition = p,
             .pseq = r->applied[p].pseq + 1,

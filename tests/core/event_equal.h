@@ -90,6 +90,9 @@ static bool same_body(const struct event *a, const struct event *b)
         return same_str(a->u.dead_letter.where, b->u.dead_letter.where) &&
                same_str(a->u.dead_letter.reason, b->u.dead_letter.reason) &&
                same_str(a->u.dead_letter.bytes, b->u.dead_letter.bytes);
+    case EVENT_REQUEST:
+        return a->u.request.op == b->u.request.op &&
+               same_str(a->u.request.reason, b->u.request.reason);
     }
     return false;
 }

@@ -133,7 +133,7 @@ static void random_metric(struct event_metric *m)
 
 static void random_event(struct event *e)
 {
-    e->type = (enum event_type)(1 + below(EVENT_DEAD_LETTER));
+    e->type = (enum event_type)(1 + below(EVENT_TYPE_LAST));
     e->id = random_text(1, 40);
     e->user_id = random_text(1, 40);
     e->bot_name = below(2) ? STR("elena") : STR("bot_2");
@@ -180,6 +180,11 @@ static void random_event(struct event *e)
             .reason = random_text(1, 40),
             .bytes = below(2) ? random_optional() : STR("\xFF\x00\xFE"),
         };
+        break;
+    case EVENT_REQUEST:
+        e->u.request = (struct event_request){(enum request_op)(1 + below(3)), random_optional()};
+        if (below(2))
+            e->bot_name = STR("");
         break;
     }
 }
@@ -299,7 +304,7 @@ static void test_damaged_bytes_are_refused_or_stay_in_range(void **state)
         out.data[i / 256] = (char)(i % 256);
         event_arena_reset(arena);
         if (!event_decode(written(), arena, &back, &err)) {
-            assert_in_range(back.type, EVENT_MESSAGE, EVENT_DEAD_LETTER);
+            assert_in_range(back.type, EVENT_MESSAGE, EVENT_TYPE_LAST);
             if (back.type == EVENT_MESSAGE) {
                 assert_in_range(back.u.message.role, ROLE_USER, ROLE_BOT);
                 assert_in_range(back.u.message.op, MESSAGE_INSERT, MESSAGE_UPDATE);

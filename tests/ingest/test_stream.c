@@ -59,6 +59,8 @@ static enum status on_event(void *ctx, const struct event *e, struct position po
     assert_int_equal(commit_us, T0);
     note("%s " STR_FMT " %" PRIX64 ".%" PRIu64 "\n",
          e->type == EVENT_DEAD_LETTER       ? "dead"
+         : e->type == EVENT_REQUEST         ? "request"
+         : e->type == EVENT_PRIVACY         ? "privacy"
          : e->type == EVENT_MESSAGE_DELETED ? "delete"
          : e->type == EVENT_MEMORY          ? "memory"
                                             : "message",
@@ -448,6 +450,42 @@ static void test_logical_messages_are_no_data(void **state)
     assert_seen("message m 200.0\ncommit 230\n");
 }
 
+static void ask(bool transactional, const char *content)
+{
+    frame(0x190);
+    wire_message(&wire, transactional, 0x190, "warmpath.request", content);
+    give();
+}
+
+/* It stands where its transaction put it, behind the rows before it; one that rolled back, or whose
+ * sender did not care, would not be repeated after a crash. */
+static void test_a_request_has_its_place_among_the_rows(void **state)
+{
+    (void)state;
+    ask(false, "{\"op\":\"touch\",\"user_id\":\"ann\",\"at\":1}");
+    describe(1, "chat");
+    begin(0x200);
+    insert(1, "m1", "user");
+    full = 2; /* it waits for room like a row */
+    ask(true, "{\"op\":\"invalidate\",\"user_id\":\"ann\",\"bot_name\":\"Elena\",\"at\":1}");
+    ask(true, "{\"op\":\"forget\",\"user_id\":\"ann\",\"at\":1}");
+    insert(1, "m2", "user");
+    commit(0x200, 0x230);
+    assert_seen("message m1 200.0\nrequest request:0/200/256 200.256\n"
+                "privacy request:0/200/512 200.512\nmessage m2 200.768\ncommit 230\n");
+}
+
+static void test_a_bad_request_is_a_dead_letter(void **state)
+{
+    (void)state;
+    begin(0x200);
+    ask(true, "{\"op\":\"drop everything\"}");
+    ask(true, "{\"op\":\"touch\",\"user_id\":\"ann\",\"at\":1}");
+    commit(0x200, 0x230);
+    assert_seen("dead 0/200/0 200.0\n  {\"op\":\"drop everything\"}\n"
+                "request request:0/200/256 200.256\ncommit 230\n");
+}
+
 static void test_a_truncate_may_ask_for_a_rebuild_and_waits_until_it_is_stored(void **state)
 {
     (void)state;
@@ -730,6 +768,8 @@ int main(void)
         STREAM_TEST(test_a_truncate_is_a_dead_letter_for_each_mapped_table),
         STREAM_TEST(test_a_deleted_memory_is_gone_since_the_commit),
         STREAM_TEST(test_logical_messages_are_no_data),
+        STREAM_TEST(test_a_request_has_its_place_among_the_rows),
+        STREAM_TEST(test_a_bad_request_is_a_dead_letter),
         STREAM_TEST(test_a_changed_table_is_bound_again),
         STREAM_TEST(test_a_mapped_column_that_is_gone_stops_the_stream_until_it_is_mended),
         STREAM_TEST(test_a_description_that_does_not_fit_is_no_harm_without_a_row_of_it),

@@ -320,8 +320,9 @@ static void route(struct world *w, struct event *e)
     struct route r = route_event(e);
     w->lsn++;
     for (uint32_t i = 0; i < r.n; i++) {
-        struct frame_event f = {.partition = r.partition[i],
-                                .pseq = ++w->pseq[r.partition[i]],
+        uint32_t to = route_at(&r, i);
+        struct frame_event f = {.partition = to,
+                                .pseq = ++w->pseq[to],
                                 .pos = {w->lsn, 0},
                                 .commit_us = w->now,
                                 .as_of_us = w->now};

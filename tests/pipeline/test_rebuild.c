@@ -204,7 +204,7 @@ static void deliver_from(struct world *w, enum source source, const struct event
     w->lsn++;
     w->seq = 0;
     for (uint32_t i = 0; i < r.n; i++)
-        give(w, source, r.partition[i], REBUILD_NONE, (struct str){b.data, b.len});
+        give(w, source, route_at(&r, i), REBUILD_NONE, (struct str){b.data, b.len});
     buf_deinit(&b);
 }
 

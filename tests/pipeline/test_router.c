@@ -443,6 +443,135 @@ static void test_a_lost_answer_is_asked_for_again(void **state)
     (void)expect_day(w, 0, 6);
 }
 
+/* ---- events for everybody ---- */
+
+static struct event character(const char *version_name)
+{
+    struct event e = {
+        .type = EVENT_CHARACTER,
+        .id = STR("c"),
+        .user_id = STR(""),
+        .bot_name = STR("elena"),
+        .at_us = T0,
+        .u.character = {.version = 2, .n_traits = 1, .traits = {{STR("calm"), 1}}},
+    };
+    e.u.character.traits[0].name = str_from(version_name);
+    return e;
+}
+
+struct heard {
+    uint64_t pseq[LIMIT_PARTITIONS];
+    uint64_t n;
+};
+
+/* Takes every frame that is there: numbers are dense, and each worker is sent its own partitions.
+ */
+static void listen_to(struct world *w, uint32_t worker, struct heard *heard)
+{
+    struct str bytes;
+    while (link_receive(w->down[worker], 0, &bytes, NULL) == STATUS_OK) {
+        struct frame_header h;
+        struct frame_event f;
+        assert_int_equal(frame_open(&w->reader, bytes, &h, NULL), STATUS_OK);
+        for (uint32_t i = 0; i < h.n; i++) {
+            assert_int_equal(frame_next_event(&w->reader, &f, NULL), STATUS_OK);
+            assert_int_equal(route_worker(f.partition, 2), worker);
+            assert_int_equal(f.pseq, ++heard->pseq[f.partition]);
+            heard->n++;
+        }
+        ack(w, worker, h.number, 100);
+    }
+}
+
+/* Until as many events have come as are expected; what comes beyond them is looked for as well. */
+static void hear(struct world *w, struct heard *heard, uint64_t n)
+{
+    for (int i = 0; i < 10000000 && heard->n < n; i++) {
+        w->now += LIMIT_FRAME_DELAY_US;
+        router_drained(w->router);
+        listen_to(w, 0, heard);
+        listen_to(w, 1, heard);
+    }
+    for (int i = 0; i < 1000; i++) {
+        w->now += LIMIT_FRAME_DELAY_US;
+        router_drained(w->router);
+        listen_to(w, 0, heard);
+        listen_to(w, 1, heard);
+    }
+    assert_int_equal(heard->n, n);
+}
+
+static void test_a_character_reaches_every_partition_once(void **state)
+{
+    struct world *w = *state;
+    greet_both(w);
+    struct event e = character("calm");
+    struct heard heard = {0};
+    for (int again = 0; again < 2; again++) /* the second time all of them have it */
+        assert_int_equal(
+            router_event(w->router, SOURCE_POSTGRES, &e, (struct position){200, 0}, T0, NULL),
+            STATUS_OK);
+    hear(w, &heard, LIMIT_PARTITIONS);
+}
+
+/* Some partitions had it before a crash, over however many workers they were spread then: the
+ * others get it, and those do not. */
+static void test_a_broadcast_goes_on_where_a_crash_cut_it_off(void **state)
+{
+    struct world *w = *state;
+    struct frame_applied applied[4];
+    struct heard heard = {0};
+    for (uint32_t i = 0; i < 4; i++) {
+        uint32_t partition = i * 16; /* of worker 0 of 2 now, of different ones of 5 before */
+        applied[i] = (struct frame_applied){SOURCE_POSTGRES, partition, {200, 0}, 7};
+        heard.pseq[partition] = 7;
+    }
+    hello(w, 0, 100, applied, 4);
+    hello(w, 1, 100, NULL, 0);
+    assert_int_equal(router_handshake(w->router, US_PER_SECOND, NULL), STATUS_OK);
+    struct event e = character("calm");
+    assert_int_equal(
+        router_event(w->router, SOURCE_POSTGRES, &e, (struct position){200, 0}, T0, NULL),
+        STATUS_OK);
+    hear(w, &heard, LIMIT_PARTITIONS - 4);
+    for (uint32_t i = 0; i < LIMIT_PARTITIONS; i++)
+        assert_int_equal(heard.pseq[i], i % 16 == 0 ? 7 : 1);
+}
+
+/* Without room for all of a broadcast a part of it goes; offered again, the rest. */
+static void test_a_broadcast_without_room_is_not_repeated(void **state)
+{
+    static char name[LIMIT_ID_BYTES];
+    struct world *w = *state;
+    greet_both(w);
+    memset(name, 'x', sizeof(name) - 1);
+    struct event e = character(name);
+    e.u.character.n_traits = 32;
+    for (uint32_t i = 1; i < 32; i++)
+        e.u.character.traits[i] = e.u.character.traits[0];
+    struct heard heard = {0};
+    uint64_t sent = 0, full = 0;
+    while (full < 3) {
+        enum status st = router_event(w->router, SOURCE_POSTGRES, &e,
+                                      (struct position){200 + sent, 0}, T0, NULL);
+        sent += st == STATUS_OK;
+        assert_true(sent < 10000);
+        if (st == STATUS_OK)
+            continue;
+        assert_int_equal(st, STATUS_AGAIN);
+        full++;
+        for (int i = 0; i < 10000000 && st == STATUS_AGAIN; i++) {
+            listen_to(w, 0, &heard);
+            listen_to(w, 1, &heard);
+            st = router_event(w->router, SOURCE_POSTGRES, &e, (struct position){200 + sent, 0}, T0,
+                              NULL);
+        }
+        assert_int_equal(st, STATUS_OK);
+        sent++;
+    }
+    hear(w, &heard, sent * LIMIT_PARTITIONS);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, rig_setup, rig_teardown)
@@ -461,6 +590,9 @@ int main(void)
         TEST(test_a_change_of_day_that_was_cut_short_is_finished_first),
         TEST(test_parts_are_counted_once_when_a_worker_begins_again),
         TEST(test_a_lost_answer_is_asked_for_again),
+        TEST(test_a_character_reaches_every_partition_once),
+        TEST(test_a_broadcast_goes_on_where_a_crash_cut_it_off),
+        TEST(test_a_broadcast_without_room_is_not_repeated),
     };
     return cmocka_run_group_tests_name("pipeline/router", tests, NULL, NULL);
 }
