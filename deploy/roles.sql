@@ -11,6 +11,8 @@
 --   sink_role    writes the cache: sink.conninfo. `cache_schema` (default public) is where `warmpath migrate up` made it.
 --   reader_role  reads the cache: the application. With `reader_timeout` (20ms, say), none of its statements takes longer: for a
 --                role that does nothing else.
+--   legacy_role  an application that reads the cache under the names of the compatibility pack (`warmpath migrate compat up`):
+--                its queries find the views of strategic_compat first. Never the role of sink.conninfo.
 -- Roles are made without a password: \password warmpath_source, or a certificate, or peer. doctor names what is missing.
 -- Tables with row-level security also need ALTER ROLE ... BYPASSRLS for the source role: a part of the rows would not do.
 
@@ -82,6 +84,20 @@ BEGIN;
     \if :{?reader_timeout}
         ALTER ROLE :"reader_role" SET statement_timeout = :'reader_timeout';
     \endif
+\endif
+
+\if :{?legacy_role}
+    SELECT format('CREATE ROLE %I LOGIN', :'legacy_role')
+    WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'legacy_role') \gexec
+    GRANT CONNECT ON DATABASE :"database" TO :"legacy_role";
+    GRANT USAGE ON SCHEMA strategic_compat TO :"legacy_role";
+    GRANT SELECT ON ALL TABLES IN SCHEMA strategic_compat TO :"legacy_role";
+    GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA strategic_compat TO :"legacy_role";
+    GRANT USAGE ON SCHEMA :"cache_schema" TO :"legacy_role";
+    GRANT EXECUTE ON FUNCTION
+        :"cache_schema".strategic_freshness(timestamptz, timestamptz, timestamptz, timestamptz, timestamptz, timestamptz, timestamptz)
+        TO :"legacy_role";
+    ALTER ROLE :"legacy_role" IN DATABASE :"database" SET search_path = strategic_compat, :"cache_schema";
 \endif
 
 COMMIT;

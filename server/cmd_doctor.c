@@ -37,7 +37,8 @@ static void check_migrations(const struct config *cfg, struct preflight_report *
     struct error err;
     bool pending = false;
     struct check *c = add(r, "migrations", CHECK_OK);
-    enum status st = migrate_status(cfg->sink_conninfo, ignore_line, NULL, &pending, &err);
+    enum status st =
+        migrate_status(&migrate_cache, cfg->sink_conninfo, ignore_line, NULL, &pending, &err);
     if (st != STATUS_OK) {
         c->result = CHECK_FAIL;
         snprintf(c->found, sizeof(c->found), "%.500s", err.text);

@@ -40,18 +40,19 @@ static int steps_of(struct cli *cli, int *ret)
     return CLI_OK;
 }
 
-static int status(struct cli *cli)
+static int status(struct cli *cli, const struct migration_set *set)
 {
     struct error err;
     bool pending = false;
     struct progress p = {.out = cli->out};
     if (!cli_has(cli, "json")) {
-        if (migrate_status(cli->config->sink_conninfo, print_line, &p, &pending, &err) != STATUS_OK)
+        if (migrate_status(set, cli->config->sink_conninfo, print_line, &p, &pending, &err) !=
+            STATUS_OK)
             return cli_fail(cli, CLI_FAILED, "%s", err.text);
         return CLI_OK;
     }
     json_t *lines = json_array();
-    if (migrate_status(cli->config->sink_conninfo, collect_line, lines, &pending, &err) !=
+    if (migrate_status(set, cli->config->sink_conninfo, collect_line, lines, &pending, &err) !=
         STATUS_OK) {
         json_decref(lines);
         return cli_fail(cli, CLI_FAILED, "%s", err.text);
@@ -65,17 +66,25 @@ int cmd_migrate(struct cli *cli)
     struct error err;
     enum status st;
     struct progress p = {.out = cli->out};
-    const char *what = cli->args[0];
+    const struct migration_set *set = &migrate_cache;
+    int i = 0;
+    if (strcmp(cli->args[i], "compat") == 0) {
+        set = &migrate_compat;
+        i++;
+    }
+    if (i + 1 != cli->n_args)
+        return cli_fail(cli, CLI_USAGE, "expected [compat] up|down|status");
+    const char *what = cli->args[i];
     if (strcmp(what, "status") == 0)
-        return status(cli);
+        return status(cli, set);
     if (strcmp(what, "up") == 0) {
-        st = migrate_up(cli->config->sink_conninfo, print_line, &p, &err);
+        st = migrate_up(set, cli->config->sink_conninfo, print_line, &p, &err);
     } else if (strcmp(what, "down") == 0) {
         int steps = 1;
         int code = steps_of(cli, &steps);
         if (code != CLI_OK)
             return code;
-        st = migrate_down(cli->config->sink_conninfo, steps, print_line, &p, &err);
+        st = migrate_down(set, cli->config->sink_conninfo, steps, print_line, &p, &err);
     } else {
         return cli_fail(cli, CLI_USAGE, "\"%s\" is none of up, down, status", what);
     }

@@ -79,14 +79,17 @@ const struct command commands[] = {
     },
     {
         .name = "migrate",
-        .args = "up|down|status",
+        .args = "[compat] up|down|status",
         .summary = "make, remove or show the cache tables in PostgreSQL",
-        .details = "up applies what is missing and does nothing the second time; down reverts the\n"
-                   "newest migration; status lists all of them.",
+        .details =
+            "up applies what is missing and does nothing the second time; down reverts the\n"
+            "newest migration; status lists all of them. With compat the same for the views\n"
+            "that readers of an earlier application need, in the schema strategic_compat:\n"
+            "optional, docs/READING.md.",
         .options = migrate_options,
         .need = NEED_SINK,
         .min_args = 1,
-        .max_args = 1,
+        .max_args = 2,
         .run = cmd_migrate,
     },
     {

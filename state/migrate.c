@@ -14,9 +14,20 @@
  * must never change: "wpmigrat" in ASCII. */
 #define LOCK_KEY "8605510806091653492"
 
-#define TABLE_SQL                                                               \
-    "CREATE TABLE IF NOT EXISTS strategic_migrations (version INT PRIMARY KEY," \
+#define TABLE_SQL                                             \
+    "CREATE TABLE IF NOT EXISTS %s (version INT PRIMARY KEY," \
     " name TEXT NOT NULL, checksum TEXT NOT NULL, applied_at TIMESTAMPTZ NOT NULL DEFAULT now())"
+
+/* Made by tools/embed.py. */
+extern const struct migration cache_migrations[], compat_migrations[];
+extern const int n_cache_migrations, n_compat_migrations;
+
+const struct migration_set migrate_cache = {
+    .table = "strategic_migrations", .list = cache_migrations, .n = &n_cache_migrations};
+const struct migration_set migrate_compat = {.table = "strategic_compat_migrations",
+                                             .list = compat_migrations,
+                                             .n = &n_compat_migrations,
+                                             .on = &migrate_cache};
 
 struct applied {
     int version;
@@ -25,7 +36,7 @@ struct applied {
     char at[32];
 };
 
-/* What strategic_migrations says, oldest first. */
+/* What the table of a set says, oldest first. */
 struct history {
     struct applied *rows;
     int n;
@@ -42,10 +53,10 @@ static void checksum_of(const struct migration *m, char out[20])
     snprintf(out, 20, "%016" PRIx64, hash64(str_from(m->up)));
 }
 
-static const struct migration *find_migration(int version)
+static const struct migration *find_migration(const struct migration_set *set, int version)
 {
     /* Versions are dense from 1: the build refuses a hole. */
-    return version >= 1 && version <= n_migrations ? &migrations[version - 1] : NULL;
+    return version >= 1 && version <= *set->n ? &set->list[version - 1] : NULL;
 }
 
 static enum status open_connection(const char *conninfo, bool lock, PGconn **ret, struct error *err)
@@ -68,13 +79,13 @@ static enum status open_connection(const char *conninfo, bool lock, PGconn **ret
     return STATUS_OK;
 }
 
-static enum status read_history(PGconn *conn, struct history *ret, struct error *err)
+static enum status read_history(PGconn *conn, const struct migration_set *set, struct history *ret,
+                                struct error *err)
 {
     CLEANUP(PQclearp) PGresult *there = NULL;
-    enum status st = pg_query(conn,
-                              "SELECT to_regclass(quote_ident(current_schema())"
-                              " || '.strategic_migrations') IS NOT NULL",
-                              0, NULL, "could not look for strategic_migrations", &there, err);
+    enum status st =
+        pg_query(conn, "SELECT to_regclass(quote_ident(current_schema()) || '.' || $1) IS NOT NULL",
+                 1, &set->table, "could not look for the migrations' table", &there, err);
     if (st)
         return st;
     if (*PQgetvalue(there, 0, 0) != 't') {
@@ -82,10 +93,12 @@ static enum status read_history(PGconn *conn, struct history *ret, struct error 
         return STATUS_OK;
     }
     CLEANUP(PQclearp) PGresult *res = NULL;
-    st = pg_query(conn,
-                  "SELECT version, name, checksum, to_char(applied_at AT TIME ZONE 'UTC',"
-                  " 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') FROM strategic_migrations ORDER BY version",
-                  0, NULL, "could not read strategic_migrations", &res, err);
+    char sql[256];
+    snprintf(sql, sizeof(sql),
+             "SELECT version, name, checksum, to_char(applied_at AT TIME ZONE 'UTC',"
+             " 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') FROM %s ORDER BY version",
+             set->table);
+    st = pg_query(conn, sql, 0, NULL, "could not read the migrations' table", &res, err);
     if (st)
         return st;
     int n = PQntuples(res);
@@ -104,11 +117,12 @@ static enum status read_history(PGconn *conn, struct history *ret, struct error 
 
 /* What was applied must be what this program holds: otherwise neither going up nor down from here
  * means what it says. */
-static enum status check_history(const struct history *h, struct error *err)
+static enum status check_history(const struct migration_set *set, const struct history *h,
+                                 struct error *err)
 {
     for (int i = 0; i < h->n; i++) {
         const struct applied *a = &h->rows[i];
-        const struct migration *m = find_migration(a->version);
+        const struct migration *m = find_migration(set, a->version);
         if (!m)
             return error_set(err, STATUS_REFUSED,
                              "the database has migration %04d_%s, which this program does not know:"
@@ -131,13 +145,41 @@ static enum status check_history(const struct history *h, struct error *err)
 
 /* Connects, waits for its turn, and reads the history, which must be one to go on from. What is
  * opened is the caller's also on failure. */
-static enum status open_to_change(const char *conninfo, PGconn **ret, struct history *ret_history,
-                                  struct error *err)
+static enum status open_to_change(const struct migration_set *set, const char *conninfo,
+                                  PGconn **ret, struct history *ret_history, struct error *err)
 {
     enum status st = open_connection(conninfo, true, ret, err);
     if (!st)
-        st = read_history(*ret, ret_history, err);
-    return st ? st : check_history(ret_history, err);
+        st = read_history(*ret, set, ret_history, err);
+    return st ? st : check_history(set, ret_history, err);
+}
+
+/* A set that stands on another needs all of it. */
+static enum status check_base(PGconn *conn, const struct migration_set *set, struct error *err)
+{
+    if (!set->on)
+        return STATUS_OK;
+    CLEANUP(history_deinit) struct history h = {0};
+    enum status st = read_history(conn, set->on, &h, err);
+    if (!st && h.n < *set->on->n)
+        st = error_set(err, STATUS_REFUSED,
+                       "the cache tables are not up to date: `warmpath migrate up` comes first");
+    return st;
+}
+
+/* And goes before anything below it. */
+static enum status check_compat_gone(PGconn *conn, const struct migration_set *set,
+                                     struct error *err)
+{
+    if (migrate_compat.on != set)
+        return STATUS_OK;
+    CLEANUP(history_deinit) struct history h = {0};
+    enum status st = read_history(conn, &migrate_compat, &h, err);
+    if (!st && h.n > 0)
+        st = error_set(err, STATUS_REFUSED,
+                       "the views of the compatibility pack read these tables:"
+                       " `warmpath migrate compat down` comes first");
+    return st;
 }
 
 /* Runs sql and note in one transaction. */
@@ -157,21 +199,22 @@ static enum status run_step(PGconn *conn, const char *sql, const char *note, con
     return st;
 }
 
-enum status migrate_up(const char *conninfo, void (*fn)(void *ctx, const char *line), void *ctx,
-                       struct error *err)
+enum status migrate_up(const struct migration_set *set, const char *conninfo,
+                       void (*fn)(void *ctx, const char *line), void *ctx, struct error *err)
 {
     CLEANUP(PQfinishp) PGconn *conn = NULL;
     CLEANUP(history_deinit) struct history h = {0};
-    enum status st = open_to_change(conninfo, &conn, &h, err);
-    for (int i = h.n; !st && i < n_migrations; i++) {
-        const struct migration *m = &migrations[i];
+    enum status st = open_to_change(set, conninfo, &conn, &h, err);
+    if (!st)
+        st = check_base(conn, set, err);
+    for (int i = h.n; !st && i < *set->n; i++) {
+        const struct migration *m = &set->list[i];
         char checksum[20];
         checksum_of(m, checksum);
         char note[512];
         snprintf(note, sizeof(note),
-                 TABLE_SQL "; INSERT INTO strategic_migrations (version, name, checksum)"
-                           " VALUES (%d, '%s', '%s')",
-                 m->version, m->name, checksum);
+                 TABLE_SQL "; INSERT INTO %s (version, name, checksum) VALUES (%d, '%s', '%s')",
+                 set->table, set->table, m->version, m->name, checksum);
         char what[128];
         snprintf(what, sizeof(what), "could not apply migration %04d_%s", m->version, m->name);
         st = run_step(conn, m->up, note, what, err);
@@ -184,21 +227,23 @@ enum status migrate_up(const char *conninfo, void (*fn)(void *ctx, const char *l
     return st;
 }
 
-enum status migrate_down(const char *conninfo, int steps, void (*fn)(void *ctx, const char *line),
-                         void *ctx, struct error *err)
+enum status migrate_down(const struct migration_set *set, const char *conninfo, int steps,
+                         void (*fn)(void *ctx, const char *line), void *ctx, struct error *err)
 {
     assert(steps >= 0);
     CLEANUP(PQfinishp) PGconn *conn = NULL;
     CLEANUP(history_deinit) struct history h = {0};
-    enum status st = open_to_change(conninfo, &conn, &h, err);
+    enum status st = open_to_change(set, conninfo, &conn, &h, err);
+    if (!st)
+        st = check_compat_gone(conn, set, err);
     int last = steps == 0 || steps > h.n ? 0 : h.n - steps;
     for (int i = h.n; !st && i > last; i--) {
-        const struct migration *m = &migrations[i - 1];
+        const struct migration *m = &set->list[i - 1];
         char note[128];
         if (i == 1)
-            snprintf(note, sizeof(note), "DROP TABLE strategic_migrations");
+            snprintf(note, sizeof(note), "DROP TABLE %s", set->table);
         else
-            snprintf(note, sizeof(note), "DELETE FROM strategic_migrations WHERE version = %d", i);
+            snprintf(note, sizeof(note), "DELETE FROM %s WHERE version = %d", set->table, i);
         char what[128];
         snprintf(what, sizeof(what), "could not revert migration %04d_%s", m->version, m->name);
         st = run_step(conn, m->down, note, what, err);
@@ -211,25 +256,26 @@ enum status migrate_down(const char *conninfo, int steps, void (*fn)(void *ctx, 
     return st;
 }
 
-enum status migrate_status(const char *conninfo, void (*fn)(void *ctx, const char *line), void *ctx,
-                           bool *ret_pending, struct error *err)
+enum status migrate_status(const struct migration_set *set, const char *conninfo,
+                           void (*fn)(void *ctx, const char *line), void *ctx, bool *ret_pending,
+                           struct error *err)
 {
     CLEANUP(PQfinishp) PGconn *conn = NULL;
     enum status st = open_connection(conninfo, false, &conn, err);
     if (st)
         return st;
     CLEANUP(history_deinit) struct history h = {0};
-    st = read_history(conn, &h, err);
+    st = read_history(conn, set, &h, err);
     if (st)
         return st;
-    for (int i = 0; i < n_migrations || i < h.n; i++) {
+    for (int i = 0; i < *set->n || i < h.n; i++) {
         char line[192];
         if (i >= h.n) {
-            snprintf(line, sizeof(line), "%04d %s pending", migrations[i].version,
-                     migrations[i].name);
+            snprintf(line, sizeof(line), "%04d %s pending", set->list[i].version,
+                     set->list[i].name);
         } else {
             const struct applied *a = &h.rows[i];
-            const struct migration *m = find_migration(a->version);
+            const struct migration *m = find_migration(set, a->version);
             char checksum[20] = "";
             if (m)
                 checksum_of(m, checksum);
@@ -241,6 +287,6 @@ enum status migrate_status(const char *conninfo, void (*fn)(void *ctx, const cha
         }
         fn(ctx, line);
     }
-    *ret_pending = h.n < n_migrations;
+    *ret_pending = h.n < *set->n;
     return STATUS_OK;
 }

@@ -32,7 +32,7 @@ static int fresh(void **state)
     (void)state;
     conninfo = pgcluster_database(cluster, "test_lease");
     db = sql_open(conninfo);
-    return migrate_up(conninfo, ignore_line, NULL, NULL) ? -1 : 0;
+    return migrate_up(&migrate_cache, conninfo, ignore_line, NULL, NULL) ? -1 : 0;
 }
 
 static int finished(void **state)
@@ -229,7 +229,7 @@ static void test_renewal_reconnects_after_the_server_was_away(void **state)
 static void test_without_migrations_the_reason_is_the_schema(void **state)
 {
     (void)state;
-    assert_int_equal(migrate_down(conninfo, 0, ignore_line, NULL, NULL), STATUS_OK);
+    assert_int_equal(migrate_down(&migrate_cache, conninfo, 0, ignore_line, NULL, NULL), STATUS_OK);
     struct lease *l = NULL;
     struct error err = {0};
     assert_int_equal(lease_acquire(conninfo, "main", "a", NULL, &l, &err), STATUS_REFUSED);

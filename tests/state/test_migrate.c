@@ -47,7 +47,7 @@ static void migrate_all(const char *conninfo)
 {
     struct lines lines = {0};
     struct error err = {0};
-    if (migrate_up(conninfo, add_line, &lines, &err))
+    if (migrate_up(&migrate_cache, conninfo, add_line, &lines, &err))
         fail_msg("%s", err.text);
 }
 
@@ -178,11 +178,11 @@ static void test_a_second_up_does_nothing(void **state)
     CLEANUP(sql_closep) PGconn *db = NULL;
     TEXT conninfo = fresh_database(&db);
     struct lines first = {0}, second = {0};
-    assert_int_equal(migrate_up(conninfo, add_line, &first, NULL), STATUS_OK);
-    assert_int_equal(first.n, n_migrations);
+    assert_int_equal(migrate_up(&migrate_cache, conninfo, add_line, &first, NULL), STATUS_OK);
+    assert_int_equal(first.n, *migrate_cache.n);
     assert_memory_equal(first.text, "applied 0001_strategic_cache", 28);
     TEXT before = schema_of(db);
-    assert_int_equal(migrate_up(conninfo, add_line, &second, NULL), STATUS_OK);
+    assert_int_equal(migrate_up(&migrate_cache, conninfo, add_line, &second, NULL), STATUS_OK);
     assert_int_equal(second.n, 0);
     TEXT after = schema_of(db);
     assert_string_equal(before, after);
@@ -200,9 +200,9 @@ static void test_down_leaves_nothing_behind(void **state)
                 " expires_at) VALUES ('u', 'b', '{}', now())");
     struct lines lines = {0};
     struct error err = {0};
-    if (migrate_down(conninfo, 0, add_line, &lines, &err))
+    if (migrate_down(&migrate_cache, conninfo, 0, add_line, &lines, &err))
         fail_msg("%s", err.text);
-    assert_int_equal(lines.n, n_migrations);
+    assert_int_equal(lines.n, *migrate_cache.n);
     TEXT schema = schema_of(db);
     assert_string_equal(schema, "");
     migrate_all(conninfo);
@@ -243,7 +243,8 @@ static void test_tables_of_an_earlier_system_survive_up_and_down(void **state)
     TEXT settings = sql_text(db, "SELECT reloptions FROM pg_class"
                                  " WHERE relname = 'strategic_memory_health'");
     assert_string_equal(settings, "{fillfactor=90,autovacuum_vacuum_scale_factor=0.02}");
-    assert_int_equal(migrate_down(conninfo, 0, add_line, &(struct lines){0}, NULL), STATUS_OK);
+    assert_int_equal(migrate_down(&migrate_cache, conninfo, 0, add_line, &(struct lines){0}, NULL),
+                     STATUS_OK);
     TEXT after = schema_of(db);
     assert_string_equal(before, after);
     TEXT row = sql_text(db, "SELECT user_id, memory_snapshot FROM strategic_memory_health");
@@ -258,7 +259,8 @@ static void test_a_table_that_does_not_fit_is_refused_and_nothing_changes(void *
     sql_run(db, "CREATE TABLE strategic_memory_behavior (id INT, user_id TEXT)");
     TEXT before = schema_of(db);
     struct error err = {0};
-    assert_int_not_equal(migrate_up(conninfo, add_line, &(struct lines){0}, &err), STATUS_OK);
+    assert_int_not_equal(migrate_up(&migrate_cache, conninfo, add_line, &(struct lines){0}, &err),
+                         STATUS_OK);
     assert_non_null(strstr(err.text, "strategic_memory_behavior exists but lacks the columns"));
     assert_non_null(strstr(err.text, "bot_name"));
     TEXT after = schema_of(db);
@@ -275,12 +277,15 @@ static void test_a_changed_migration_is_refused_with_an_explanation(void **state
     migrate_all(conninfo);
     sql_run(db, "UPDATE strategic_migrations SET checksum = '0123456789abcdef' WHERE version = 1");
     struct error err = {0};
-    assert_int_equal(migrate_up(conninfo, add_line, &(struct lines){0}, &err), STATUS_REFUSED);
+    assert_int_equal(migrate_up(&migrate_cache, conninfo, add_line, &(struct lines){0}, &err),
+                     STATUS_REFUSED);
     assert_non_null(strstr(err.text, "0001_strategic_cache was applied at "));
-    assert_int_equal(migrate_down(conninfo, 0, add_line, &(struct lines){0}, NULL), STATUS_REFUSED);
+    assert_int_equal(migrate_down(&migrate_cache, conninfo, 0, add_line, &(struct lines){0}, NULL),
+                     STATUS_REFUSED);
     struct lines lines = {0};
     bool pending = true;
-    assert_int_equal(migrate_status(conninfo, add_line, &lines, &pending, NULL), STATUS_OK);
+    assert_int_equal(migrate_status(&migrate_cache, conninfo, add_line, &lines, &pending, NULL),
+                     STATUS_OK);
     assert_non_null(strstr(lines.text, "its text has changed"));
 }
 
@@ -290,9 +295,10 @@ static void test_a_database_of_a_newer_program_is_refused(void **state)
     CLEANUP(sql_closep) PGconn *db = NULL;
     TEXT conninfo = fresh_database(&db);
     migrate_all(conninfo);
-    sql_run(db, "INSERT INTO strategic_migrations VALUES (%d, 'later', 'x')", n_migrations + 1);
+    sql_run(db, "INSERT INTO strategic_migrations VALUES (%d, 'later', 'x')", *migrate_cache.n + 1);
     struct error err = {0};
-    assert_int_equal(migrate_up(conninfo, add_line, &(struct lines){0}, &err), STATUS_REFUSED);
+    assert_int_equal(migrate_up(&migrate_cache, conninfo, add_line, &(struct lines){0}, &err),
+                     STATUS_REFUSED);
     assert_non_null(strstr(err.text, "_later, which this program does not know"));
 }
 
@@ -305,13 +311,15 @@ static void test_status_tells_pending_from_applied(void **state)
     TEXT conninfo = fresh_database(&db);
     struct lines lines = {0};
     bool pending = false;
-    assert_int_equal(migrate_status(conninfo, add_line, &lines, &pending, NULL), STATUS_OK);
+    assert_int_equal(migrate_status(&migrate_cache, conninfo, add_line, &lines, &pending, NULL),
+                     STATUS_OK);
     assert_true(pending);
-    assert_int_equal(lines.n, n_migrations);
+    assert_int_equal(lines.n, *migrate_cache.n);
     assert_memory_equal(lines.text, "0001 strategic_cache pending", 28);
     migrate_all(conninfo);
     struct lines after = {0};
-    assert_int_equal(migrate_status(conninfo, add_line, &after, &pending, NULL), STATUS_OK);
+    assert_int_equal(migrate_status(&migrate_cache, conninfo, add_line, &after, &pending, NULL),
+                     STATUS_OK);
     assert_false(pending);
     assert_memory_equal(after.text, "0001 strategic_cache applied 2", 30);
 }
@@ -319,7 +327,7 @@ static void test_status_tells_pending_from_applied(void **state)
 static void *up_in_thread(void *arg)
 {
     struct lines lines = {0};
-    enum status st = migrate_up(arg, add_line, &lines, NULL);
+    enum status st = migrate_up(&migrate_cache, arg, add_line, &lines, NULL);
     return (void *)(intptr_t)(st ? -1 : lines.n);
 }
 
@@ -338,7 +346,7 @@ static void test_migrations_started_at_once_do_not_collide(void **state)
         assert_true((intptr_t)n >= 0);
         applied += (int)(intptr_t)n;
     }
-    assert_int_equal(applied, n_migrations);
+    assert_int_equal(applied, *migrate_cache.n);
 }
 
 /* ---- what readers call ---- */

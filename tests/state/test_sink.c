@@ -84,7 +84,7 @@ static int fresh(void **state)
     (void)state;
     conninfo = pgcluster_database(cluster, "test_sink");
     db = sql_open(conninfo);
-    if (migrate_up(conninfo, ignore_line, NULL, NULL))
+    if (migrate_up(&migrate_cache, conninfo, ignore_line, NULL, NULL))
         return -1;
     sql_run(db, "INSERT INTO strategic_epoch VALUES ('main', 1)");
     sink = start(1);
