@@ -539,6 +539,7 @@ static size_t cp_heap_bytes(const void *state)
 extern const struct engine_ops engine_conversation_patterns;
 const struct engine_ops engine_conversation_patterns = {
     .name = "conversation_patterns",
+    .profiles = true,
     .version = 2,
     .table = TABLE_CONVERSATION_PATTERNS,
     .kinds = 1u << RECORD_MESSAGE,

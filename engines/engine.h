@@ -45,6 +45,7 @@ struct engine_ops {
     enum engine_scope scope;
     enum table_id table; /* the first table it fills columns of ... */
     uint32_t n_tables;   /* ... and how many, by number; 0 counts as 1 */
+    bool profiles;       /* what it says is a profile of the user: suppressed without his consent */
     bool uses_epochs;    /* state depends on them: it is made anew when one was closed */
     uint32_t kinds;      /* bit mask of (1 << record_kind) that it reads */
     /* Bit mask of kinds that justify a row: key_has_row() asks for one record of them. Other kinds

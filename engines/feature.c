@@ -120,6 +120,16 @@ static void extract_memory(const struct event_memory *e, const struct epoch *epo
     take_labels(&text, f);
 }
 
+/* One that is not given covers everything. */
+static uint8_t consent_scopes(struct str scope)
+{
+    if (scope.len == 0 || str_equal(scope, STR("all")))
+        return 1u << CONSENT_PROACTIVE | 1u << CONSENT_PROFILING;
+    if (str_equal(scope, STR("proactive")))
+        return 1u << CONSENT_PROACTIVE;
+    return str_equal(scope, STR("profiling")) ? 1u << CONSENT_PROFILING : 0;
+}
+
 void feature_extract(const struct event *e, enum source source, uint64_t ver,
                      const struct epoch_list *epochs, struct feature *ret)
 {
@@ -143,8 +153,7 @@ void feature_extract(const struct event *e, enum source source, uint64_t ver,
         ret->op = (uint8_t)e->u.outreach.op;
     } else if (e->type == EVENT_PRIVACY) {
         ret->op = (uint8_t)e->u.privacy.op;
-        struct str scope = e->u.privacy.scope;
-        ret->u.privacy.proactive = scope.len == 0 || str_equal(scope, STR("proactive"));
+        ret->u.privacy.scopes = consent_scopes(e->u.privacy.scope);
     } else if (e->type == EVENT_METRIC) {
         metric_feature_extract(e, &ret->u.metric);
     } else if (e->type == EVENT_CHARACTER) {
@@ -258,7 +267,7 @@ enum status feature_encode(const struct feature *f, struct buf *out)
         codec_put_vector(&w, f->u.memory.vector, f->u.memory.n_vector);
         put_labels(&w, f);
     } else if (f->type == EVENT_PRIVACY) {
-        put_u8(&w, f->u.privacy.proactive);
+        put_u8(&w, f->u.privacy.scopes);
     } else if (f->type == EVENT_METRIC) {
         metric_feature_put(&w, &f->u.metric);
     } else if (f->type == EVENT_CHARACTER) {
@@ -306,9 +315,9 @@ static void decode_memory(struct reader *r, struct feature *f)
 
 static void decode_privacy(struct reader *r, struct feature *f)
 {
-    uint8_t proactive = reader_u8(r);
-    f->u.privacy.proactive = proactive;
-    if (proactive > 1 || f->op < PRIVACY_ERASE || f->op > PRIVACY_OPTIN)
+    f->u.privacy.scopes = reader_u8(r);
+    if (f->u.privacy.scopes >= 1u << CONSENT_SCOPES || f->op < PRIVACY_ERASE ||
+        f->op > PRIVACY_OPTIN)
         r->bad = true;
 }
 

@@ -43,7 +43,7 @@ struct feature {
             struct vector_entry vector[RECORD_VECTOR];
         } memory;
         struct {
-            bool proactive; /* the scope covers conversations that the bot begins */
+            uint8_t scopes; /* 1 << enum consent_scope; 0: one that nobody knows */
         } privacy;
         struct metric_feature metric;
         struct character_feature character;

@@ -100,7 +100,7 @@ static void note(const struct key *k, enum record_kind kind, size_t index, bool 
     uint32_t weights[TABLE_COUNT] = {0};
     for (size_t i = 0; i < k->n_states; i++) {
         const struct engine_ops *ops = engine_at(i);
-        if (ops->scope != k->scope || !(ops->kinds & 1u << kind))
+        if (ops->scope != k->scope || !(ops->kinds & 1u << kind) || klog_is_suppressed(k, ops))
             continue;
         uint32_t weight = ops->weight ? ops->weight(&k->log, kind, index) : 0;
         bool urgent =
@@ -417,7 +417,11 @@ static enum status apply_message(struct key *k, const struct feature *f, struct 
         keep_text(k, live, &m);
     else
         st = intern_labels(k, f, m.labels, RECORD_LABELS, err);
-    st = st ? st : intern_traits(k, f, &m, err);
+    bool profiled = !k->log.consents[CONSENT_PROFILING].opted_out;
+    if (!profiled)
+        msg_forget_profile(&m);
+    if (profiled)
+        st = st ? st : intern_traits(k, f, &m, err);
     st = st ? st : keep_embedding(k, f, live, &m, err);
     if (st)
         return st;
@@ -666,26 +670,44 @@ static enum status put_outreach(struct key *k, const struct outreach_rec *o, boo
     return STATUS_OK;
 }
 
-static enum status set_consent(struct key *k, const struct feature *f, bool opted_out,
-                               struct key_change *ret)
+/* The rows that a profile is in; it goes, or comes back, at once. */
+static void note_profile(const struct key *k, struct key_change *change)
 {
-    struct consent *c = &k->log.consent;
+    for (size_t i = 0; i < k->n_states; i++) {
+        const struct engine_ops *ops = engine_at(i);
+        for (enum table_id t = ops->table; t < TABLE_COUNT && engine_fills(ops, t); t++)
+            if (ops->profiles && ops->scope == k->scope && has_record(k, ops->row_kinds))
+                change->touched[t] = change->urgent[t] = change->withdrawn[t] = true;
+    }
+}
+
+static void set_consent(struct key *k, const struct feature *f, enum consent_scope scope,
+                        bool opted_out, struct key_change *ret)
+{
+    struct consent *c = &k->log.consents[scope];
     bool newer = !c->given || f->t_us > c->t_us || (f->t_us == c->t_us && f->ver > c->ver);
     bool tied = c->given && f->t_us == c->t_us && f->ver == c->ver;
     if (!newer && !(tied && opted_out && !c->opted_out))
-        return STATUS_OK;
+        return;
+    bool changed = c->opted_out != opted_out;
     *c = (struct consent){true, opted_out, f->t_us, f->ver};
     ret->applied = true;
-    note(k, RECORD_PRIVACY, 0, false, ret);
-    return STATUS_OK;
+    if (scope == CONSENT_PROACTIVE)
+        note(k, RECORD_PRIVACY, 0, false, ret);
+    else if (changed)
+        note_profile(k, ret);
+    if (scope == CONSENT_PROFILING && opted_out)
+        klog_forget_profile(k);
 }
 
 /* Only what is no older than the messages is taken: the answers to it are all in the log then. */
 static enum status apply_outreach(struct key *k, const struct feature *f, struct key_change *ret,
                                   struct error *err)
 {
-    if (f->op == OUTREACH_OPTED_OUT)
-        return set_consent(k, f, true, ret);
+    if (f->op == OUTREACH_OPTED_OUT) {
+        set_consent(k, f, CONSENT_PROACTIVE, true, ret);
+        return STATUS_OK;
+    }
     const struct outreach_rec *live = klog_find_outreach(k, f->id, f->op);
     if (is_overruled(NULL, live ? &live->source : NULL, f->source))
         return STATUS_OK;
@@ -704,9 +726,10 @@ static enum status apply_outreach(struct key *k, const struct feature *f, struct
 /* An erasure is not a matter of one key: the pipeline's. */
 static enum status apply_privacy(struct key *k, const struct feature *f, struct key_change *ret)
 {
-    if (!f->u.privacy.proactive || f->op == PRIVACY_ERASE)
-        return STATUS_OK;
-    return set_consent(k, f, f->op == PRIVACY_OPTOUT, ret);
+    for (enum consent_scope s = 0; s < CONSENT_SCOPES && f->op != PRIVACY_ERASE; s++)
+        if (f->u.privacy.scopes >> s & 1)
+            set_consent(k, f, s, f->op == PRIVACY_OPTOUT, ret);
+    return STATUS_OK;
 }
 
 /* ---- metrics of a bot ---- */
@@ -787,11 +810,11 @@ enum status key_apply(struct key *k, const struct feature *f, int64_t as_of_us,
 
 /* ---- rows ---- */
 
-static uint32_t table_kinds(enum table_id table, bool for_row)
+static uint32_t table_kinds(const struct key *k, enum table_id table, bool for_row)
 {
     uint32_t kinds = 0;
     for (size_t i = 0; engine_at(i); i++)
-        if (engine_fills(engine_at(i), table))
+        if (engine_fills(engine_at(i), table) && !(for_row && klog_is_suppressed(k, engine_at(i))))
             kinds |= for_row ? engine_at(i)->row_kinds : engine_at(i)->kinds;
     return kinds;
 }
@@ -800,7 +823,7 @@ bool key_has_row(const struct key *k, enum table_id table)
 {
     if (tables[table].by_window != (k->scope == ENGINE_BOT))
         return false;
-    return has_record(k, table_kinds(table, true));
+    return has_record(k, table_kinds(k, table, true));
 }
 
 /* Accesses of unknown memories are in nobody's row. */
@@ -839,7 +862,7 @@ enum status key_emit(struct key *k, enum table_id table, int64_t as_of_us, struc
     if (row_set_key(row, k->log.user_id, k->log.bot_name))
         return error_set(err, STATUS_NOMEM, "could not build a row");
     row->as_of_us = k->log.as_of_us;
-    st = count_events(k, table_kinds(table, false), &row->event_count, err);
+    st = count_events(k, table_kinds(k, table, false), &row->event_count, err);
     if (st)
         return st;
     if (k->log.truncated)
@@ -849,19 +872,24 @@ enum status key_emit(struct key *k, enum table_id table, int64_t as_of_us, struc
     if (k->message_cut_us != INT64_MIN && k->log.n_messages < LIMIT_MESSAGES)
         row->state_flags |= ROW_REBUILD;
 
+    bool refused = false;
     for (size_t i = 0; i < k->n_states; i++) {
         const struct engine_ops *ops = engine_at(i);
         if (ops->scope != k->scope || !engine_fills(ops, table))
             continue;
+        row->engine_version += ops->version;
+        if (klog_is_suppressed(k, ops)) {
+            refused = true;
+            continue;
+        }
         st = klog_start_engine(k, i, err);
         if (!st)
             st = ops->emit(k->states[i], &k->log, row, err);
         if (st)
             return st;
-        row->engine_version += ops->version;
     }
     klog_close_shared(k);
-    if (engine_add_params(row) || table_explain_nulls(row) || row_finish(row))
+    if (engine_add_params(row) || table_explain_nulls(row, refused) || row_finish(row))
         return error_set(err, STATUS_NOMEM, "could not build a row of \"%s\"", row->table->name);
     return STATUS_OK;
 }

@@ -87,6 +87,7 @@ MUST_CHECK enum status key_carry(struct key **k, struct key *from, uint32_t type
                                  struct error *err);
 
 /* The durable page. Encoding what was decoded gives the same bytes. */
-#define KEY_FORMAT 2
+#define KEY_FORMAT             3
+#define KEY_FORMAT_ONE_CONSENT 2 /* the same without a word on profiling: still read */
 MUST_CHECK enum status key_encode(const struct key *k, struct buf *out);
 MUST_CHECK enum status key_decode(struct str bytes, struct key **ret, struct error *err);

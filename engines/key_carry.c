@@ -164,11 +164,15 @@ static enum status carry_records(struct key *k, const struct key *from, struct e
 
 static void carry_consent(struct key *k, const struct key *from)
 {
-    const struct consent *old = &from->log.consent;
-    struct consent *c = &k->log.consent;
-    if (old->given &&
-        (!c->given || old->t_us > c->t_us || (old->t_us == c->t_us && old->ver > c->ver)))
-        *c = *old;
+    for (size_t s = 0; s < CONSENT_SCOPES; s++) {
+        const struct consent *old = &from->log.consents[s];
+        struct consent *c = &k->log.consents[s];
+        if (old->given &&
+            (!c->given || old->t_us > c->t_us || (old->t_us == c->t_us && old->ver > c->ver)))
+            *c = *old;
+    }
+    if (k->log.consents[CONSENT_PROFILING].opted_out)
+        klog_forget_profile(k);
 }
 
 /* The sums over messages in it belong to the messages, which have come anew. */

@@ -21,7 +21,13 @@
 #define MEMORY_LABELS (sizeof(((struct mem_rec *)NULL)->labels) / sizeof(label_ref))
 #define CHECK_BYTES   8
 
-enum { HAS_FIRST_LEFT = 1, HAS_MESSAGE_CUT = 2, HAS_ACCESS_CUT = 4, HAS_CONSENT = 8 };
+enum {
+    HAS_FIRST_LEFT = 1,
+    HAS_MESSAGE_CUT = 2,
+    HAS_ACCESS_CUT = 4,
+    HAS_CONSENT = 8, /* shifted by the scope */
+    HAS_END = HAS_CONSENT << CONSENT_SCOPES,
+};
 
 /* ---- encoding ---- */
 
@@ -101,8 +107,9 @@ static enum status encode_head(const struct key *k, struct buf *out)
     put_svarint(&w, k->log.as_of_us);
     uint8_t has = (k->first_left_us != INT64_MAX ? HAS_FIRST_LEFT : 0) |
                   (k->message_cut_us != INT64_MIN ? HAS_MESSAGE_CUT : 0) |
-                  (k->access_cut_us != INT64_MIN ? HAS_ACCESS_CUT : 0) |
-                  (k->log.consent.given ? HAS_CONSENT : 0);
+                  (k->access_cut_us != INT64_MIN ? HAS_ACCESS_CUT : 0);
+    for (size_t s = 0; s < CONSENT_SCOPES; s++)
+        has |= (uint8_t)(k->log.consents[s].given ? HAS_CONSENT << s : 0);
     put_u8(&w, has);
     if (has & HAS_FIRST_LEFT)
         put_svarint(&w, k->first_left_us);
@@ -110,10 +117,13 @@ static enum status encode_head(const struct key *k, struct buf *out)
         put_svarint(&w, k->message_cut_us);
     if (has & HAS_ACCESS_CUT)
         put_svarint(&w, k->access_cut_us);
-    if (has & HAS_CONSENT) {
-        put_u8(&w, k->log.consent.opted_out);
-        put_svarint(&w, k->log.consent.t_us);
-        put_varint(&w, k->log.consent.ver);
+    for (size_t s = 0; s < CONSENT_SCOPES; s++) {
+        const struct consent *c = &k->log.consents[s];
+        if (!c->given)
+            continue;
+        put_u8(&w, c->opted_out);
+        put_svarint(&w, c->t_us);
+        put_varint(&w, c->ver);
     }
     put_varint(&w, k->log.forgotten_n);
     put_svarint(&w, k->log.forgotten_created_s);
@@ -350,12 +360,15 @@ static enum status decode_head(struct reader *r, struct key *k, struct error *er
         k->message_cut_us = reader_svarint(r);
     if (has & HAS_ACCESS_CUT)
         k->access_cut_us = reader_svarint(r);
-    if (has & HAS_CONSENT) {
+    for (size_t s = 0; s < CONSENT_SCOPES; s++) {
+        if (!(has & HAS_CONSENT << s))
+            continue;
         uint8_t opted_out = reader_u8(r);
         int64_t t_us = reader_svarint(r);
-        k->log.consent = (struct consent){true, opted_out, t_us, reader_varint(r)};
+        k->log.consents[s] = (struct consent){true, opted_out, t_us, reader_varint(r)};
         r->bad |= opted_out > 1;
     }
+    r->bad |= has >= HAS_END;
     k->log.forgotten_n = reader_varint(r);
     k->log.forgotten_created_s = reader_svarint(r);
     /* Far enough from the ends of the number range that no sum of times overflows. */
@@ -590,7 +603,7 @@ enum status key_decode(struct str bytes, struct key **ret, struct error *err)
         return error_set(err, STATUS_CORRUPT, "a key page fails its checksum");
     struct reader r = reader_of(bytes.ptr, len);
     uint8_t format = reader_u8(&r);
-    if (format != KEY_FORMAT)
+    if (format != KEY_FORMAT && format != KEY_FORMAT_ONE_CONSENT)
         return error_set(err, STATUS_CORRUPT, "key page format %u is not known", format);
     struct str user_id = reader_blob(&r);
     struct str bot_name = reader_blob(&r);

@@ -259,10 +259,33 @@ static enum status replay_log(struct key *k, const struct engine_ops *ops, void 
     return st;
 }
 
+bool klog_is_suppressed(const struct key *k, const struct engine_ops *ops)
+{
+    return ops->profiles && k->log.consents[CONSENT_PROFILING].opted_out;
+}
+
+void klog_forget_profile(struct key *k)
+{
+    for (size_t i = 0; i < k->n_states; i++) {
+        const struct engine_ops *ops = engine_at(i);
+        if (!ops->profiles || !k->states[i])
+            continue;
+        if (ops->fini)
+            ops->fini(k->states[i]);
+        free(TAKE(k->states[i]));
+    }
+    struct msg_rec *messages = k->messages + k->messages_head;
+    for (size_t i = 0; i < k->messages_all; i++) {
+        for (size_t t = msg_trait_count(&messages[i]); t-- > 0;)
+            arena_release(&k->arena, messages[i].traits.name[t]);
+        msg_forget_profile(&messages[i]);
+    }
+}
+
 enum status klog_start_engine(struct key *k, size_t engine, struct error *err)
 {
     const struct engine_ops *ops = engine_at(engine);
-    if (k->states[engine])
+    if (k->states[engine] || klog_is_suppressed(k, ops))
         return STATUS_OK;
     void *state = calloc(1, ops->state_size ? ops->state_size : 1);
     if (!state)

@@ -78,6 +78,11 @@ struct key {
     void *states[]; /* by engine; NULL until the key has a record that justifies a row of it */
 };
 
+/* The user has refused what this engine does. */
+bool klog_is_suppressed(const struct key *k, const struct engine_ops *ops);
+/* What was kept for a profile of the user goes, in the records and in the engines' states. */
+void klog_forget_profile(struct key *k);
+
 /* Makes the state of an engine from the whole log, if there is none yet. */
 MUST_CHECK enum status klog_start_engine(struct key *k, size_t engine, struct error *err);
 

@@ -549,6 +549,7 @@ static size_t pp_heap_bytes(const void *state)
 extern const struct engine_ops engine_personality_profile;
 const struct engine_ops engine_personality_profile = {
     .name = "personality_profile",
+    .profiles = true,
     .version = 1,
     .table = TABLE_PERSONALITY_PROFILES,
     .kinds = 1u << RECORD_MESSAGE,

@@ -369,7 +369,7 @@ static struct eo_counts empty_counts(const struct key_log *log)
     return (struct eo_counts){.as_of_us = log->as_of_us,
                               .truncated = log->truncated,
                               .first_seen_us = log->first_seen_us,
-                              .consent = log->consent,
+                              .consent = log->consents[CONSENT_PROACTIVE],
                               .epoch = epoch_at(log->epochs, kernel_day(log->as_of_us)),
                               .next_expiry_us = INT64_MAX,
                               .next_outcome_us = INT64_MAX,

@@ -13,6 +13,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 #define RECORD_WINDOW_US      (INT64_C(30) * 24 * 3600 * 1000000) /* messages and accesses: 720 h */
 #define RECORD_SESSION_GAP_US (INT64_C(3600) * 1000000)           /* a longer gap ends a session */
@@ -135,8 +136,12 @@ struct outreach_rec {
     bool replied; /* SENT: a user message within RECORD_REPLY_US after it has left the log */
 };
 
-/* Whether the user lets the bot begin a conversation: the word of the newest event, by time, then
- * position; of two at the same place the opt-out counts. */
+/* What a user may refuse: that the bot begins a conversation; that it keeps a profile of him (the
+ * engines with engine_ops.profiles, and what only they need of a message). */
+enum consent_scope { CONSENT_PROACTIVE, CONSENT_PROFILING, CONSENT_SCOPES };
+
+/* Whether he does: the word of the newest event, by time, then position; of two at the same place
+ * the opt-out counts. */
 struct consent {
     bool given; /* somebody said something */
     bool opted_out;
@@ -196,7 +201,7 @@ struct key_log {
     size_t n_memories;
     const struct outreach_rec *outreach; /* by (t_us, id, op) */
     size_t n_outreach;
-    struct consent consent;
+    struct consent consents[CONSENT_SCOPES];
     uint64_t forgotten_n; /* memories beyond the cap: count and sum of creation times (seconds) */
     int64_t forgotten_created_s;
     bool truncated;                  /* the newest LIMIT_* records of a longer window */
@@ -205,6 +210,18 @@ struct key_log {
     struct retention *retention;     /* see retention.h; likewise */
     const struct metrics *metrics;   /* bot keys: see metrics.h; NULL before the first point */
 };
+
+/* Takes out of a message what only a profile of the user needs, but for the names of traits, which
+ * are the key's. */
+static inline void msg_forget_profile(struct msg_rec *m)
+{
+    m->flags &= (uint16_t)~MSG_COMMON;
+    m->common = 0;
+    if (m->flags & MSG_BOT)
+        memset(&m->traits, 0, sizeof(m->traits));
+    else
+        memset(m->marks, 0, sizeof(m->marks));
+}
 
 static inline bool msg_has_mark(const struct msg_rec *m, size_t mark)
 {

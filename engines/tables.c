@@ -102,12 +102,13 @@ static bool has_reason(const struct row *row, const char *column)
     return false;
 }
 
-enum status table_explain_nulls(struct row *row)
+enum status table_explain_nulls(struct row *row, bool refused)
 {
     for (size_t i = 0; i < row->table->n_columns; i++) {
         if (row->values[i].set || has_reason(row, row->table->columns[i].name))
             continue;
-        enum status st = row_set_null(row, i, "no engine fills this column yet");
+        enum status st =
+            row_set_null(row, i, refused ? "opted_out" : "no engine fills this column yet");
         if (st)
             return st;
     }

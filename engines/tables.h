@@ -73,5 +73,6 @@ enum engagement_opportunities_column {
 
 extern const struct table_def tables[TABLE_COUNT];
 
-/* Gives every column that has neither a value nor a reason the reason that no engine fills it. */
-MUST_CHECK enum status table_explain_nulls(struct row *row);
+/* Gives every column that has neither a value nor a reason one: no engine fills it, or, where an
+ * engine was suppressed (engine_ops.profiles), the user has refused it. */
+MUST_CHECK enum status table_explain_nulls(struct row *row, bool refused);

@@ -287,6 +287,13 @@ static struct feature with_text_of(const struct feature *old, const struct featu
     return merged;
 }
 
+/* Nothing of a profile is kept: it does not come back with a later consent. */
+static void forget_profile(struct feature *f)
+{
+    f->n_traits = 0;
+    msg_forget_profile(&f->u.message);
+}
+
 static enum status apply_message(struct live *l, const struct feature *f)
 {
     size_t i = find_event(&l->messages, f->id);
@@ -309,6 +316,8 @@ static enum status apply_message(struct live *l, const struct feature *f)
             item.f = with_text_of(&l->messages.items[i].f, f);
         array_remove(&l->messages, i);
     }
+    if (l->consents[CONSENT_PROFILING].opted_out)
+        forget_profile(&item.f);
     mark_remove(l, LIVE_MARK_MESSAGE, f->id);
     return late ? STATUS_OK : array_put(&l->messages, l->messages.n, &item);
 }
@@ -448,20 +457,23 @@ static enum status apply_memory(struct live *l, const struct feature *f)
 
 /* ---- outreach and consent ---- */
 
-static void hear_consent(struct live *l, const struct feature *f, bool opted_out)
+static void hear_consent(struct live *l, const struct feature *f, enum consent_scope scope,
+                         bool opted_out)
 {
-    bool first = !l->consent.given;
-    bool later = f->t_us > l->consent.t_us ||
-                 (f->t_us == l->consent.t_us &&
-                  (f->ver > l->consent.ver || (f->ver == l->consent.ver && opted_out)));
-    if (first || later)
-        l->consent = (struct consent){true, opted_out, f->t_us, f->ver};
+    struct consent *c = &l->consents[scope];
+    bool later = f->t_us > c->t_us ||
+                 (f->t_us == c->t_us && (f->ver > c->ver || (f->ver == c->ver && opted_out)));
+    if (c->given && !later)
+        return;
+    *c = (struct consent){true, opted_out, f->t_us, f->ver};
+    for (size_t i = 0; scope == CONSENT_PROFILING && opted_out && i < l->messages.n; i++)
+        forget_profile(&l->messages.items[i].f);
 }
 
 static enum status apply_outreach(struct live *l, const struct feature *f)
 {
     if (f->op == OUTREACH_OPTED_OUT) {
-        hear_consent(l, f, true);
+        hear_consent(l, f, CONSENT_PROACTIVE, true);
         return STATUS_OK;
     }
     size_t i = 0;
@@ -507,7 +519,9 @@ enum status live_apply(struct live *l, const struct feature *f, int64_t as_of_us
         st = points_add(&l->points, f, l->as_of_us);
     else if (f->type == EVENT_MEMORY)
         st = apply_memory(l, f);
-    else if (f->u.privacy.proactive && f->op != PRIVACY_ERASE)
-        hear_consent(l, f, f->op == PRIVACY_OPTOUT);
+    else
+        for (enum consent_scope s = 0; s < CONSENT_SCOPES && f->op != PRIVACY_ERASE; s++)
+            if (f->u.privacy.scopes >> s & 1)
+                hear_consent(l, f, s, f->op == PRIVACY_OPTOUT);
     return st ? st : apply_caps(l);
 }

@@ -41,7 +41,7 @@ struct live {
     struct live_array accesses; /* those that left first, in the order they left */
     struct live_array outreach; /* sent and replied */
     struct live_array answers;  /* user messages that left: what attempts remember */
-    struct consent consent;
+    struct consent consents[CONSENT_SCOPES];
     int64_t first_left_us; /* oldest message that left, or INT64_MAX */
     struct live_mark marks[LIMIT_TOMBSTONES];
     size_t n_marks;

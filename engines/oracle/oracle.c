@@ -342,7 +342,7 @@ static void build_view(struct live *l, struct pool *p, struct oracle_view *v)
 
     v->outreach = p->outreach;
     v->answers = p->answers;
-    v->consent = l->consent;
+    memcpy(v->consents, l->consents, sizeof(v->consents));
     v->first_seen_us = l->first_left_us;
     if (v->n_messages && p->messages[0]->t_us < v->first_seen_us)
         v->first_seen_us = p->messages[0]->t_us;
@@ -403,11 +403,14 @@ static enum status emit_row(const struct oracle_view *v, enum table_id table, st
 {
     uint32_t kinds = 0;
     uint32_t row_kinds = 0;
+    bool refused = false;
     for (size_t i = 0; engine_at(i); i++) {
         if (!engine_fills(engine_at(i), table))
             continue;
+        bool suppressed = engine_at(i)->profiles && v->consents[CONSENT_PROFILING].opted_out;
         kinds |= engine_at(i)->kinds;
-        row_kinds |= engine_at(i)->row_kinds;
+        row_kinds |= suppressed ? 0 : engine_at(i)->row_kinds;
+        refused |= suppressed;
         row->engine_version += engine_at(i)->version;
     }
     if (count_records(v, row_kinds) == 0)
@@ -419,7 +422,7 @@ static enum status emit_row(const struct oracle_view *v, enum table_id table, st
     if (v->truncated)
         row->state_flags |= ROW_TRUNCATED;
     for (size_t i = 0; engine_at(i); i++) {
-        if (!engine_fills(engine_at(i), table))
+        if (!engine_fills(engine_at(i), table) || (engine_at(i)->profiles && refused))
             continue;
         const struct oracle_ops *twin = twin_of(engine_at(i)->name);
         if (!twin)
@@ -429,7 +432,7 @@ static enum status emit_row(const struct oracle_view *v, enum table_id table, st
         if (st)
             return st;
     }
-    if (engine_add_params(row) || table_explain_nulls(row) || row_finish(row))
+    if (engine_add_params(row) || table_explain_nulls(row, refused) || row_finish(row))
         return error_set(err, STATUS_NOMEM, "could not build a row of \"%s\"", row->table->name);
     return STATUS_OK;
 }

@@ -354,7 +354,7 @@ static enum status emit(const struct oracle_view *v, struct row *row, struct err
     struct eo_counts out = {.as_of_us = v->as_of_us,
                             .truncated = v->truncated,
                             .first_seen_us = v->first_seen_us,
-                            .consent = v->consent,
+                            .consent = v->consents[CONSENT_PROACTIVE],
                             .epoch = epoch_at(v->epochs, kernel_day(v->as_of_us)),
                             .next_expiry_us = INT64_MAX,
                             .next_outcome_us = INT64_MAX,

@@ -35,7 +35,7 @@ struct oracle_view {
     /* User messages that have left the window, in any order: attempts are older than messages. */
     const struct feature *const *answers;
     size_t n_answers;
-    struct consent consent;
+    struct consent consents[CONSENT_SCOPES];
     int64_t first_seen_us; /* oldest message ever kept that was not deleted; 0 = none */
     /* Memories beyond the cap: number, and sum of their creation times in whole seconds. */
     uint64_t forgotten_n;

@@ -62,7 +62,7 @@ static void assert_same(const struct feature *a, const struct feature *b)
     if (a->type == EVENT_MESSAGE)
         assert_memory_equal(&a->u.message, &b->u.message, sizeof(a->u.message));
     if (a->type == EVENT_PRIVACY)
-        assert_int_equal(a->u.privacy.proactive, b->u.privacy.proactive);
+        assert_int_equal(a->u.privacy.scopes, b->u.privacy.scopes);
     if (a->type == EVENT_METRIC)
         assert_memory_equal(&a->u.metric, &b->u.metric, sizeof(a->u.metric));
     if (a->type == EVENT_CHARACTER)

@@ -769,7 +769,7 @@ static void test_the_newest_attempts_stay_when_there_are_too_many(void **state)
 static void test_the_newest_wish_counts(void **state)
 {
     struct fixture *x = *state;
-    const struct consent *c = &key_log(x->key)->consent;
+    const struct consent *c = &key_log(x->key)->consents[CONSENT_PROACTIVE];
     assert_false(c->given);
     wish(x, PRIVACY_OPTOUT, "profiling", T0);
     assert_false(c->given);
@@ -839,6 +839,81 @@ static void test_what_an_event_takes_back_is_withdrawn_from_the_rows_it_is_in(vo
     assert_withdrawn(&x->change, OF_MEMORIES);
 }
 
+static bool in_page(const struct key *k, const char *text)
+{
+    struct buf page = page_of(k);
+    bool found = memmem(page.data, page.len, text, strlen(text)) != NULL;
+    buf_deinit(&page);
+    return found;
+}
+
+static enum status bot_says(struct fixture *x, const char *id, int64_t at_us)
+{
+    struct event e = event_of(EVENT_MESSAGE, id, at_us);
+    e.u.message.role = ROLE_BOT;
+    e.u.message.op = MESSAGE_INSERT;
+    e.u.message.content = STR("hello there");
+    e.u.message.emotion_confidence = NAN;
+    e.u.message.n_traits = 1;
+    e.u.message.traits[0] = (struct event_trait){STR("sarcastic"), 1};
+    return apply(x, &e);
+}
+
+static bool has_marks(const struct msg_rec *m)
+{
+    static const uint8_t none[sizeof(m->marks)];
+    return memcmp(m->marks, none, sizeof(none)) != 0;
+}
+
+static void assert_reason(struct fixture *x, const char *column, const char *reason)
+{
+    char expected[200];
+    snprintf(expected, sizeof(expected), "\"%s\":\"%s\"", column, reason);
+    struct row row;
+    row_init(&row, &tables[TABLE_CONVERSATION_PATTERNS]);
+    assert_int_equal(key_emit(x->key, TABLE_CONVERSATION_PATTERNS, x->t_us, &row, NULL), STATUS_OK);
+    struct str details = row_details(&row);
+    assert_non_null(memmem(details.ptr, details.len, expected, strlen(expected)));
+    row_deinit(&row);
+}
+
+/* No row, no columns, and nothing of a profile in memory or in the page, until the opt-in: then it
+ * begins with what is said from there on. */
+static void test_a_refused_profile_leaves_nothing_behind(void **state)
+{
+    struct fixture *x = *state;
+    assert_int_equal(write_message(x, "m1", T0 - 3, "my dog limps on one leg, doesn't it?"),
+                     STATUS_OK);
+    assert_int_equal(bot_says(x, "b1", T0 - 2), STATUS_OK);
+    assert_true(key_has_row(x->key, TABLE_PERSONALITY_PROFILES));
+    assert_true(in_page(x->key, "sarcastic"));
+    assert_true(has_marks(find(x, "m1")));
+
+    wish(x, PRIVACY_OPTOUT, "profiling", T0);
+    assert_withdrawn(&x->change,
+                     1u << TABLE_PERSONALITY_PROFILES | 1u << TABLE_CONVERSATION_PATTERNS);
+    assert_false(key_has_row(x->key, TABLE_PERSONALITY_PROFILES));
+    assert_true(key_has_row(x->key, TABLE_CONVERSATION_PATTERNS));
+    assert_true(key_has_row(x->key, TABLE_ENGAGEMENT_OPPORTUNITIES));
+    assert_reason(x, "communication_style", "opted_out");
+    assert_int_equal(bot_says(x, "b2", T0 - 1), STATUS_OK);
+    assert_int_equal(write_message(x, "m2", T0, "and the cat won't eat, will it?"), STATUS_OK);
+    assert_false(in_page(x->key, "sarcastic"));
+    assert_false(has_marks(find(x, "m1")) || has_marks(find(x, "m2")));
+    assert_rereads(x->key);
+
+    /* What is said again does not bring it back; the same wish again is no news. */
+    wish(x, PRIVACY_OPTOUT, "profiling", T0 + 1);
+    assert_withdrawn(&x->change, 0);
+
+    wish(x, PRIVACY_OPTIN, "profiling", T0 + 2);
+    assert_true(key_has_row(x->key, TABLE_PERSONALITY_PROFILES));
+    assert_int_equal(bot_says(x, "b3", T0 + 3), STATUS_OK);
+    assert_true(in_page(x->key, "sarcastic"));
+    assert_false(has_marks(find(x, "m2")));
+    assert_rereads(x->key);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -875,6 +950,7 @@ int main(void)
         TEST(test_an_attempt_remembers_its_answer_for_90_days),
         TEST(test_the_newest_attempts_stay_when_there_are_too_many),
         TEST(test_the_newest_wish_counts),
+        TEST(test_a_refused_profile_leaves_nothing_behind),
         TEST(test_what_an_event_takes_back_is_withdrawn_from_the_rows_it_is_in),
     };
     return cmocka_run_group_tests_name("engines/key", tests, NULL, NULL);

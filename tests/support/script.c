@@ -493,9 +493,11 @@ static void change_privacy(struct script *s)
     }
     struct script_step *step = add_step(s, EVENT_PRIVACY, id, s->user, hash64(id));
     step->e.u.privacy.op = chance(s, 40) ? PRIVACY_OPTOUT : PRIVACY_OPTIN;
-    step->e.u.privacy.scope = keep(s, chance(s, 70)   ? STR("proactive")
-                                      : chance(s, 50) ? STR("")
-                                                      : STR("profiling"));
+    bool both = chance(s, 50);
+    step->e.u.privacy.scope = keep(s, chance(s, 70)                 ? STR("proactive")
+                                      : !wants(s, SCRIPT_PROFILING) ? STR("of no engine")
+                                      : both                        ? STR("")
+                                                                    : STR("profiling"));
     displace(s, step);
 }
 

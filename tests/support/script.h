@@ -26,7 +26,9 @@ enum script_feature {
     SCRIPT_EMBEDDINGS = 1 << 8, /* most messages carry one, sometimes of another model or size */
     SCRIPT_OUTREACH = 1 << 9,   /* attempts, replies and opt-outs */
     SCRIPT_METRICS = 1 << 10,   /* points and characters of the bot, with and without a user */
-    SCRIPT_ALL = (1 << 11) - 1,
+    SCRIPT_PROFILING = 1 << 11, /* with SCRIPT_OUTREACH: some of the words are on profiles. What one
+                                 * of them takes out does not come back: order matters */
+    SCRIPT_ALL = (1 << 12) - 1,
 };
 
 struct script_options {
