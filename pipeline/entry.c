@@ -60,6 +60,11 @@ static enum status put_body(const struct entry *e, struct buf *out)
     case ENTRY_SENT:
         st = buf_put_varint(out, e->table);
         return st ? st : buf_put_u64(out, e->payload_hash);
+    case ENTRY_REQUEST:
+        st = buf_put_svarint(out, e->now_us);
+        if (!st)
+            st = buf_put_u8(out, (uint8_t)e->op);
+        return st ? st : buf_put_svarint(out, e->token_us);
     }
     return STATUS_CORRUPT;
 }
@@ -76,6 +81,7 @@ enum status entry_decode(struct str bytes, struct entry *ret, struct error *err)
     struct reader r = reader_of(bytes.ptr, bytes.len);
     ret->table = 0;
     ret->reason = FLUSH_NONE;
+    ret->op = REQUEST_TOUCH;
     ret->kind = (enum entry_kind)reader_u8(&r);
     ret->key_id = reader_varint(&r);
     switch (ret->kind) {
@@ -104,10 +110,16 @@ enum status entry_decode(struct str bytes, struct entry *ret, struct error *err)
         ret->table = (uint32_t)reader_varint(&r);
         ret->payload_hash = reader_u64(&r);
         break;
+    case ENTRY_REQUEST:
+        ret->now_us = reader_svarint(&r);
+        ret->op = (enum request_op)reader_u8(&r);
+        ret->token_us = reader_svarint(&r);
+        break;
     default:
         return error_set(err, STATUS_CORRUPT, "journal entry of unknown kind %d", ret->kind);
     }
-    if (r.bad || ret->table >= TABLE_COUNT || ret->reason > FLUSH_RETRACTION)
+    if (r.bad || ret->table >= TABLE_COUNT || ret->reason > FLUSH_REASON_LAST ||
+        ret->op < REQUEST_INVALIDATE || ret->op > REQUEST_TOUCH)
         return error_set(err, STATUS_CORRUPT, "malformed journal entry of kind %d", ret->kind);
     return STATUS_OK;
 }

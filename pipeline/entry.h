@@ -8,6 +8,7 @@
  *          what its text teaches, which is learned again until it is stored (partition_epochs.c)
  *   FLUSH  key id, now_us, table, reason            its row is due: outbox entry without a payload
  *   SENT   key id, table, payload hash              PostgreSQL has committed that row
+ *   REQUEST key id, now_us, op, token               somebody asked for the key's rows
  */
 #pragma once
 
@@ -16,7 +17,7 @@
 #include "engines/feature.h"
 #include "pipeline/trigger.h"
 
-enum entry_kind { ENTRY_KEY = 1, ENTRY_APPLY, ENTRY_FLUSH, ENTRY_SENT };
+enum entry_kind { ENTRY_KEY = 1, ENTRY_APPLY, ENTRY_FLUSH, ENTRY_SENT, ENTRY_REQUEST };
 
 struct entry {
     enum entry_kind kind;
@@ -24,7 +25,7 @@ struct entry {
     uint32_t partition;       /* KEY */
     struct str user_id;       /* KEY */
     struct str bot_name;      /* KEY */
-    int64_t now_us;           /* APPLY, FLUSH */
+    int64_t now_us;           /* APPLY, FLUSH, REQUEST */
     int64_t as_of_us;         /* APPLY */
     int64_t commit_us;        /* APPLY */
     uint64_t lsn;             /* APPLY */
@@ -32,6 +33,8 @@ struct entry {
     uint32_t table;           /* FLUSH, SENT */
     enum flush_reason reason; /* FLUSH */
     uint64_t payload_hash;    /* SENT, 0 = the row is gone */
+    enum request_op op;       /* REQUEST */
+    int64_t token_us;         /* REQUEST */
 };
 
 /* Appends varint length + bytes to out (the form store_commit takes). scratch is overwritten. */

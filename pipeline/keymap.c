@@ -17,7 +17,8 @@ enum status keymap_init(struct keymap *m)
     *m = (struct keymap){.n_buckets = BUCKETS_MIN};
     m->by_id = calloc(BUCKETS_MIN, sizeof(struct held_key *));
     m->by_name = calloc(BUCKETS_MIN, sizeof(struct held_key *));
-    if (m->by_id && m->by_name)
+    m->by_user = calloc(BUCKETS_MIN, sizeof(struct held_key *));
+    if (m->by_id && m->by_name && m->by_user)
         return STATUS_OK;
     keymap_deinit(m);
     return STATUS_NOMEM;
@@ -33,6 +34,7 @@ void keymap_deinit(struct keymap *m)
     }
     free(m->by_id);
     free(m->by_name);
+    free(m->by_user);
     *m = (struct keymap){0};
 }
 
@@ -44,6 +46,11 @@ static struct held_key **id_slot(const struct keymap *m, uint64_t id)
 static struct held_key **name_slot(const struct keymap *m, uint64_t hash)
 {
     return &m->by_name[hash & (m->n_buckets - 1)];
+}
+
+static struct held_key **user_slot(const struct keymap *m, uint64_t user_hash)
+{
+    return &m->by_user[user_hash & (m->n_buckets - 1)];
 }
 
 struct held_key *keymap_find(struct keymap *m, uint64_t id)
@@ -68,6 +75,21 @@ struct held_key *keymap_find_name(struct keymap *m, uint64_t hash, struct str us
     return NULL;
 }
 
+struct held_key *keymap_of_user(struct keymap *m, struct str user_id, const struct held_key *after)
+{
+    uint64_t hash = hash64(user_id);
+    struct held_key *h = after ? after->next_by_user : *user_slot(m, hash);
+    while (h && !(h->user_hash == hash && str_equal(key_log(h->key)->user_id, user_id)))
+        h = h->next_by_user;
+    return h;
+}
+
+/* The bots' own keys have no user, and would make one long chain. */
+static bool has_user(const struct held_key *h)
+{
+    return key_log(h->key)->user_id.len > 0;
+}
+
 static void link_buckets(struct keymap *m, struct held_key *h)
 {
     struct held_key **slot = id_slot(m, h->id);
@@ -76,6 +98,11 @@ static void link_buckets(struct keymap *m, struct held_key *h)
     slot = name_slot(m, h->hash);
     h->next_by_name = *slot;
     *slot = h;
+    if (!has_user(h))
+        return;
+    slot = user_slot(m, h->user_hash);
+    h->next_by_user = *slot;
+    *slot = h;
 }
 
 static enum status grow(struct keymap *m)
@@ -83,15 +110,19 @@ static enum status grow(struct keymap *m)
     size_t n = m->n_buckets * 2;
     struct held_key **by_id = calloc(n, sizeof(struct held_key *));
     struct held_key **by_name = calloc(n, sizeof(struct held_key *));
-    if (!by_id || !by_name) {
+    struct held_key **by_user = calloc(n, sizeof(struct held_key *));
+    if (!by_id || !by_name || !by_user) {
         free(by_id);
         free(by_name);
+        free(by_user);
         return STATUS_NOMEM;
     }
     free(m->by_id);
     free(m->by_name);
+    free(m->by_user);
     m->by_id = by_id;
     m->by_name = by_name;
+    m->by_user = by_user;
     m->n_buckets = n;
     for (struct held_key *h = m->oldest; h; h = h->newer)
         link_buckets(m, h);
@@ -137,6 +168,7 @@ enum status keymap_add(struct keymap *m, struct held_key *h)
         if (st)
             return st;
     }
+    h->user_hash = hash64(key_log(h->key)->user_id);
     link_buckets(m, h);
     append_newest(m, h);
     m->n++;
@@ -170,6 +202,12 @@ void keymap_remove(struct keymap *m, struct held_key *h)
     while (*slot != h)
         slot = &(*slot)->next_by_name;
     *slot = h->next_by_name;
+    if (has_user(h)) {
+        slot = user_slot(m, h->user_hash);
+        while (*slot != h)
+            slot = &(*slot)->next_by_user;
+        *slot = h->next_by_user;
+    }
     unlink_used(m, h);
     unlink_dirty(m, h);
     m->bytes -= h->bytes;

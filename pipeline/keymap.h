@@ -12,6 +12,7 @@ struct held_bot;
 struct held_key {
     uint64_t id;
     uint64_t hash; /* of (user, bot) */
+    uint64_t user_hash;
     uint32_t partition;
     struct key *key;
     struct held_bot *bot;               /* whose epochs the key borrows (bots.h) */
@@ -27,6 +28,7 @@ struct held_key {
     size_t bytes; /* last measured size, counted in the map's total */
     struct held_key *next_by_id;
     struct held_key *next_by_name;
+    struct held_key *next_by_user;               /* of users' keys alone */
     struct held_key *older, *newer;              /* least recently used order */
     struct held_key *dirty_before, *dirty_after; /* order of first unflushed event */
     bool in_dirty;
@@ -37,6 +39,7 @@ struct held_key {
 struct keymap {
     struct held_key **by_id;
     struct held_key **by_name;
+    struct held_key **by_user;
     size_t n_buckets; /* a power of two */
     size_t n;
     size_t bytes; /* sum of held_key.bytes */
@@ -51,6 +54,8 @@ void keymap_deinit(struct keymap *m); /* frees the keys it holds */
 struct held_key *keymap_find(struct keymap *m, uint64_t id);
 struct held_key *keymap_find_name(struct keymap *m, uint64_t hash, struct str user_id,
                                   struct str bot_name);
+/* The next of the keys of a user that are held, in no order; after NULL the first. */
+struct held_key *keymap_of_user(struct keymap *m, struct str user_id, const struct held_key *after);
 /* Takes h (allocated with calloc, key set). */
 MUST_CHECK enum status keymap_add(struct keymap *m, struct held_key *h);
 void keymap_remove(struct keymap *m, struct held_key *h); /* frees it */

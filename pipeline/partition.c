@@ -55,6 +55,15 @@ static void note_lsn(struct held_key *h, enum source source, uint64_t lsn)
         h->lsn = lsn;
 }
 
+/* A key that begins has seen whatever was asked of it before: rows that an earlier state has left,
+ * and that were invalidated when this one did not know the key, are valid again with its own. */
+static void note_commit(struct held_key *h, int64_t commit_us)
+{
+    for (size_t t = 0; t < TABLE_COUNT && h->commit_us == 0; t++)
+        h->trigger[t].cleared_us = commit_us;
+    h->commit_us = commit_us;
+}
+
 /* ---- life ---- */
 
 /* One unfolded journal entry: applies it unless the key's page contains it. */
@@ -95,7 +104,7 @@ static enum status recover_entry(void *ctx, uint64_t jseq, struct str bytes, str
             st = partition_teach(p, h->bot, &change.delta, err);
         if (st)
             return st;
-        h->commit_us = e.commit_us;
+        note_commit(h, e.commit_us);
         note_lsn(h, (enum source)e.feature.source, e.lsn);
         note_change(h, &change, e.now_us);
         break;
@@ -106,6 +115,9 @@ static enum status recover_entry(void *ctx, uint64_t jseq, struct str bytes, str
     case ENTRY_SENT:
         h->trigger[e.table].outbox = false;
         h->trigger[e.table].payload_hash = e.payload_hash;
+        break;
+    case ENTRY_REQUEST:
+        partition_note_request(h, e.op, e.token_us, e.now_us);
         break;
     }
     keymap_use(&p->keys, h);
@@ -268,14 +280,11 @@ static enum record_kind kind_of(const struct feature *f)
 }
 
 /* To the key of (user, bot), or to the bot's own (empty user_id). */
-static enum status apply_to_key(struct partition *p, const struct frame_event *f,
-                                const struct event *e, struct str user_id, int64_t now_us,
-                                struct error *err)
+static enum status apply_to_held(struct partition *p, const struct frame_event *f,
+                                 const struct event *e, struct held_key *h, int64_t now_us,
+                                 struct error *err)
 {
-    struct held_key *h = NULL;
-    enum status st = partition_get_key(p, f->partition, user_id, e->bot_name, &h, err);
-    if (st)
-        return st;
+    struct str user_id = key_log(h->key)->user_id;
     struct entry entry = {
         .kind = ENTRY_APPLY,
         .key_id = h->id,
@@ -287,7 +296,7 @@ static enum status apply_to_key(struct partition *p, const struct frame_event *f
     feature_extract(e, f->source, f->pos.lsn, key_log(h->key)->epochs, &entry.feature);
     if (user_id.len == 0)
         feature_for_bot(&entry.feature, e->user_id);
-    st = trace(p, h, TRACE_BEFORE, &entry.feature, e->id, f->as_of_us, err);
+    enum status st = trace(p, h, TRACE_BEFORE, &entry.feature, e->id, f->as_of_us, err);
     if (st)
         return st;
     struct key_change change;
@@ -317,12 +326,38 @@ static enum status apply_to_key(struct partition *p, const struct frame_event *f
     st = st ? st : partition_journal(p, &entry, h, err);
     if (st)
         return st;
-    h->commit_us = f->commit_us;
+    note_commit(h, f->commit_us);
     note_lsn(h, f->source, f->pos.lsn);
     note_change(h, &change, now_us);
     keymap_use(&p->keys, h);
     keymap_track_dirty(&p->keys, h);
     return partition_schedule(p, h, now_us, err);
+}
+
+struct application {
+    struct partition *p;
+    const struct frame_event *f;
+    const struct event *e;
+    int64_t now_us;
+};
+
+static enum status apply_to_one(void *ctx, struct held_key *h, struct error *err)
+{
+    const struct application *a = ctx;
+    return apply_to_held(a->p, a->f, a->e, h, a->now_us, err);
+}
+
+static enum status apply_to_key(struct partition *p, const struct frame_event *f,
+                                const struct event *e, struct str user_id, int64_t now_us,
+                                struct error *err)
+{
+    if (user_id.len && e->bot_name.len == 0) { /* what a user wishes of every bot */
+        struct application a = {p, f, e, now_us};
+        return partition_each_of_user(p, user_id, apply_to_one, &a, err);
+    }
+    struct held_key *h = NULL;
+    enum status st = partition_get_key(p, f->partition, user_id, e->bot_name, &h, err);
+    return st ? st : apply_to_held(p, f, e, h, now_us, err);
 }
 
 /* To each key that the event changes and that lives in this partition: often one, two when a bot's
@@ -376,6 +411,8 @@ enum status partition_apply(struct partition *p, const struct frame_event *f, co
     if (e->type == EVENT_DEAD_LETTER)
         st = partition_dead_letter(p, f->source, f->pos, f->commit_us, e->u.dead_letter.where,
                                    e->u.dead_letter.reason, e->u.dead_letter.bytes, err);
+    else if (e->type == EVENT_REQUEST)
+        st = partition_request(p, e, now_us, err);
     else if (feature_wanted(e->type))
         st = apply_feature(p, f, e, now_us, err);
     if (st)
@@ -452,6 +489,15 @@ static void count_flush(enum flush_reason reason)
         break;
     case FLUSH_REBUILD:
         COUNTER_ADD(flush_rebuild, 1);
+        break;
+    case FLUSH_TOUCH:
+        COUNTER_ADD(flush_touch, 1);
+        break;
+    case FLUSH_RECOMPUTE:
+        COUNTER_ADD(flush_recompute, 1);
+        break;
+    case FLUSH_INVALIDATE:
+        COUNTER_ADD(flush_invalidate, 1);
         break;
     case FLUSH_STOP:
     case FLUSH_NONE:

@@ -247,6 +247,8 @@ static enum status build_item(struct partition *p, struct held_key *h, enum tabl
         return st;
     }
     uint64_t held = h->trigger[table].payload_hash;
+    /* What PostgreSQL is known to hold is valid, or was invalidated since, which is yet to come. */
+    item->cleared_us = held ? 0 : h->trigger[table].cleared_us;
     item->touch = !item->remove && held != 0 && held == item->payload_hash;
     item->first = !item->remove && held == 0;
     row->source_lsn = h->lsn;
@@ -574,11 +576,11 @@ static enum status visit_page(void *ctx, const struct store_page *page, struct e
 {
     struct key_visit *v = ctx;
     struct reader r = reader_of(page->bytes.ptr, page->bytes.len);
-    (void)reader_u8(&r);
+    unsigned format = reader_u8(&r);
     uint64_t n = reader_varint(&r);
     for (uint64_t t = 0; t < n && !r.bad; t++) {
         struct trigger_state skipped;
-        trigger_decode(&r, &skipped);
+        trigger_decode(&r, format, &skipped);
     }
     (void)reader_svarint(&r);
     (void)reader_varint(&r);

@@ -1,5 +1,6 @@
 /* pipeline/partition_internal.h - the state shared by partition.c, partition_keys.c,
- * partition_commit.c, partition_epochs.c and partition_rebuild.c; nobody else includes it. */
+ * partition_commit.c, partition_epochs.c, partition_rebuild.c and partition_request.c; nobody else
+ * includes it. */
 #pragma once
 
 #include "pipeline/bots.h"
@@ -9,7 +10,7 @@
 #include "pipeline/outbox.h"
 #include "pipeline/partition.h"
 
-#define PAGE_FORMAT     1
+#define PAGE_FORMAT     2   /* 1 had no requests in its trigger states; it is read */
 #define PAGE_DUE_OUTBOX 0   /* due time of a page whose row is on its way: look at once */
 #define FOLD_SLICE      256 /* pages written per commit while the journal is being folded */
 #define FOLD_BYTES      ((size_t)4 << 20) /* ... or as many as fill this */
@@ -92,6 +93,16 @@ static inline size_t partition_bytes(const struct partition *p)
 MUST_CHECK enum status partition_get_key(struct partition *p, uint32_t partition,
                                          struct str user_id, struct str bot_name,
                                          struct held_key **ret, struct error *err);
+/* The same for a key that exists, else END: what only concerns a key's rows does not make one. */
+MUST_CHECK enum status partition_find_key(struct partition *p, struct str user_id,
+                                          struct str bot_name, struct held_key **ret,
+                                          struct error *err);
+/* Calls fn for every key of the user in this partition's store, held, paged out or only in the
+ * journal, in key id order; an event without a bot concerns them all. fn may journal and drop keys,
+ * not commit; its failure stops and is returned. */
+typedef enum status partition_key_fn(void *ctx, struct held_key *h, struct error *err);
+MUST_CHECK enum status partition_each_of_user(struct partition *p, struct str user_id,
+                                              partition_key_fn *fn, void *ctx, struct error *err);
 /* The key of an id that exists; pages it in if need be. */
 MUST_CHECK enum status partition_load_key(struct partition *p, uint64_t id, struct held_key **ret,
                                           struct error *err);
@@ -133,6 +144,14 @@ MUST_CHECK enum status partition_teach(struct partition *p, struct held_bot *bot
 /* The row of the table is due now. */
 MUST_CHECK enum status partition_flush(struct partition *p, struct held_key *h, enum table_id table,
                                        enum flush_reason reason, int64_t now_us, struct error *err);
+
+/* ---- partition_request.c ---- */
+/* An EVENT_REQUEST, for the key or keys it names. */
+MUST_CHECK enum status partition_request(struct partition *p, const struct event *e, int64_t now_us,
+                                         struct error *err);
+/* What the journaled step does to the key. */
+void partition_note_request(struct held_key *h, enum request_op op, int64_t token_us,
+                            int64_t now_us);
 
 /* ---- partition_rebuild.c ---- */
 /* One step of a key that is rebuilt. */

@@ -31,13 +31,13 @@ static enum status decode_page(struct partition *p, const struct store_page *pag
     struct reader r = reader_of(page->bytes.ptr, page->bytes.len);
     uint8_t format = reader_u8(&r);
     uint64_t n = reader_varint(&r);
-    if (format != PAGE_FORMAT || n > TABLE_COUNT)
+    if (format < 1 || format > PAGE_FORMAT || n > TABLE_COUNT)
         return error_set(err, STATUS_CORRUPT,
                          "page of key %" PRIu64 " has format %u with %" PRIu64
                          " tables: it was written by another version",
                          page->key_id, format, n);
     for (uint64_t t = 0; t < n; t++)
-        trigger_decode(&r, &triggers[t]);
+        trigger_decode(&r, format, &triggers[t]);
     int64_t commit_us = reader_svarint(&r);
     uint64_t lsn = reader_varint(&r);
     struct str bytes = reader_bytes(&r, reader_left(&r));
@@ -61,8 +61,10 @@ static enum status decode_page(struct partition *p, const struct store_page *pag
     h->jseq = jseq;
     h->page_jseq = jseq;
     /* A key with rows in flight is never paged out: what is in the outbox stands in the queue. */
-    for (size_t t = 0; t < TABLE_COUNT; t++)
+    for (size_t t = 0; t < TABLE_COUNT; t++) {
         h->queued[t] = h->trigger[t].outbox;
+        h->reason[t] = h->trigger[t].outbox ? FLUSH_STOP : FLUSH_NONE;
+    }
     keymap_track_dirty(&p->keys, h);
     return STATUS_OK;
 }
@@ -124,8 +126,8 @@ enum status partition_load_key(struct partition *p, uint64_t id, struct held_key
     return st ? st : decode_page(p, &page, ret, err);
 }
 
-enum status partition_get_key(struct partition *p, uint32_t partition, struct str user_id,
-                              struct str bot_name, struct held_key **ret, struct error *err)
+enum status partition_find_key(struct partition *p, struct str user_id, struct str bot_name,
+                               struct held_key **ret, struct error *err)
 {
     uint64_t hash = keymap_hash(user_id, bot_name);
     *ret = keymap_find_name(&p->keys, hash, user_id, bot_name);
@@ -133,8 +135,13 @@ enum status partition_get_key(struct partition *p, uint32_t partition, struct st
         return STATUS_OK;
     uint64_t id = 0;
     enum status st = store_find_key(p->cfg.store, user_id, bot_name, &id, err);
-    if (!st)
-        return partition_load_key(p, id, ret, err);
+    return st ? st : partition_load_key(p, id, ret, err);
+}
+
+enum status partition_get_key(struct partition *p, uint32_t partition, struct str user_id,
+                              struct str bot_name, struct held_key **ret, struct error *err)
+{
+    enum status st = partition_find_key(p, user_id, bot_name, ret, err);
     if (st != STATUS_END)
         return st;
     CLEANUP(key_freep) struct key *key = NULL;
@@ -152,6 +159,54 @@ enum status partition_get_key(struct partition *p, uint32_t partition, struct st
         .bot_name = bot_name,
     };
     return partition_journal(p, &e, *ret, err);
+}
+
+struct id_list {
+    uint64_t *ids;
+    size_t n, cap;
+};
+
+static enum status list_id(void *ctx, uint64_t key_id, struct error *err)
+{
+    struct id_list *l = ctx;
+    if (l->n == l->cap) {
+        size_t cap = l->cap ? l->cap * 2 : 16;
+        uint64_t *grown = reallocarray(l->ids, cap, sizeof(*grown));
+        if (!grown)
+            return error_set(err, STATUS_NOMEM, "could not list %zu keys of a user", cap);
+        l->ids = grown;
+        l->cap = cap;
+    }
+    l->ids[l->n++] = key_id;
+    return STATUS_OK;
+}
+
+static int by_id(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a;
+    uint64_t y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+enum status partition_each_of_user(struct partition *p, struct str user_id, partition_key_fn *fn,
+                                   void *ctx, struct error *err)
+{
+    struct id_list l = {0};
+    enum status st = store_user_keys(p->cfg.store, user_id, list_id, &l, err);
+    /* A key without a page has only entries in the journal, and so is held. */
+    for (struct held_key *h = keymap_of_user(&p->keys, user_id, NULL); h && !st;
+         h = keymap_of_user(&p->keys, user_id, h))
+        if (h->page_jseq == 0)
+            st = list_id(&l, h->id, err);
+    if (l.n > 1)
+        qsort(l.ids, l.n, sizeof(*l.ids), by_id);
+    for (size_t i = 0; i < l.n && !st; i++) {
+        struct held_key *h = NULL;
+        st = partition_load_key(p, l.ids[i], &h, err);
+        st = st ? st : fn(ctx, h, err);
+    }
+    free(l.ids);
+    return st;
 }
 
 /* ---- timers ---- */

@@ -2,6 +2,10 @@
 
 #include <assert.h>
 
+#include "core/clock.h"
+
+#define TOUCH_AGE_US US_PER_MINUTE /* a younger row is not renewed for a touch */
+
 const char *flush_reason_name(enum flush_reason reason)
 {
     static const char *const names[] = {
@@ -11,6 +15,9 @@ const char *flush_reason_name(enum flush_reason reason)
         [FLUSH_IDLE] = "idle",
         [FLUSH_PREDICATE] = "predicate",
         [FLUSH_RETRACTION] = "retraction",
+        [FLUSH_TOUCH] = "touch",
+        [FLUSH_RECOMPUTE] = "recompute",
+        [FLUSH_INVALIDATE] = "invalidate",
         [FLUSH_REFRESH] = "refresh",
         [FLUSH_STOP] = "stop",
         [FLUSH_REBUILD] = "rebuild",
@@ -52,12 +59,40 @@ void trigger_withdraw(struct trigger_state *s)
     s->withdrawn = true;
 }
 
+static enum flush_reason reason_of(enum request_op op)
+{
+    switch (op) {
+    case REQUEST_INVALIDATE:
+        return FLUSH_INVALIDATE;
+    case REQUEST_RECOMPUTE:
+        return FLUSH_RECOMPUTE;
+    case REQUEST_TOUCH:
+        break;
+    }
+    return FLUSH_TOUCH;
+}
+
+void trigger_request(struct trigger_state *s, enum request_op op, int64_t token_us, int64_t now_us)
+{
+    if (op == REQUEST_INVALIDATE)
+        s->cleared_us = later(s->cleared_us, token_us);
+    bool young = s->outbox || now_us - s->flushed_us < TOUCH_AGE_US;
+    if ((!s->first_us && !s->flushed_us) || (op == REQUEST_TOUCH && young))
+        return;
+    enum flush_reason reason = reason_of(op);
+    if (op != REQUEST_TOUCH)
+        s->payload_hash = 0; /* the whole row, whatever PostgreSQL holds */
+    if (reason > s->requested)
+        s->requested = reason;
+}
+
 void trigger_flush(struct trigger_state *s, int64_t now_us)
 {
     s->first_us = 0;
     s->count = 0;
     s->urgent = false;
     s->withdrawn = false;
+    s->requested = FLUSH_NONE;
     s->flushed_us = now_us;
     s->outbox = true;
 }
@@ -115,6 +150,8 @@ struct trigger_due trigger_next(const struct trigger_state *s, const struct trig
                                 uint64_t key_hash, bool catching_up, int64_t now_us)
 {
     struct trigger_due never = {TRIGGER_NEVER, FLUSH_NONE};
+    if (s->requested)
+        return (struct trigger_due){now_us, s->requested};
     if (s->first_us)
         return next_dirty(s, p, catching_up, now_us);
     if (!s->flushed_us || !p->refresh_us || s->outbox)
@@ -139,10 +176,14 @@ enum status trigger_encode(const struct trigger_state *s, struct buf *out)
         st = buf_put_u64(out, s->payload_hash);
     if (!st)
         st = buf_put_varint(out, s->count);
-    return st ? st : buf_put_u8(out, (uint8_t)(s->urgent | s->outbox << 1 | s->withdrawn << 2));
+    if (!st)
+        st = buf_put_u8(out, (uint8_t)(s->urgent | s->outbox << 1 | s->withdrawn << 2));
+    if (!st)
+        st = buf_put_u8(out, (uint8_t)s->requested);
+    return st ? st : buf_put_svarint(out, s->cleared_us);
 }
 
-void trigger_decode(struct reader *r, struct trigger_state *ret)
+void trigger_decode(struct reader *r, unsigned format, struct trigger_state *ret)
 {
     ret->first_us = reader_svarint(r);
     ret->last_us = reader_svarint(r);
@@ -153,4 +194,12 @@ void trigger_decode(struct reader *r, struct trigger_state *ret)
     ret->urgent = bits & 1;
     ret->outbox = bits & 2;
     ret->withdrawn = bits & 4;
+    ret->requested = FLUSH_NONE;
+    ret->cleared_us = 0;
+    if (format < 2)
+        return;
+    ret->requested = (enum flush_reason)reader_u8(r);
+    ret->cleared_us = reader_svarint(r);
+    if (ret->requested > FLUSH_REASON_LAST)
+        r->bad = true;
 }

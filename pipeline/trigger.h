@@ -15,6 +15,7 @@
  */
 #pragma once
 
+#include "core/event.h"
 #include "engines/engine.h"
 
 #include <stdbool.h>
@@ -30,7 +31,12 @@ enum flush_reason {
     FLUSH_STOP,       /* graceful stop, or found unfinished after a crash */
     FLUSH_REBUILD,    /* the key was made again from the source tables */
     FLUSH_RETRACTION, /* what the row may show was taken back */
+    /* Somebody asked (struct event_request), the weightiest last: */
+    FLUSH_TOUCH,
+    FLUSH_RECOMPUTE,
+    FLUSH_INVALIDATE,
 };
+#define FLUSH_REASON_LAST FLUSH_INVALIDATE
 const char *flush_reason_name(enum flush_reason reason);
 
 #define TRIGGER_NEVER INT64_MAX
@@ -41,7 +47,11 @@ struct trigger_state {
     int64_t flushed_us;    /* last flush, 0 = never */
     uint64_t payload_hash; /* of the row PostgreSQL is known to hold, 0 = none, or not known: a
                             * newer one may have been written */
+    /* The newest token whose invalidation, and whatever caused it, this key has applied: a row
+     * computed from here on makes what was invalidated up to then valid again. */
+    int64_t cleared_us;
     uint32_t count;
+    enum flush_reason requested; /* due at once for it, FLUSH_NONE = nobody asked */
     bool urgent;
     bool withdrawn; /* the row may show what was taken back */
     bool outbox;    /* flushed, but not yet known to be in PostgreSQL */
@@ -62,10 +72,14 @@ void trigger_note(struct trigger_state *s, uint32_t weight, bool urgent, int64_t
 void trigger_note_context(struct trigger_state *s, int64_t now_us);
 /* What the noted event took back may stand in the row: due at once, catching up or not. */
 void trigger_withdraw(struct trigger_state *s);
+/* Somebody asked for the row (token_us: at_us of the event). Without a row there is nothing to do,
+ * and a touch of one that is young changes nothing. */
+void trigger_request(struct trigger_state *s, enum request_op op, int64_t token_us, int64_t now_us);
 /* Everything up to now is on its way to PostgreSQL. */
 void trigger_flush(struct trigger_state *s, int64_t now_us);
 struct trigger_due trigger_next(const struct trigger_state *s, const struct trigger_policy *p,
                                 uint64_t key_hash, bool catching_up, int64_t now_us);
 
 MUST_CHECK enum status trigger_encode(const struct trigger_state *s, struct buf *out);
-void trigger_decode(struct reader *r, struct trigger_state *ret);
+/* format: of the page they stand in (partition_internal.h). */
+void trigger_decode(struct reader *r, unsigned format, struct trigger_state *ret);

@@ -49,6 +49,8 @@ struct sink_item {
     bool touch;  /* only as_of, computed_at, expires_at, valid_until, row_version move */
     bool remove; /* the key has nothing left for this table: DELETE the row, guarded alike */
     bool first;  /* the key's first row: strategic_key_activity gets it too */
+    int64_t
+        cleared_us; /* the row may replace one that was invalidated no later than then, 0 = none */
     uint64_t payload_hash;
     int64_t commit_us;  /* source commit time of the newest event covered, 0 = none: for latency */
     const char *reason; /* static string for NOTIFY: "count", "age", "idle", "predicate", "refresh",

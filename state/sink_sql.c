@@ -135,8 +135,8 @@ enum status sink_sql_upsert(const struct table_def *t, enum ttl_mode mode, struc
         st = buf_printf(out, "%s = EXCLUDED.%s, ", upsert_column(t, i).name,
                         upsert_column(t, i).name);
     if (!st)
-        st = buf_printf(out, "invalidated_at = NULL, computed_at = EXCLUDED.computed_at,"
-                             " expires_at = EXCLUDED.expires_at WHERE " GUARD("EXCLUDED"));
+        st = buf_printf(out, "computed_at = EXCLUDED.computed_at, expires_at = EXCLUDED.expires_at"
+                             " WHERE t.invalidated_at IS NULL AND " GUARD("EXCLUDED"));
     return st;
 }
 
@@ -184,6 +184,20 @@ enum status sink_sql_remove(const struct table_def *t, struct buf *out)
                                 " $3::timestamptz[], $4::bigint[])"
                                 " AS n (%s, %s, as_of, row_version)"
                                 " WHERE t.%s = n.%s AND t.%s = n.%s AND ",
+                                t->name, key[0].type, key[1].type, key[0].name, key[1].name,
+                                key[0].name, key[0].name, key[1].name, key[1].name);
+    return st ? st : buf_printf(out, GUARD("n"));
+}
+
+enum status sink_sql_clear(const struct table_def *t, struct buf *out)
+{
+    const struct sql_column *key = key_of(t);
+    enum status st = buf_printf(out,
+                                "UPDATE %s AS t SET invalidated_at = NULL FROM unnest($1::%s[],"
+                                " $2::%s[], $3::timestamptz[], $4::bigint[], $5::timestamptz[])"
+                                " AS n (%s, %s, as_of, row_version, cleared_at)"
+                                " WHERE t.%s = n.%s AND t.%s = n.%s"
+                                " AND t.invalidated_at <= n.cleared_at AND ",
                                 t->name, key[0].type, key[1].type, key[0].name, key[1].name,
                                 key[0].name, key[0].name, key[1].name, key[1].name);
     return st ? st : buf_printf(out, GUARD("n"));
@@ -295,4 +309,14 @@ enum status sink_sql_fill_remove(const struct table_def *t, const struct row *co
         pg_array_plain(&arrays[3], "%" PRIu64, rows[i]->row_version);
     }
     return end_arrays(arrays, SINK_REMOVE_ARRAYS);
+}
+
+enum status sink_sql_fill_clear(const struct table_def *t, const struct row *const *rows,
+                                const int64_t *cleared_us, size_t n, struct pg_array *arrays)
+{
+    enum status st = sink_sql_fill_remove(t, rows, n, arrays);
+    pg_array_begin(&arrays[SINK_REMOVE_ARRAYS]);
+    for (size_t i = 0; i < n; i++)
+        pg_array_time(&arrays[SINK_REMOVE_ARRAYS], cleared_us[i]);
+    return st ? st : pg_array_end(&arrays[SINK_REMOVE_ARRAYS]);
 }

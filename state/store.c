@@ -53,6 +53,7 @@ const char *const store_sql[SQL_COUNT] = {
         "?2,"
         " jseq = ?3, due_us = ?4, hash = ?5, user_id = ?6, bot_name = ?7, bytes = ?8",
     [SQL_FIND_KEY] = "SELECT key_id FROM page WHERE user_id = ?1 AND bot_name = ?2",
+    [SQL_USER_KEYS] = "SELECT key_id FROM page WHERE user_id = ?1",
     [SQL_LOAD_PAGE] = "SELECT key_id, partition, jseq, due_us, hash, user_id, bot_name, bytes"
                       " FROM page WHERE key_id = ?1",
     [SQL_EACH_PAGE] = "SELECT key_id, partition, jseq, due_us, hash, user_id, bot_name, bytes"
@@ -240,6 +241,23 @@ enum status store_find_key(struct store *s, struct str user_id, struct str bot_n
     } else if (rc != SQLITE_DONE) {
         st = store_error(s, "read", err);
     }
+    sqlite3_reset(q);
+    sqlite3_clear_bindings(q);
+    return st;
+}
+
+enum status store_user_keys(struct store *s, struct str user_id,
+                            enum status (*fn)(void *ctx, uint64_t key_id, struct error *err),
+                            void *ctx, struct error *err)
+{
+    sqlite3_stmt *q = s->sql[SQL_USER_KEYS];
+    enum status st = STATUS_OK;
+    int rc = SQLITE_DONE;
+    db_bind_text(q, 1, user_id);
+    while (!st && (rc = sqlite3_step(q)) == SQLITE_ROW)
+        st = fn(ctx, db_column_u64(q, 0), err);
+    if (!st && rc != SQLITE_DONE)
+        st = store_error(s, "read", err);
     sqlite3_reset(q);
     sqlite3_clear_bindings(q);
     return st;

@@ -124,10 +124,15 @@ MUST_CHECK enum status store_each_due(struct store *s,
 /* ---- keys: (user, bot) <-> key id ---- */
 /* Ids are given by the caller's journal entries. The next id to give, as of the last commit: */
 uint64_t store_next_key_id(const struct store *s);
-/* Both: STATUS_END when no page exists. The strings of a page are borrowed until the next call on
- * the store. CORRUPT: the page fails its checksum. */
+/* Finding and loading: STATUS_END when no page exists. The strings of a page are borrowed until the
+ * next call on the store. CORRUPT: the page fails its checksum. */
 MUST_CHECK enum status store_find_key(struct store *s, struct str user_id, struct str bot_name,
                                       uint64_t *ret_key_id, struct error *err);
+/* Calls fn for the page of each key of the user. */
+MUST_CHECK enum status store_user_keys(struct store *s, struct str user_id,
+                                       enum status (*fn)(void *ctx, uint64_t key_id,
+                                                         struct error *err),
+                                       void *ctx, struct error *err);
 struct store_page {
     uint64_t key_id;
     uint32_t partition;

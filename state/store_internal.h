@@ -40,6 +40,7 @@ enum store_statement {
     SQL_UPSERT_APPLIED,
     SQL_UPSERT_PAGE,
     SQL_FIND_KEY,
+    SQL_USER_KEYS,
     SQL_LOAD_PAGE,
     SQL_EACH_PAGE,
     SQL_EACH_DUE,

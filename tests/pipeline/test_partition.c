@@ -676,6 +676,168 @@ static void test_the_covered_position_moves_only_with_a_commit(void **state)
     assert_int_equal(partition_view(w->p).covered_durable[SOURCE_INBOX], 7);
 }
 
+/* ---- requests ---- */
+
+static struct event request_of(enum request_op op, const char *user, const char *bot, int64_t at)
+{
+    return (struct event){
+        .type = EVENT_REQUEST,
+        .id = STR("r"),
+        .user_id = str_from(user),
+        .bot_name = str_from(bot),
+        .at_us = at,
+        .u.request = {.op = op},
+    };
+}
+
+static void ask(struct world *w, enum request_op op, const char *user, const char *bot, int64_t at)
+{
+    struct event e = request_of(op, user, bot, at);
+    deliver(w, &e);
+}
+
+static void say_to(struct world *w, const char *user, const char *bot)
+{
+    char id[32];
+    snprintf(id, sizeof(id), "m%" PRIu64, w->lsn + 1);
+    struct event e = message(id, user, "hello, who is there?", w->now);
+    e.bot_name = str_from(bot);
+    deliver(w, &e);
+}
+
+/* The newest item of a key and table; NULL = none. */
+static const struct sink_item *newest_answer(const struct world *w, const char *user,
+                                             const char *bot)
+{
+    const struct sink_item *best = NULL;
+    for (size_t i = 0; i < w->sink.n_taken; i++) {
+        const struct sink_item *item = &w->sink.taken[i];
+        if (item->table == TABLE_CONVERSATION_PATTERNS &&
+            str_equal(row_user(&item->row), str_from(user)) &&
+            str_equal(row_bot(&item->row), str_from(bot)) &&
+            (!best || item->row.row_version > best->row.row_version))
+            best = item;
+    }
+    return best;
+}
+
+static void assert_answered(const struct world *w, const char *user, const char *bot,
+                            const char *reason, int64_t cleared_us)
+{
+    const struct sink_item *item = newest_answer(w, user, bot);
+    assert_non_null(item);
+    assert_string_equal(item->reason, reason);
+    assert_false(item->touch);
+    assert_int_equal(item->cleared_us, cleared_us);
+}
+
+static void test_an_invalidated_key_is_computed_at_once_and_clears_its_token(void **state)
+{
+    struct world *w = *state;
+    say(w, "ann", "hello there my friend");
+    w->now += 3 * US_PER_SECOND;
+    settle(w);
+    assert_answered(w, "ann", "elena", "idle", T0); /* it begins: nothing older concerns it */
+    say(w, "ann", "this was wrong");
+    ask(w, REQUEST_INVALIDATE, "ann", "elena", w->now - 5);
+    settle(w);
+    assert_answered(w, "ann", "elena", "invalidate", w->now - 5);
+    assert_row_is_the_oracles(w, "ann");
+    /* The answer is known: what follows clears nothing, since there is nothing to clear. */
+    for (int i = 0; i < 5; i++)
+        say(w, "ann", "and so on");
+    settle(w);
+    assert_answered(w, "ann", "elena", "count", 0);
+}
+
+static void test_a_request_without_a_key_makes_none(void **state)
+{
+    struct world *w = *state;
+    ask(w, REQUEST_INVALIDATE, "nobody", "elena", w->now);
+    ask(w, REQUEST_RECOMPUTE, "nobody", "", w->now);
+    settle(w);
+    assert_int_equal(w->sink.n_taken, 0);
+    assert_int_equal(count_keys(w).n_keys, 0);
+}
+
+/* The token of a request that was applied but whose row was lost with the process. */
+static void test_a_token_survives_a_crash_in_the_journal_and_in_a_page(void **state)
+{
+    struct world *w = *state;
+    int64_t token = T0 + 7;
+    say(w, "ann", "hello there my friend");
+    w->now += 3 * US_PER_SECOND;
+    settle(w);
+    for (int folded = 0; folded < 2; folded++) {
+        ask(w, REQUEST_INVALIDATE, "ann", "elena", ++token);
+        w->sink.room = 0;
+        commit(w); /* applied and durable, not even flushed */
+        if (folded)
+            assert_int_equal(partition_fold_all(w->p, w->now, NULL), STATUS_OK);
+        crash(w);
+        w->sink.room = TAKEN_MAX;
+        open_world(w);
+        settle(w);
+        assert_answered(w, "ann", "elena", "invalidate", token);
+        w->sink.silent = true;
+        ask(w, REQUEST_INVALIDATE, "ann", "elena", ++token);
+        settle(w); /* handed over, never answered */
+        if (folded)
+            assert_int_equal(partition_fold_all(w->p, w->now, NULL), STATUS_OK);
+        crash(w);
+        w->sink.silent = false;
+        open_world(w);
+        settle(w);
+        assert_answered(w, "ann", "elena", "stop", token);
+        settle(w);
+    }
+}
+
+/* Some are held, some only in the journal, some only in their page. */
+static void test_what_names_no_bot_concerns_every_key_of_the_user(void **state)
+{
+    static const char *const bots[] = {"elena", "marcus", "jake"};
+    struct world *w = *state;
+    say_to(w, "ann", "elena");
+    say_to(w, "ann", "marcus");
+    say_to(w, "anna", "elena");
+    w->now += 3 * US_PER_SECOND;
+    settle(w);
+    assert_int_equal(partition_fold_all(w->p, w->now, NULL), STATUS_OK);
+    crash(w); /* the first two have a page, and are not held */
+    open_world(w);
+    assert_int_equal(partition_view(w->p).keys, 0);
+    say_to(w, "ann", "elena"); /* a page, and held */
+    say_to(w, "ann", "jake");  /* in the journal alone */
+    ask(w, REQUEST_INVALIDATE, "ann", "", w->now);
+    settle(w);
+    for (int i = 0; i < 3; i++)
+        assert_answered(w, "ann", bots[i], "invalidate", w->now);
+    assert_string_equal(newest_answer(w, "anna", "elena")->reason, "idle");
+    assert_int_equal(count_keys(w).n_keys, 4);
+}
+
+/* It is journaled for each key, so that a crash changes nothing. */
+static void test_a_wish_without_a_bot_is_every_keys(void **state)
+{
+    struct world *w = *state;
+    say_to(w, "ann", "elena");
+    say_to(w, "ann", "marcus");
+    commit(w);
+    struct event wish = {
+        .type = EVENT_PRIVACY,
+        .id = STR("w"),
+        .user_id = STR("ann"),
+        .bot_name = STR(""),
+        .at_us = w->now,
+        .u.privacy = {.op = PRIVACY_OPTOUT},
+    };
+    deliver(w, &wish);
+    commit(w);
+    assert_int_equal(partition_figures(w->p).read[ENGINE_USER][RECORD_PRIVACY], 2);
+    assert_int_equal(count_keys(w).n_keys, 2); /* and none without a bot */
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -698,6 +860,11 @@ int main(void)
         TEST(test_folding_everything_changes_nothing),
         TEST(test_an_event_that_cannot_be_used_is_kept_and_blocks_nothing),
         TEST(test_the_covered_position_moves_only_with_a_commit),
+        TEST(test_an_invalidated_key_is_computed_at_once_and_clears_its_token),
+        TEST(test_a_request_without_a_key_makes_none),
+        TEST(test_a_token_survives_a_crash_in_the_journal_and_in_a_page),
+        TEST(test_what_names_no_bot_concerns_every_key_of_the_user),
+        TEST(test_a_wish_without_a_bot_is_every_keys),
     };
     return cmocka_run_group_tests_name("pipeline/partition", tests, NULL, NULL);
 }

@@ -9,7 +9,7 @@
 
 #include "core/cleanup.h"
 #include "core/clock.h"
-#include "pipeline/trigger.h"
+#include "pipeline/partition_internal.h"
 
 #define S  US_PER_SECOND
 #define T0 (INT64_C(1767600000) * S)
@@ -152,7 +152,7 @@ static void test_what_was_taken_back_is_due_at_once_in_any_case(void **state)
     assert_int_equal(trigger_encode(&s, &b), STATUS_OK);
     struct reader r = reader_of(b.data, b.len);
     struct trigger_state back;
-    trigger_decode(&r, &back);
+    trigger_decode(&r, PAGE_FORMAT, &back);
     assert_true(back.withdrawn);
     trigger_flush(&s, T0);
     trigger_note(&s, 1, true, T0);
@@ -212,17 +212,87 @@ static void test_a_flush_starts_over(void **state)
     assert_int_equal(due(&s, &policy, T0 + S).reason, FLUSH_IDLE);
 }
 
+/* Whoever asks is answered at once, whatever the policy and the backlog say. */
+static void test_a_request_is_due_at_once(void **state)
+{
+    (void)state;
+    struct trigger_state s = {0};
+    trigger_request(&s, REQUEST_INVALIDATE, T0 - S, T0);
+    assert_int_equal(due(&s, &policy, T0).at_us, TRIGGER_NEVER); /* there is no row yet */
+    assert_int_equal(s.cleared_us, T0 - S);                      /* and will be none to clear */
+    trigger_note(&s, 1, false, T0);
+    trigger_flush(&s, T0);
+    s.outbox = false;
+    s.payload_hash = 7;
+    for (int catching_up = 0; catching_up < 2; catching_up++) {
+        trigger_request(&s, REQUEST_RECOMPUTE, T0 - 2 * S, T0 + S);
+        trigger_request(&s, REQUEST_INVALIDATE, T0 - 2 * S, T0 + S);
+        trigger_request(&s, REQUEST_RECOMPUTE, T0 + S, T0 + S);
+        struct trigger_due d = trigger_next(&s, &policy, 7, catching_up, T0 + S);
+        assert_int_equal(d.reason, FLUSH_INVALIDATE);
+        assert_true(d.at_us <= T0 + S);
+        assert_int_equal(s.cleared_us, T0 - S); /* an older token, and what only recomputes */
+        assert_true(s.payload_hash == 0);       /* written whole */
+    }
+    trigger_flush(&s, T0 + S);
+    assert_int_equal(s.requested, FLUSH_NONE);
+}
+
+static void test_a_touch_renews_what_is_not_young(void **state)
+{
+    (void)state;
+    struct trigger_state s = {.flushed_us = T0, .payload_hash = 7};
+    trigger_request(&s, REQUEST_TOUCH, T0 + 59 * S, T0 + 59 * S);
+    assert_int_equal(s.requested, FLUSH_NONE);
+    trigger_request(&s, REQUEST_TOUCH, T0 + 60 * S, T0 + 60 * S);
+    assert_int_equal(trigger_next(&s, &policy, 7, true, T0 + 60 * S).reason, FLUSH_TOUCH);
+    assert_true(s.payload_hash == 7); /* its content need not be sent again */
+    assert_int_equal(s.cleared_us, 0);
+    s = (struct trigger_state){.flushed_us = T0, .outbox = true};
+    trigger_request(&s, REQUEST_TOUCH, T0 + 60 * S, T0 + 60 * S);
+    assert_int_equal(s.requested, FLUSH_NONE); /* one is on its way */
+}
+
+/* Pages of before there were requests. */
+static void test_the_first_durable_form_is_read(void **state)
+{
+    (void)state;
+    struct buf b;
+    buf_init(&b, 1000);
+    struct trigger_state s = {.first_us = T0, .count = 3, .outbox = true};
+    assert_int_equal(trigger_encode(&s, &b), STATUS_OK);
+    struct reader r = reader_of(b.data, b.len - 2); /* none asked, nothing cleared: a byte each */
+    struct trigger_state back = {.requested = FLUSH_TOUCH, .cleared_us = 1};
+    trigger_decode(&r, 1, &back);
+    assert_false(r.bad);
+    assert_int_equal(reader_left(&r), 0);
+    assert_int_equal(back.count, 3);
+    assert_int_equal(back.requested, FLUSH_NONE);
+    assert_int_equal(back.cleared_us, 0);
+    buf_deinit(&b);
+}
+
 static void test_the_durable_form_keeps_everything(void **state)
 {
     (void)state;
-    struct trigger_state s = {T0, T0 + 1, T0 - 5, UINT64_C(0x123456789abcdef0),
-                              77, true,   true,   true};
+    struct trigger_state s = {
+        .first_us = T0,
+        .last_us = T0 + 1,
+        .flushed_us = T0 - 5,
+        .payload_hash = UINT64_C(0x123456789abcdef0),
+        .cleared_us = T0 - 7,
+        .count = 77,
+        .requested = FLUSH_RECOMPUTE,
+        .urgent = true,
+        .withdrawn = true,
+        .outbox = true,
+    };
     struct buf b;
     buf_init(&b, 1000);
     assert_int_equal(trigger_encode(&s, &b), STATUS_OK);
     struct reader r = reader_of(b.data, b.len);
     struct trigger_state back = {0};
-    trigger_decode(&r, &back);
+    trigger_decode(&r, PAGE_FORMAT, &back);
     assert_false(r.bad);
     assert_int_equal(reader_left(&r), 0);
     assert_int_equal(back.first_us, s.first_us);
@@ -230,6 +300,8 @@ static void test_the_durable_form_keeps_everything(void **state)
     assert_int_equal(back.flushed_us, s.flushed_us);
     assert_true(back.payload_hash == s.payload_hash);
     assert_int_equal(back.count, s.count);
+    assert_int_equal(back.cleared_us, s.cleared_us);
+    assert_int_equal(back.requested, FLUSH_RECOMPUTE);
     assert_true(back.urgent);
     assert_true(back.withdrawn);
     assert_true(back.outbox);
@@ -281,6 +353,9 @@ int main(void)
         cmocka_unit_test(test_a_clock_set_back_does_not_freeze_a_timer),
         cmocka_unit_test(test_a_flush_starts_over),
         cmocka_unit_test(test_the_durable_form_keeps_everything),
+        cmocka_unit_test(test_a_request_is_due_at_once),
+        cmocka_unit_test(test_a_touch_renews_what_is_not_young),
+        cmocka_unit_test(test_the_first_durable_form_is_read),
     };
     return cmocka_run_group_tests_name("pipeline/trigger", tests, NULL, NULL);
 }

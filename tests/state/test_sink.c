@@ -295,9 +295,41 @@ static void test_an_invalidated_row_must_be_written_whole(void **state)
     sql_run(db,
             "UPDATE strategic_memory_health SET invalidated_at = now(), memory_snapshot = '{}'");
     assert_int_equal(write_one(touch("u", 6)).outcome, SINK_MISSING);
-    assert_int_equal(write_one(health("u", 7)).outcome, SINK_WRITTEN);
+    struct sink_item whole = health("u", 7);
+    whole.cleared_us = clock_wall_us(&clock_real) + US_PER_HOUR;
+    assert_int_equal(write_one(whole).outcome, SINK_WRITTEN);
     TEXT row = sql_text(db, "SELECT memory_snapshot, invalidated_at FROM strategic_memory_health");
     assert_string_equal(row, "{\"v\": 7}|-");
+}
+
+/* Computed by a worker that has not seen why the row is wrong: it must not bring the words back. */
+static void test_a_row_stays_invalid_until_its_cause_was_seen(void **state)
+{
+    static const char look[] = "SELECT memory_snapshot, expires_at > now(), row_version,"
+                               " extract(epoch FROM invalidated_at) FROM strategic_memory_health";
+    (void)state;
+    (void)write_one(health("u", 5));
+    sql_run(db, "UPDATE strategic_memory_health SET invalidated_at = to_timestamp(1000),"
+                " expires_at = to_timestamp(1000), memory_snapshot = '{}'");
+    (void)write_one(health("u", 6)); /* of nothing */
+    struct sink_item earlier = health("u", 7);
+    earlier.cleared_us = 1000 * US_PER_SECOND - 1; /* of an earlier one */
+    (void)write_one(earlier);
+    struct sink_item older = health("u", 4);
+    older.cleared_us = 1000 * US_PER_SECOND; /* of this one, but the row is not the newest */
+    (void)write_one(older);
+    TEXT still = sql_text(db, look);
+    assert_string_equal(still, "{}|f|5|1000.000000");
+    struct sink_item both[] = {health("u", 8), health("v", 9)};
+    both[0].cleared_us = 1000 * US_PER_SECOND;
+    both[1].cleared_us = 1000 * US_PER_SECOND; /* new, and so nothing to clear */
+    struct sink_result r[2];
+    submit(both, 2);
+    collect(r, 2);
+    TEXT again = sql_text(db, "SELECT string_agg(memory_snapshot::text, '' ORDER BY user_id),"
+                              " bool_and(expires_at > now()), count(invalidated_at)"
+                              " FROM strategic_memory_health");
+    assert_string_equal(again, "{\"v\": 8}{\"v\": 9}|t|0");
 }
 
 static void test_a_removed_row_goes_unless_it_is_newer(void **state)
@@ -922,6 +954,7 @@ int main(void)
         SINK_TEST(test_a_touch_moves_the_expiry_and_keeps_the_content),
         SINK_TEST(test_a_touch_of_no_row_is_missing_and_of_a_newer_row_is_not),
         SINK_TEST(test_an_invalidated_row_must_be_written_whole),
+        SINK_TEST(test_a_row_stays_invalid_until_its_cause_was_seen),
         SINK_TEST(test_a_removed_row_goes_unless_it_is_newer),
         SINK_TEST(test_validity_makes_a_row_expire_when_it_ceases_to_hold),
         SINK_TEST(test_rows_that_expired_long_ago_are_deleted_in_batches),

@@ -61,10 +61,17 @@ static void test_the_upsert_writes_every_column_under_the_guard(void **state)
         " row_version = EXCLUDED.row_version, event_count = EXCLUDED.event_count,"
         " engine_version = EXCLUDED.engine_version, confidence = EXCLUDED.confidence,"
         " state_flags = EXCLUDED.state_flags, valid_until = EXCLUDED.valid_until,"
-        " details = EXCLUDED.details, invalidated_at = NULL, computed_at = EXCLUDED.computed_at,"
+        " details = EXCLUDED.details, computed_at = EXCLUDED.computed_at,"
         " expires_at = EXCLUDED.expires_at"
-        " WHERE (t.row_version < EXCLUDED.row_version"
+        " WHERE t.invalidated_at IS NULL AND (t.row_version < EXCLUDED.row_version"
         " OR (t.row_version = EXCLUDED.row_version AND t.as_of < EXCLUDED.as_of))");
+    expect_sql(sink_sql_clear, &by_user,
+               "UPDATE cache_a AS t SET invalidated_at = NULL FROM unnest($1::text[], $2::text[],"
+               " $3::timestamptz[], $4::bigint[], $5::timestamptz[])"
+               " AS n (user_id, bot_name, as_of, row_version, cleared_at)"
+               " WHERE t.user_id = n.user_id AND t.bot_name = n.bot_name"
+               " AND t.invalidated_at <= n.cleared_at AND (t.row_version < n.row_version"
+               " OR (t.row_version = n.row_version AND t.as_of < n.as_of))");
 }
 
 static void test_a_window_table_has_its_own_key(void **state)
