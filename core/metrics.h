@@ -104,6 +104,23 @@ enum metric_kind { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
       "when deliveries were last committed")                                                       \
     X(METRIC_INBOX_COMMIT_MAX, "inbox_commit_max_seconds", METRIC_GAUGE, NULL, NULL,               \
       "the longest commit since the start")                                                        \
+    X(METRIC_FEED_ANNOUNCEMENTS, "feed_announcements", METRIC_COUNTER, NULL, NULL,                 \
+      "announcements of committed cache rows (NOTIFY, PUB, /api/v1/feed, webhooks)")               \
+    X(METRIC_FEED_CLIENTS, "feed_clients", METRIC_GAUGE, NULL, NULL,                               \
+      "clients of /api/v1/feed that are connected")                                                \
+    X(METRIC_FEED_STREAMS, "feed_streams", METRIC_COUNTER, "event", NULL,                          \
+      "what happened to clients of /api/v1/feed: opened, resumed, reset (has to read anew), cut "  \
+      "(was too slow), refused (too many)")                                                        \
+    X(METRIC_FEED_DELIVERIES, "feed_deliveries", METRIC_COUNTER, "destination", "result",          \
+      "attempts to deliver to feed.webhooks by how they ended: ok, 3xx, 4xx, 5xx, gone, error")    \
+    X(METRIC_FEED_DELIVERY_DURATION, "feed_delivery_duration_seconds", METRIC_HISTOGRAM,           \
+      "destination", NULL, "one attempt to deliver, whatever became of it")                        \
+    X(METRIC_FEED_WAITING, "feed_waiting", METRIC_GAUGE, "destination", NULL,                      \
+      "announcements that wait to be delivered")                                                   \
+    X(METRIC_FEED_OLDEST, "feed_oldest_timestamp_seconds", METRIC_GAUGE, "destination", NULL,      \
+      "since when the first of them has been waiting; left out while none is")                     \
+    X(METRIC_FEED_DEAD, "feed_dead_letters_kept", METRIC_GAUGE, "destination", NULL,               \
+      "announcements that could not be delivered (warmpath dlq)")                                  \
     X(METRIC_HTTP_CONNECTIONS, "http_connections", METRIC_GAUGE, "listener", NULL,                 \
       "connections that are open")                                                                 \
     X(METRIC_HTTP_BODY_BYTES, "http_body_bytes", METRIC_GAUGE, "listener", NULL,                   \

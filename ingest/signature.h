@@ -125,6 +125,13 @@ struct signature_result {
     char signature_hex[2 * 64 + 1];
     int64_t timestamp_s; /* as signed; 0: the kind has none, or it could not be read */
 };
+/*
+ * The other direction, with the secrets of a STANDARD_WEBHOOKS verifier: appends the value of
+ * webhook-signature for these bytes, one "v1,..." for each secret that has not expired, separated
+ * by blanks. REFUSED: all have, or none can sign. Any thread.
+ */
+MUST_CHECK enum status signature_sign(const struct signature *v, struct str id, int64_t timestamp_s,
+                                      struct str body, struct buf *out);
 /* Any thread. Returns ret->ok. */
 bool signature_verify(const struct signature *v, signature_header_fn *header, void *header_ctx,
                       struct str body, int64_t now_s, struct signature_result *ret);

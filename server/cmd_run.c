@@ -24,6 +24,7 @@
 #include "server/cli.h"
 #include "server/config_secrets.h"
 #include "server/door.h"
+#include "server/feed.h"
 #include "server/figures.h"
 #include "server/load.h"
 #include "server/rebuild.h"
@@ -51,6 +52,7 @@ struct stage {
 struct run {
     const struct config *cfg;
     struct startup start;
+    struct feed *announcements;
     struct sink *sink;
     struct link *links[LIMIT_WORKERS];
     struct router *router;
@@ -285,6 +287,7 @@ static enum status open_door(struct run *r, struct error *err)
         .seen = r->start.inbox,
         .begin = &r->begun,
         .board = &r->board,
+        .announcements = r->announcements,
         .clock = &clock_real,
     };
     return door_open(&dc, &r->door, err);
@@ -296,6 +299,11 @@ static enum status run_start(struct run *r, bool anew, struct error *err)
     if (st)
         return st;
     atomic_store(&r->loading, r->start.snapshot.conn != NULL);
+    const struct feed_open fo = {
+        .cfg = &r->cfg->feed, .state_dir = r->cfg->state_dir, .clock = &clock_real};
+    st = feed_open(&fo, &r->announcements, err);
+    if (st)
+        return st;
     struct sink_config sc = {
         .conninfo = r->cfg->sink_conninfo,
         .pipeline = r->cfg->pipeline,
@@ -310,6 +318,8 @@ static enum status run_start(struct run *r, bool anew, struct error *err)
         .silence_us = r->cfg->sink_silence_us,
         .queue_rows_max = SINK_QUEUE_ROWS,
         .clock = &clock_real,
+        .committed = feed_committed,
+        .committed_ctx = r->announcements,
     };
     st = sink_start(&sc, &r->sink, err);
     if (!st)
@@ -427,8 +437,11 @@ static void reload(struct run *r)
     struct error err = {0};
     const struct config *before = r->reload.config;
     bool remap = reload_read(&r->reload, &mappings);
-    if (r->reload.config != before)
+    if (r->reload.config != before) {
         door_reload(r->door, r->reload.config);
+        if (feed_reload(r->announcements, &r->reload.config->feed, &err))
+            log_write(LOG_ERROR, "feed", "could not take the new secrets error=\"%s\"", err.text);
+    }
     if (!remap)
         return;
     rebuild_remap(r->rebuild, mappings);
@@ -453,6 +466,7 @@ static void report_figures(struct run *r)
         .sink_trouble = &r->sink_trouble,
         .started_us = r->started_us,
         .door = r->door,
+        .announcements = r->announcements,
     };
     figures_take(&in, &ready);
     private_board_report(&r->board, &ready);
@@ -528,6 +542,7 @@ static enum status run_stop(struct run *r, bool graceful, struct error *err)
     }
     door_free(r->door);
     sink_stop(r->sink, graceful ? SINK_STOP_US : 0);
+    feed_close(r->announcements);
     atomic_store(&r->stop_lease, true);
     stage_join(&r->lease);
     replication_free(r->replication);

@@ -178,8 +178,11 @@ void config_free(struct config *c)
         explicit_bzero(c->webhooks, c->n_webhooks * sizeof(*c->webhooks));
     if (c->qdrant)
         explicit_bzero(c->qdrant, c->n_qdrant * sizeof(*c->qdrant));
+    if (c->feed.webhooks)
+        explicit_bzero(c->feed.webhooks, c->feed.n_webhooks * sizeof(*c->feed.webhooks));
     free(c->webhooks);
     free(c->qdrant);
+    free(c->feed.webhooks);
     free(c->triggers);
     free(c->origins);
     explicit_bzero(c, sizeof(*c));

@@ -22,6 +22,7 @@
 #include "engines/engine.h"
 #include "ingest/mapping.h"
 #include "server/config_door.h"
+#include "server/config_feed.h"
 #include "state/sink.h"
 
 #include <stdbool.h>
@@ -90,6 +91,7 @@ struct config {
     struct config_influx influx;
     size_t n_qdrant;
     struct config_qdrant *qdrant; /* owned */
+    struct config_feed feed;
 
     unsigned long secret_line; /* of the file: where it holds a secret itself, 0 = nowhere */
 

@@ -12,8 +12,7 @@
 #include <string.h>
 #include <strings.h>
 
-/* A zeroed element more at the end of a list; NULL: there are max of them already. */
-static void *grow(struct config_loader *l, const struct config_place *p, void **list, size_t *n,
+void *config_grow(struct config_loader *l, const struct config_place *p, void **list, size_t *n,
                   size_t max, size_t size)
 {
     void *grown = *n < max ? reallocarray(*list, *n + 1, size) : NULL;
@@ -84,10 +83,19 @@ static void check_table(struct config_loader *l, const struct config_place *p)
 
 /* ---- secrets ---- */
 
+static struct config_secret *secrets_of(struct config_loader *l, const struct config_place *p,
+                                        size_t **ret_n)
+{
+    *ret_n = p->webhook ? &p->webhook->n_secrets
+             : p->feed  ? &p->feed->n_secrets
+                        : &l->cfg->influx.n_secrets;
+    return p->webhook ? p->webhook->secrets : p->feed ? p->feed->secrets : l->cfg->influx.secrets;
+}
+
 static bool add_secret(struct config_loader *l, struct config_place *p)
 {
-    struct config_secret *list = p->webhook ? p->webhook->secrets : l->cfg->influx.secrets;
-    size_t *n = p->webhook ? &p->webhook->n_secrets : &l->cfg->influx.n_secrets;
+    size_t *n = NULL;
+    struct config_secret *list = secrets_of(l, p, &n);
     if (*n == CONFIG_SECRETS_MAX) {
         config_problem(l, p->mark, p->path, "there can be at most %d secrets", CONFIG_SECRETS_MAX);
         return false;
@@ -98,7 +106,8 @@ static bool add_secret(struct config_loader *l, struct config_place *p)
 
 static void check_secret(struct config_loader *l, const struct config_place *p)
 {
-    const struct config_secret *first = p->webhook ? p->webhook->secrets : l->cfg->influx.secrets;
+    size_t *n = NULL;
+    const struct config_secret *first = secrets_of(l, p, &n);
     struct config_secret *s = p->secret;
     if (!s->id[0])
         snprintf(s->id, sizeof(s->id), "%td", s - first + 1);
@@ -115,7 +124,8 @@ static bool add_webhook(struct config_loader *l, struct config_place *p)
 {
     struct config *c = l->cfg;
     void *list = c->webhooks;
-    p->webhook = grow(l, p, &list, &c->n_webhooks, CONFIG_WEBHOOKS_MAX, sizeof(*c->webhooks));
+    p->webhook =
+        config_grow(l, p, &list, &c->n_webhooks, CONFIG_WEBHOOKS_MAX, sizeof(*c->webhooks));
     c->webhooks = list;
     if (!p->webhook)
         return false;
@@ -247,7 +257,7 @@ static bool add_qdrant(struct config_loader *l, struct config_place *p)
 {
     struct config *c = l->cfg;
     void *list = c->qdrant;
-    p->qdrant = grow(l, p, &list, &c->n_qdrant, CONFIG_QDRANT_MAX, sizeof(*c->qdrant));
+    p->qdrant = config_grow(l, p, &list, &c->n_qdrant, CONFIG_QDRANT_MAX, sizeof(*c->qdrant));
     c->qdrant = list;
     if (p->qdrant)
         config_walk_scope_defaults(l, SCOPE_QDRANT, p);
@@ -278,9 +288,14 @@ static void check_qdrant(struct config_loader *l, const struct config_place *p)
 }
 
 static const struct config_list lists[] = {
-    {"source.tables", add_table, check_table},        {"webhooks", add_webhook, check_webhook},
-    {"webhooks[].secrets", add_secret, check_secret}, {"webhooks[].tables", add_table, check_table},
-    {"influx.secrets", add_secret, check_secret},     {"qdrant", add_qdrant, check_qdrant},
+    {"source.tables", add_table, check_table},
+    {"webhooks", add_webhook, check_webhook},
+    {"webhooks[].secrets", add_secret, check_secret},
+    {"webhooks[].tables", add_table, check_table},
+    {"influx.secrets", add_secret, check_secret},
+    {"qdrant", add_qdrant, check_qdrant},
+    {"feed.webhooks", config_add_feed, config_check_feed},
+    {"feed.webhooks[].secrets", add_secret, check_secret},
 };
 
 const struct config_list *config_list_find(const char *pattern)
@@ -317,6 +332,7 @@ void config_check_door(struct config_loader *l)
     const struct config *c = l->cfg;
     const struct config_mark none = {0};
     check_influx(l);
+    config_check_pub(l);
     if (!c->http.listen[0] && (c->n_webhooks || config_influx_is_open(&c->influx)))
         config_problem(l, none, "http.listen", "is missing: %s need%s it",
                        c->n_webhooks ? "webhooks" : "influx", c->n_webhooks ? "" : "s");

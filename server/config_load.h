@@ -50,6 +50,7 @@ struct config_place {
     struct config_webhook *webhook;
     struct config_secret *secret;
     struct config_qdrant *qdrant;
+    struct config_feed_webhook *feed;
     struct mapping *table;
     enum mapping_field field;
     struct mapping_source *source; /* of the field */
@@ -65,6 +66,13 @@ struct config_list {
     bool (*add)(struct config_loader *l, struct config_place *element);
     void (*check)(struct config_loader *l, const struct config_place *element);
 };
+/* A zeroed element more at the end of a list; NULL: there are max of them already. */
+void *config_grow(struct config_loader *l, const struct config_place *p, void **list, size_t *n,
+                  size_t max, size_t size);
+/* config_lists_feed.c */
+bool config_add_feed(struct config_loader *l, struct config_place *p);
+void config_check_feed(struct config_loader *l, const struct config_place *p);
+void config_check_pub(struct config_loader *l);
 const struct config_list *config_list_find(const char *pattern); /* NULL: none of them */
 void config_check_field(struct config_loader *l, const struct config_place *p);
 /* Values that follow from the schema alone, for the rows of one scope at and below pattern. */

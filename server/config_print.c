@@ -191,7 +191,8 @@ static enum status print_secrets(const struct config_secret *secrets, size_t n, 
 }
 
 /* The plain members of one element of a list; empty texts are left out. */
-static enum status print_element(enum config_scope scope, const void *base, struct buf *out)
+static enum status print_element(enum config_scope scope, const void *base, int indent,
+                                 struct buf *out)
 {
     enum status st = STATUS_OK;
     bool first = true;
@@ -199,7 +200,8 @@ static enum status print_element(enum config_scope scope, const void *base, stru
         if (r->scope != scope ||
             (r->type == CONFIG_STRING && *((const char *)base + r->offset) == '\0'))
             continue;
-        PUT(buf_printf(out, "  %s %s: ", first ? "-" : " ", strrchr(r->path, '.') + 1));
+        PUT(buf_printf(out, "%*s%s %s: ", indent, "", first ? "-" : " ",
+                       strrchr(r->path, '.') + 1));
         PUT(print_value(r, base, out));
         PUT(buf_append_str(out, STR("\n")));
         first = false;
@@ -212,7 +214,7 @@ static enum status print_webhooks(const struct config *c, struct buf *out)
     enum status st = c->n_webhooks ? buf_append_str(out, STR("webhooks:\n")) : STATUS_OK;
     for (size_t i = 0; i < c->n_webhooks; i++) {
         const struct config_webhook *w = &c->webhooks[i];
-        PUT(print_element(SCOPE_WEBHOOK, w, out));
+        PUT(print_element(SCOPE_WEBHOOK, w, 2, out));
         PUT(print_secrets(w->secrets, w->n_secrets, 4, out));
         PUT(print_tables(w->tables, 4, out));
     }
@@ -223,7 +225,18 @@ static enum status print_qdrant(const struct config *c, struct buf *out)
 {
     enum status st = c->n_qdrant ? buf_append_str(out, STR("qdrant:\n")) : STATUS_OK;
     for (size_t i = 0; i < c->n_qdrant; i++)
-        PUT(print_element(SCOPE_QDRANT, &c->qdrant[i], out));
+        PUT(print_element(SCOPE_QDRANT, &c->qdrant[i], 2, out));
+    return st;
+}
+
+static enum status print_feed_webhooks(const struct config *c, struct buf *out)
+{
+    const struct config_feed *f = &c->feed;
+    enum status st = f->n_webhooks ? buf_append_str(out, STR("  webhooks:\n")) : STATUS_OK;
+    for (size_t i = 0; i < f->n_webhooks; i++) {
+        PUT(print_element(SCOPE_FEED, &f->webhooks[i], 4, out));
+        PUT(print_secrets(f->webhooks[i].secrets, f->webhooks[i].n_secrets, 6, out));
+    }
     return st;
 }
 
@@ -327,6 +340,7 @@ static const struct part {
     {"webhooks[]", print_webhooks},
     {"influx.secrets[]", print_influx_secrets},
     {"qdrant[]", print_qdrant},
+    {"feed.webhooks[]", print_feed_webhooks},
     {"triggers.", print_triggers}, /* prints triggers_by_bot too */
 };
 

@@ -10,6 +10,7 @@
 #define WEBHOOK(member)      SCOPE_WEBHOOK, MEMBER(struct config_webhook, member)
 #define KEY(member)          SCOPE_SECRET, MEMBER(struct config_secret, member)
 #define QDRANT(member)       SCOPE_QDRANT, MEMBER(struct config_qdrant, member)
+#define FEED(member)         SCOPE_FEED, MEMBER(struct config_feed_webhook, member)
 
 #define YEAR_US (365 * US_PER_DAY)
 
@@ -338,6 +339,38 @@ const struct config_row config_rows[] = {
          "how often all points are read, to see what was deleted, or changed without a new time"},
     {"qdrant[].page", CONFIG_INT, QDRANT(page), "256", .min = 1, .max = 10000,
      .help = "points per request"},
+
+    {"feed.pub", CONFIG_STRING, ROOT(feed.pub), "",
+     .help = "nng PUB socket with every announcement, as ipc:///run/warmpath/feed or "
+             "tcp://127.0.0.1:7710; \"\" = none"},
+    {"feed.history", CONFIG_INT, ROOT(feed.history), "10000", .min = 16, .max = 1000000,
+     .help = "announcements that /api/v1/feed can give again to who comes back"},
+    {"feed.queue", CONFIG_INT, ROOT(feed.queue), "100000", .min = 1, .max = 10000000,
+     .help = "announcements that may wait for one destination; beyond, the oldest become dead "
+             "letters"},
+    {"feed.webhooks[].name", CONFIG_STRING, FEED(name), .name = NAME_SOURCE,
+     .help = "name of the destination in the log, the metrics and the queue"},
+    {"feed.webhooks[].url", CONFIG_STRING, FEED(url),
+     .help = "where announcements are posted; https, or http to this machine"},
+    {"feed.webhooks[].insecure_plain", CONFIG_BOOL, FEED(insecure_plain), "false",
+     .help = "http to another machine: who is on the way reads which users are active"},
+    {"feed.webhooks[].secrets[].id", CONFIG_STRING, KEY(id), .name = NAME_SOURCE,
+     .help = "name of the secret in messages; its number when not given"},
+    {"feed.webhooks[].secrets[].value", CONFIG_STRING, KEY(value), .secrecy = SECRET,
+     .help = "the secret (`warmpath secret new`), better as ${file:PATH} or ${credential:NAME}. "
+             "Every one of the list that is still valid signs, so that a receiver can change from "
+             "one to the next"},
+    {"feed.webhooks[].secrets[].not_after", CONFIG_TIME, KEY(not_after_us),
+     .help = "nothing is signed with the secret from this time on, as in 2026-12-31T00:00:00Z"},
+    {"feed.webhooks[].timeout", CONFIG_DURATION, FEED(timeout_us), "10s", .min = US_PER_SECOND / 10,
+     .max = 10 * US_PER_MINUTE, .help = "an attempt may take this long"},
+    {"feed.webhooks[].give_up", CONFIG_DURATION, FEED(give_up_us), "1d", .min = US_PER_SECOND,
+     .max = YEAR_US,
+     .help = "an announcement that could not be delivered for this long becomes a dead letter"},
+    {"feed.webhooks[].bots", CONFIG_STRING, FEED(bots),
+     .help = "only these bots, separated by commas; \"\" = all"},
+    {"feed.webhooks[].tables", CONFIG_STRING, FEED(tables),
+     .help = "only announcements of these cache tables, separated by commas; \"\" = all"},
 
     TRIGGER_ROWS("triggers.*"),
     TRIGGER_ROWS("triggers_by_bot.*.*"),

@@ -28,6 +28,7 @@ enum config_scope {
     SCOPE_WEBHOOK, /* struct config_webhook */
     SCOPE_SECRET,  /* struct config_secret */
     SCOPE_QDRANT,  /* struct config_qdrant */
+    SCOPE_FEED,    /* struct config_feed_webhook */
 };
 
 struct config_choice {

@@ -69,6 +69,20 @@ static size_t check(const struct warner *w, const char *name, enum signature_kin
     return st != STATUS_OK;
 }
 
+/* Public keys verify, and sign nothing. */
+static size_t check_signing(const struct warner *w, const struct config_feed_webhook *h)
+{
+    char name[CONFIG_SOURCE_BYTES + 32];
+    snprintf(name, sizeof(name), "feed.webhooks \"%s\"", h->name);
+    size_t n = check(w, name, SIGNATURE_STANDARD_WEBHOOKS, NULL, h->secrets, h->n_secrets);
+    for (size_t i = 0; i < h->n_secrets && !n; i++)
+        if (strncmp(h->secrets[i].value, "whpk_", 5) == 0) {
+            warn(w, "%s: secret \"%s\" is a public key: it cannot sign", name, h->secrets[i].id);
+            n++;
+        }
+    return n;
+}
+
 size_t config_check_secrets(const struct config *c, config_warning_fn *fn, void *ctx)
 {
     const struct warner w = {fn, ctx, 0};
@@ -79,6 +93,8 @@ size_t config_check_secrets(const struct config *c, config_warning_fn *fn, void 
         snprintf(name, sizeof(name), "webhook \"%s\"", h->name);
         n += check(&w, name, h->verify, h->header, h->secrets, h->n_secrets);
     }
+    for (size_t i = 0; i < c->feed.n_webhooks; i++)
+        n += check_signing(&w, &c->feed.webhooks[i]);
     return n + check(&w, "influx", SIGNATURE_SHARED_SECRET, NULL, c->influx.secrets,
                      c->influx.n_secrets);
 }
@@ -100,6 +116,23 @@ static void endpoint(const struct warner *w, const char *name, enum signature_ki
         warn(w, "%s: there is no secret, so anybody who can connect may write", name);
     else if (expired == n)
         warn(w, "%s: every secret has expired, so every request is refused", name);
+}
+
+/* What is sent, not what comes in. */
+static void destination(const struct warner *w, const struct config_feed_webhook *h)
+{
+    size_t expired = 0;
+    for (size_t i = 0; i < h->n_secrets; i++) {
+        const char *why =
+            signature_secret_warning(SIGNATURE_STANDARD_WEBHOOKS, str_from(h->secrets[i].value));
+        if (why)
+            warn(w, "feed.webhooks \"%s\": secret \"%s\" %s", h->name, h->secrets[i].id, why);
+        expired += h->secrets[i].not_after_us && h->secrets[i].not_after_us <= w->now_us;
+    }
+    if (h->n_secrets && expired == h->n_secrets)
+        warn(w, "feed.webhooks \"%s\": every secret has expired, so nothing is sent", h->name);
+    if (strncmp(h->url, "http:", 5) == 0 && h->insecure_plain)
+        warn(w, "feed.webhooks \"%s\": announcements go out without TLS", h->name);
 }
 
 /* A signature does not say for which endpoint it was made. */
@@ -136,6 +169,8 @@ void config_warnings(const struct config *c, int64_t now_us, config_warning_fn *
             shared(&w, &c->webhooks[k], h);
         endpoint(&w, name, h->verify, h->secrets, h->n_secrets);
     }
+    for (size_t i = 0; i < c->feed.n_webhooks; i++)
+        destination(&w, &c->feed.webhooks[i]);
     if (config_influx_is_open(&c->influx))
         endpoint(&w, "influx", SIGNATURE_SHARED_SECRET, c->influx.secrets, c->influx.n_secrets);
 }

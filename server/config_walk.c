@@ -216,6 +216,8 @@ static void *home(struct config_loader *l, const struct config_row *row,
         return p->secret;
     case SCOPE_QDRANT:
         return p->qdrant;
+    case SCOPE_FEED:
+        return p->feed;
     }
     return NULL;
 }

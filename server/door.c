@@ -199,6 +199,7 @@ static enum status listen_private(struct door *d, struct error *err)
         return STATUS_OK;
     private_routes(d->cfg.board, d->private_routes);
     d->n_private = PRIVATE_ROUTES;
+    add_route(d->private_routes, &d->n_private, feed_route(d->cfg.announcements));
     struct http_config hc = {
         .name = "private",
         .listen = h->private_listen,
@@ -209,6 +210,8 @@ static enum status listen_private(struct door *d, struct error *err)
         .connections = 64,
     };
     enum status st = http_start(&hc, &d->private_server, err);
+    if (!st)
+        feed_listen(d->cfg.announcements, d->private_server);
     if (!st)
         log_write(LOG_INFO, "http", "listening name=private address=\"%s\" port=%u",
                   h->private_listen, http_port(d->private_server));
@@ -259,6 +262,8 @@ void door_free(struct door *d)
     if (!d)
         return;
     door_stop(d);
+    if (d->cfg.announcements)
+        feed_listen(d->cfg.announcements, NULL);
     /* Last, so that /readyz can say what goes on until then. */
     http_stop(TAKE(d->private_server), 0);
     inbox_close(d->inbox); /* answers what was submitted: its routes are there until then */

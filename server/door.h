@@ -9,6 +9,7 @@
 #include "core/cleanup.h"
 #include "pipeline/inbox_feed.h"
 #include "server/config.h"
+#include "server/feed.h"
 #include "server/http.h"
 #include "server/private_board.h"
 
@@ -23,6 +24,7 @@ struct door_config {
     const atomic_bool *begin;
     const struct clock *clock;
     struct private_board *board; /* what the private routes answer from; borrowed */
+    struct feed *announcements;  /* /api/v1/feed; borrowed */
 };
 
 /* The inbox is opened and fed to the router; nobody can deliver yet. With nothing configured and no

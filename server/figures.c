@@ -164,6 +164,8 @@ static void take_listener(const char *name, const struct http_server *s)
 void figures_take(const struct figures_input *in, struct readiness *ret)
 {
     ready_check(ret, "config", true, "%s", "");
+    if (in->announcements)
+        feed_figures(in->announcements);
     take_state(in, ret);
     take_sink(in, ret);
     take_source(in, ret);

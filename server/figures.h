@@ -8,6 +8,7 @@
 #include "pipeline/worker.h"
 #include "server/config.h"
 #include "server/door.h"
+#include "server/feed.h"
 #include "server/private_board.h"
 #include "server/source_watch.h"
 #include "state/sink.h"
@@ -26,6 +27,7 @@ struct figures_input {
     const struct error *sink_trouble; /* code OK: there is none */
     int64_t started_us;               /* wall clock */
     struct door *door;                /* NULL: there is none yet */
+    struct feed *announcements;       /* likewise */
 };
 /* Sets the gauges and adds the checks to ret. */
 void figures_take(const struct figures_input *in, struct readiness *ret);

@@ -157,6 +157,8 @@ static void *reaper_main(void *arg)
             looked = now;
             give_up_overdue(s, now);
             end_overdue_connections(s, now);
+            if (now >= s->streams_woken_us + US_PER_SECOND)
+                streams_wake(s);
         }
         tick_wait(s);
     }
@@ -334,6 +336,7 @@ void http_stop(struct http_server *s, int64_t grace_us)
         s->listener.fd = -1;
     pthread_mutex_lock(&s->lock);
     s->stopping = true;
+    streams_wake(s);
     wait_until_idle(s, grace_us);
     s->stopped = true;
     while (s->waiting_first)

@@ -27,6 +27,19 @@ struct http_request;
  * body. */
 enum http_method { HTTP_GET = 1, HTTP_POST = 2, HTTP_HEAD = 4 };
 
+/*
+ * A body without end. more() is asked whenever the client has taken what came before: the bytes it
+ * has put into out, 0 (none now: it is asked again after http_wake_streams(), and once a second),
+ * or HTTP_STREAM_END. On the server's threads, never twice at a time. A client that takes nothing
+ * for body_us is cut off.
+ */
+#define HTTP_STREAM_END (-1)
+struct http_stream {
+    ptrdiff_t (*more)(void *ctx, char *out, size_t cap); /* NULL: no stream */
+    void (*closed)(void *ctx); /* once, last, also when nothing of it was ever asked for */
+    void *ctx;
+};
+
 struct http_answer {
     unsigned status;
     const char *type;       /* Content-Type; NULL: no body */
@@ -34,7 +47,8 @@ struct http_answer {
     unsigned retry_after_s; /* 0 = no Retry-After */
     const char *header;     /* one more, NULL: none; constants */
     const char *header_value;
-    bool close; /* the connection cannot be used again */
+    bool close;                /* the connection cannot be used again */
+    struct http_stream stream; /* instead of body */
 };
 
 /* What is known of a body before it is read: the route's limits for this request. */
@@ -105,6 +119,8 @@ http_received_us(const struct http_request *q); /* wall clock, when its headers 
 
 /* Any thread, once. */
 void http_answer(struct http_request *q, const struct http_answer *a);
+/* Something has come for the streams of this server. Any thread. */
+void http_wake_streams(struct http_server *s);
 /* Shorthands: an answer without a body; a problem with a constant title. */
 void http_answer_status(struct http_request *q, unsigned status);
 void http_answer_problem(struct http_request *q, unsigned status, const char *title);

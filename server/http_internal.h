@@ -68,6 +68,8 @@ struct http_request {
     struct http_field *params; /* of the query, decoded; into `decoded` */
     size_t n_params;
     char *decoded;
+    bool streams; /* the library has answer.stream, and frees it */
+    struct http_request *prev_stream, *next_stream; /* of those that wait for more */
 };
 
 struct http_server {
@@ -87,6 +89,9 @@ struct http_server {
     bool stopped;           /* nobody waits any more */
     struct http_connection *buckets[HTTP_BUCKETS];
     struct http_request *waiting_first, *waiting_last;
+    struct http_request *streams; /* suspended until there is more */
+    uint64_t stream_wakes;
+    int64_t streams_woken_us;
     size_t under_way; /* requests whose headers are there and that are not completed */
     uint64_t id_seed;
     atomic_ullong next_id;
@@ -101,8 +106,17 @@ enum MHD_Result request_handle(void *server, struct MHD_Connection *mhd, const c
                                size_t *upload_size, void **request);
 void request_completed(void *server, struct MHD_Connection *mhd, void **request,
                        enum MHD_RequestTerminationCode code);
+/* When its connection is shut down; INT64_MAX: not. */
+void request_deadline(struct http_request *q, int64_t in_us);
+void request_unref(struct http_request *q);
 /* The request's deadline has passed, or the server stops. Under the lock. */
 void request_give_up(struct http_request *q);
+
+/* ---- server/http_stream.c ---- */
+/* The body of q->answer.stream; NULL: it cannot be had. */
+struct MHD_Response *stream_response(struct http_request *q);
+/* Under the lock. */
+void streams_wake(struct http_server *s);
 
 /* ---- server/http.c ---- */
 void server_unref(struct http_server *s);

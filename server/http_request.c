@@ -16,12 +16,14 @@
 /* No head is larger, whatever the configuration says. */
 #define HTTP_HEADERS_MOST ((size_t)1 << 20)
 
-static void request_unref(struct http_request *q)
+void request_unref(struct http_request *q)
 {
     if (atomic_fetch_sub_explicit(&q->refs, 1, memory_order_acq_rel) != 1)
         return;
     struct http_server *s = q->server;
     atomic_fetch_sub(&s->bodies, q->body_held);
+    if (q->answer.stream.more && !q->streams)
+        q->answer.stream.closed(q->answer.stream.ctx);
     gunzip_free(q->gunzip);
     buf_deinit(&q->head);
     buf_deinit(&q->body);
@@ -33,7 +35,7 @@ static void request_unref(struct http_request *q)
     server_unref(s);
 }
 
-static void set_deadline(struct http_request *q, int64_t in_us)
+void request_deadline(struct http_request *q, int64_t in_us)
 {
     atomic_store_explicit(&q->connection->deadline_us,
                           in_us == INT64_MAX ? INT64_MAX
@@ -121,6 +123,8 @@ void http_answer(struct http_request *q, const struct http_answer *a)
         MHD_resume_connection(q->mhd);
     }
     pthread_mutex_unlock(&s->lock);
+    if (late && copy.stream.more)
+        copy.stream.closed(copy.stream.ctx);
     if (late)
         free((void *)(uintptr_t)copy.body.ptr);
     request_unref(q);
@@ -169,9 +173,11 @@ static enum MHD_Result send_answer(struct http_request *q, const struct http_ans
 {
     bool ok = true;
     char text[24];
-    struct MHD_Response *r = MHD_create_response_from_buffer(
-        a->type ? a->body.len : 0, (void *)(uintptr_t)a->body.ptr,
-        a->body.len ? MHD_RESPMEM_MUST_COPY : MHD_RESPMEM_PERSISTENT);
+    struct MHD_Response *r =
+        a->stream.more ? stream_response(q)
+                       : MHD_create_response_from_buffer(
+                             a->type ? a->body.len : 0, (void *)(uintptr_t)a->body.ptr,
+                             a->body.len ? MHD_RESPMEM_MUST_COPY : MHD_RESPMEM_PERSISTENT);
     if (!r)
         return MHD_NO;
     add_header(r, "X-Request-Id", q->id, &ok);
@@ -194,7 +200,7 @@ static enum MHD_Result send_answer(struct http_request *q, const struct http_ans
     MHD_destroy_response(r);
     if (a->status < 600)
         atomic_fetch_add_explicit(&q->server->by_class[a->status / 100], 1, memory_order_relaxed);
-    set_deadline(q, q->server->cfg.body_us); /* to take the answer */
+    request_deadline(q, q->server->cfg.body_us); /* to take the answer */
     return ok ? MHD_YES : MHD_NO;
 }
 
@@ -451,7 +457,7 @@ static enum MHD_Result begin(struct http_request *q, const char *method, const c
     pthread_mutex_unlock(&s->lock);
     snprintf(q->id, sizeof(q->id), "%016llx",
              (unsigned long long)hash64_mix(s->id_seed + atomic_fetch_add(&s->next_id, 1)));
-    set_deadline(q, s->cfg.body_us);
+    request_deadline(q, s->cfg.body_us);
     if (!copy_head(q, version, &w))
         return MHD_NO;
     struct http_verdict v = http_guard(&(struct http_head){
@@ -512,7 +518,7 @@ static enum MHD_Result handle(struct http_request *q)
 {
     struct http_server *s = q->server;
     enum MHD_Result result = MHD_YES;
-    set_deadline(q, INT64_MAX);
+    request_deadline(q, INT64_MAX);
     atomic_fetch_add(&q->refs, 1); /* of the handler; http_answer() drops it */
     q->route->handle(q->route->ctx, q);
     pthread_mutex_lock(&s->lock);
@@ -576,7 +582,7 @@ void request_completed(void *server, struct MHD_Connection *mhd, void **request,
         if (s->stopping)
             pthread_cond_broadcast(&s->changed);
         pthread_mutex_unlock(&s->lock);
-        set_deadline(q, s->cfg.idle_us + s->cfg.header_us);
+        request_deadline(q, s->cfg.idle_us + s->cfg.header_us);
     }
     request_unref(q);
 }
