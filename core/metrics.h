@@ -136,7 +136,19 @@ enum metric_kind { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
     X(METRIC_HTTP_TIMEOUTS, "http_timeouts", METRIC_COUNTER, "listener", NULL,                     \
       "connections whose headers or body did not come in time")                                    \
     X(METRIC_HTTP_UNANSWERED, "http_unanswered", METRIC_COUNTER, "listener", NULL,                 \
-      "requests that were answered 503 because what they asked for took too long")
+      "requests that were answered 503 because what they asked for took too long")               \
+    X(METRIC_REDIS_SETS, "redis_sets", METRIC_COUNTER, NULL, NULL, "values written to Redis")      \
+    X(METRIC_REDIS_DELS, "redis_dels", METRIC_COUNTER, NULL, NULL, "values removed from Redis")    \
+    X(METRIC_REDIS_ERRORS, "redis_errors", METRIC_COUNTER, NULL, NULL,                             \
+      "times Redis, or the cache on the way there, could not be reached or refused")               \
+    X(METRIC_REDIS_SYNCS, "redis_syncs", METRIC_COUNTER, NULL, NULL,                               \
+      "times everything in Redis was compared and written anew")                                   \
+    X(METRIC_REDIS_CONNECTED, "redis_connected", METRIC_GAUGE, NULL, NULL,                         \
+      "0: Redis is not reached; only with redis.url")                                              \
+    X(METRIC_REDIS_PENDING, "redis_pending", METRIC_GAUGE, NULL, NULL,                             \
+      "keys that have changed and are still to be written to Redis")                               \
+    X(METRIC_REDIS_SYNCED, "redis_last_sync_timestamp_seconds", METRIC_GAUGE, NULL, NULL,          \
+      "when everything in Redis was last compared and written anew")
 
 enum metric_id {
 #define X(id, name, kind, a, b, help) id,

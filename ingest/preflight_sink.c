@@ -25,6 +25,7 @@ static const char rights_sql[] =
     " ('strategic_engagement_opportunities', 'SELECT, INSERT, UPDATE, DELETE'),"
     " ('strategic_key_activity', 'SELECT, INSERT, DELETE'),"
     " ('strategic_processor', 'SELECT, INSERT, UPDATE'),"
+    " ('strategic_bot_epoch', 'SELECT'),"
     " ('strategic_progress', 'SELECT, INSERT, UPDATE'),"
     " ('strategic_lease', 'SELECT, INSERT, UPDATE'),"
     " ('strategic_epoch', 'SELECT, INSERT, UPDATE'),"

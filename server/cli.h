@@ -84,6 +84,7 @@ int cmd_doctor(struct cli *cli);
 int cmd_help(struct cli *cli);
 int cmd_migrate(struct cli *cli);
 int cmd_rebuild(struct cli *cli);
+int cmd_redis(struct cli *cli);
 int cmd_replay(struct cli *cli);
 int cmd_run(struct cli *cli);
 int cmd_secret(struct cli *cli);

@@ -28,6 +28,7 @@
 #include "server/figures.h"
 #include "server/load.h"
 #include "server/rebuild.h"
+#include "server/redis_layer.h"
 #include "server/reload.h"
 #include "server/slot_loss.h"
 #include "server/source_watch.h"
@@ -76,6 +77,7 @@ struct run {
     struct stage reader;
     struct stage lease;
     struct source_watch *watch;
+    struct redis_layer *redis; /* NULL without redis.url */
     int64_t lag_at_us; /* of the heartbeat shown last */
     struct private_board board;
     int64_t started_us; /* wall clock */
@@ -340,6 +342,8 @@ static enum status run_start(struct run *r, bool anew, struct error *err)
     if (!st)
         st = rebuild_start(&bc, &r->rebuild, err);
     if (!st)
+        st = redis_layer_start(r->cfg, &r->redis, err);
+    if (!st)
         st = door_start(r->door, err);
     return st;
 }
@@ -467,6 +471,7 @@ static void report_figures(struct run *r)
         .started_us = r->started_us,
         .door = r->door,
         .announcements = r->announcements,
+        .redis = r->redis,
     };
     figures_take(&in, &ready);
     private_board_report(&r->board, &ready);
@@ -543,6 +548,7 @@ static enum status run_stop(struct run *r, bool graceful, struct error *err)
     door_free(r->door);
     sink_stop(r->sink, graceful ? SINK_STOP_US : 0);
     feed_close(r->announcements);
+    redis_layer_stop(r->redis);
     atomic_store(&r->stop_lease, true);
     stage_join(&r->lease);
     replication_free(r->replication);

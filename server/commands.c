@@ -152,6 +152,21 @@ const struct command commands[] = {
         .run = cmd_rebuild,
     },
     {
+        .name = "redis",
+        .args = "sync",
+        .summary = "fill Redis from the cache in PostgreSQL",
+        .details =
+            "Writes a value for every key that has a row which has not expired, and removes those\n"
+            "that should not be there. A running instance does so by itself when Redis was\n"
+            "emptied or away; this is for a Redis that is filled before anybody reads it. Both\n"
+            "may work at the same time.",
+        .options = json_options,
+        .need = NEED_SINK,
+        .min_args = 1,
+        .max_args = 1,
+        .run = cmd_redis,
+    },
+    {
         .name = "dlq",
         .args = "list|show|retry|drop [ID]...",
         .summary = "look at inputs that could not be used, try them again, or drop them",

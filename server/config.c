@@ -2,6 +2,8 @@
 
 #include "core/pg.h"
 #include "server/config_load.h"
+#include "server/redis_address.h"
+#include "server/redis_link.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -67,6 +69,24 @@ static void check_conninfo(struct config_loader *l, const char *path, const char
         config_problem(l, (struct config_mark){0}, path, "%s", why.text);
 }
 
+static void check_redis(struct config_loader *l)
+{
+    const struct config_mark none = {0};
+    const struct config_redis *c = &l->cfg->redis;
+    struct redis_address address;
+    struct error why;
+    if (!c->url[0])
+        return;
+    if (!redis_link_built())
+        config_problem(l, none, "redis.url",
+                       "cannot be used: this build has no Redis layer (it needs hiredis, and "
+                       "-Dredis=enabled)");
+    else if (redis_address_parse(c->url, &address, &why) != STATUS_OK)
+        config_problem(l, none, "redis.url", "%s", why.text);
+    if (!c->prefix[0])
+        config_problem(l, none, "redis.prefix", "must not be empty");
+}
+
 static void check_whole(struct config_loader *l, const struct config_input *in)
 {
     struct config *c = l->cfg;
@@ -92,6 +112,7 @@ static void check_whole(struct config_loader *l, const struct config_input *in)
         config_problem(l, none, "link.url", "\"%s\" is not inproc, ipc or tcp://HOST:PORT",
                        c->link_url);
     config_check_door(l);
+    check_redis(l);
 }
 
 static struct config *config_new(void)

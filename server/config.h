@@ -47,6 +47,13 @@ struct config_trigger {
     struct trigger_policy policy;
 };
 
+struct config_redis {
+    char url[CONFIG_URL_BYTES];         /* "" = no Redis layer */
+    char password[CONFIG_SECRET_BYTES]; /* secret: never log it */
+    char prefix[64];
+    int64_t ttl_us;
+};
+
 struct config {
     char file[CONFIG_PATH_BYTES]; /* "" when no file was read */
 
@@ -92,6 +99,8 @@ struct config {
     size_t n_qdrant;
     struct config_qdrant *qdrant; /* owned */
     struct config_feed feed;
+
+    struct config_redis redis;
 
     unsigned long secret_line; /* of the file: where it holds a secret itself, 0 = nowhere */
 

@@ -372,6 +372,18 @@ const struct config_row config_rows[] = {
     {"feed.webhooks[].tables", CONFIG_STRING, FEED(tables),
      .help = "only announcements of these cache tables, separated by commas; \"\" = all"},
 
+    {"redis.url", CONFIG_STRING, ROOT(redis.url), "",
+     .help = "Redis server that gets a copy of the live cache, as redis://127.0.0.1:6379/0 or "
+             "unix:///run/redis/redis.sock; \"\" = none"},
+    {"redis.password", CONFIG_STRING, ROOT(redis.password), "", .secrecy = SECRET,
+     .help = "its password; the user, if it is not the default one, is in the URL"},
+    {"redis.prefix", CONFIG_STRING, ROOT(redis.prefix), "strategic:",
+     .help = "what the keys in Redis begin with"},
+    {"redis.ttl", CONFIG_DURATION, ROOT(redis.ttl_us), "5m", .min = US_PER_SECOND,
+     .max = US_PER_DAY,
+     .help = "a value goes from Redis this long after it was written: the longest that one which "
+             "is wrong can be seen when Redis could not be reached"},
+
     TRIGGER_ROWS("triggers.*"),
     TRIGGER_ROWS("triggers_by_bot.*.*"),
 

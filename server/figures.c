@@ -161,6 +161,16 @@ static void take_listener(const char *name, const struct http_server *s)
         metric_follow(METRIC_HTTP_RESPONSES, name, classes[i], v.by_class[i]);
 }
 
+/* Nothing waits for Redis: it is shown, and makes nobody less ready. */
+static void take_redis(const struct figures_input *in, struct readiness *r)
+{
+    char trouble[REDIS_TROUBLE_BYTES];
+    if (!in->redis)
+        return;
+    redis_layer_trouble(in->redis, trouble);
+    ready_note(r, "redis", !*trouble, "%s", trouble);
+}
+
 void figures_take(const struct figures_input *in, struct readiness *ret)
 {
     ready_check(ret, "config", true, "%s", "");
@@ -169,6 +179,7 @@ void figures_take(const struct figures_input *in, struct readiness *ret)
     take_state(in, ret);
     take_sink(in, ret);
     take_source(in, ret);
+    take_redis(in, ret);
     if (!in->door)
         return;
     take_inbox(in, ret);

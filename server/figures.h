@@ -10,6 +10,7 @@
 #include "server/door.h"
 #include "server/feed.h"
 #include "server/private_board.h"
+#include "server/redis_layer.h"
 #include "server/source_watch.h"
 #include "state/sink.h"
 
@@ -28,6 +29,7 @@ struct figures_input {
     int64_t started_us;               /* wall clock */
     struct door *door;                /* NULL: there is none yet */
     struct feed *announcements;       /* likewise */
+    struct redis_layer *redis;        /* NULL: there is none */
 };
 /* Sets the gauges and adds the checks to ret. */
 void figures_take(const struct figures_input *in, struct readiness *ret);

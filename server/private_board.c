@@ -8,21 +8,35 @@
  * database does not answer. */
 #define ALIVE_US (30 * US_PER_SECOND)
 
-void ready_check(struct readiness *r, const char *name, bool ok, const char *why, ...)
+static void add(struct readiness *r, const char *name, bool ok, bool note, const char *why,
+                va_list args)
 {
     if (r->n == READY_CHECKS_MAX)
         return;
     struct ready_check *c = &r->checks[r->n++];
-    *c = (struct ready_check){.name = name, .ok = ok};
-    va_list args;
-    va_start(args, why);
+    *c = (struct ready_check){.name = name, .ok = ok, .note = note};
     vsnprintf(c->why, sizeof(c->why), why, args);
-    va_end(args);
     if (ok)
         c->why[0] = '\0';
     for (char *p = c->why; *p; p++)
         if ((unsigned char)*p < ' ')
             *p = ' ';
+}
+
+void ready_check(struct readiness *r, const char *name, bool ok, const char *why, ...)
+{
+    va_list args;
+    va_start(args, why);
+    add(r, name, ok, false, why, args);
+    va_end(args);
+}
+
+void ready_note(struct readiness *r, const char *name, bool ok, const char *why, ...)
+{
+    va_list args;
+    va_start(args, why);
+    add(r, name, ok, true, why, args);
+    va_end(args);
 }
 
 void private_board_init(struct private_board *b, const struct clock *clock)

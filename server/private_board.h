@@ -19,6 +19,7 @@
 struct ready_check {
     const char *name; /* static, "sink" */
     bool ok;
+    bool note; /* shown when asked for, and no reason not to be ready */
     char why[READY_WHY_BYTES]; /* when it is not; one line, no secret */
 };
 struct readiness {
@@ -27,6 +28,9 @@ struct readiness {
 };
 /* Appends a check; why is cut. */
 void ready_check(struct readiness *r, const char *name, bool ok, const char *why, ...)
+    PRINTF_LIKE(4, 5);
+/* The same for what is only to be shown. */
+void ready_note(struct readiness *r, const char *name, bool ok, const char *why, ...)
     PRINTF_LIKE(4, 5);
 
 struct private_board {

@@ -10,9 +10,10 @@ static enum status put_checks(struct buf *out, const struct readiness *r, bool v
     enum status st = STATUS_OK;
     for (size_t i = 0; i < r->n && !st; i++) {
         const struct ready_check *c = &r->checks[i];
-        if (!c->ok)
-            st = buf_printf(out, "[-]%s failed: %s\n", c->name, c->why);
-        else if (verbose)
+        if (!c->ok && (verbose || !c->note))
+            st = buf_printf(out, "[%c]%s %s: %s\n", c->note ? '!' : '-', c->name,
+                            c->note ? "away" : "failed", c->why);
+        else if (c->ok && verbose)
             st = buf_printf(out, "[+]%s ok\n", c->name);
     }
     return st;
@@ -22,7 +23,7 @@ static void answer_health(struct http_request *q, const char *name, const struct
 {
     bool ok = true;
     for (size_t i = 0; i < r->n; i++)
-        ok &= r->checks[i].ok;
+        ok &= r->checks[i].ok || r->checks[i].note;
     bool verbose = http_query(q, "verbose").ptr != NULL;
     CLEANUP(buf_deinit) struct buf text;
     buf_init(&text, sizeof(*r) + 1024);
