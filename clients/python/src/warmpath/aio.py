@@ -13,12 +13,11 @@ from typing import Any, Protocol
 
 from .breaker import CircuitBreaker
 from .cache import CHANNEL, BundleCache, Key
-from .core import Core, Options, Reading
+from .core import Core, Options, Reading, options_of
 from .libpq import NotIdle, Statement, Steps, Want
-from .listener import PING_SECONDS, RETRY_SECONDS_MAX, SOCKET_OPTIONS
+from .listener import PING_SECONDS, RETRY_SECONDS_MAX, SOCKET_OPTIONS, with_socket_options
 from .model import Bundle, Defaults
 from .query import Query, Row
-from .reader import _options
 
 Connect = Callable[[], Awaitable[Any]]
 
@@ -41,10 +40,12 @@ class AsyncStrategicReader:
     """
 
     def __init__(self, source: Any, *, listen: str | Connect | None = None, options: Options | None = None, **more: Any) -> None:
-        options = _options(options, more)
+        options = options_of(options, more)
         self._core = Core(options, cached=listen is not None)
         is_psycopg = hasattr(source, "getconn") or hasattr(source, "pgconn")
-        self._driver: _Driver = (_Psycopg if is_psycopg else _Asyncpg)(source, self._core.query, options.prepare)
+        self._driver: _Driver = _Asyncpg(source, self._core.query)
+        if is_psycopg:
+            self._driver = _Psycopg(source, self._core.query, options.prepare)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._background: list[asyncio.Task[None]] = []
         self.listener: AsyncListener | None = None
@@ -87,10 +88,10 @@ class AsyncStrategicReader:
     ) -> Bundle:
         """One round trip, or none. Returns within the deadline whatever the database does, and raises nothing: what cannot be read is
         `missing`, and `problem` says why. strict: raise ReadError instead."""
-        r = self._core.begin(user_id, bot_name, window, defaults, strict)
-        if isinstance(r, Bundle):
-            return r
-        o = self._core.options
+        begun = self._core.begin(user_id, bot_name, window, defaults, strict)
+        if isinstance(begun, Bundle):
+            return begun
+        r, o = begun, self._core.options
         answer = self._ask(r.key, o.deadline, o.give_up)
         try:
             await asyncio.wait({answer}, timeout=o.deadline)
@@ -150,7 +151,7 @@ class AsyncStrategicReader:
 
 
 class _Asyncpg:
-    def __init__(self, source: Any, query: Query, prepare: bool) -> None:
+    def __init__(self, source: Any, query: Query) -> None:
         # Without prepared statements in the server the application sets statement_cache_size=0, as asyncpg's documentation says.
         self._source = source
         self._sql = query.sql
@@ -191,7 +192,7 @@ class _Psycopg:
         finally:
             await self._source.putconn(conn)
 
-    async def _on(self, conn: Any, args: Key, give_up: float) -> Row:
+    async def _on(self, conn: Any, args: Key, give_up: float) -> Any:
         steps = self._statement.run(conn, args)
         driving = asyncio.ensure_future(_drive(steps, conn.pgconn.socket))
         try:
@@ -241,17 +242,16 @@ async def _ready(loop: asyncio.AbstractEventLoop, fd: int, want: Want) -> None:
 def _connect_function(listen: str | Connect, is_psycopg: bool) -> Connect:
     if not isinstance(listen, str):
         return listen
+    conninfo = listen
 
     async def connect() -> Any:
         if is_psycopg:
             import psycopg
-            from psycopg.conninfo import conninfo_to_dict
 
-            settings: dict[str, Any] = {**SOCKET_OPTIONS, **conninfo_to_dict(listen)}
-            return await psycopg.AsyncConnection.connect(**settings, autocommit=True)
+            return await psycopg.AsyncConnection.connect(with_socket_options(conninfo), autocommit=True)
         import asyncpg
 
-        return await asyncpg.connect(listen, timeout=SOCKET_OPTIONS["connect_timeout"])
+        return await asyncpg.connect(conninfo, timeout=SOCKET_OPTIONS["connect_timeout"])
 
     return connect
 

@@ -17,10 +17,10 @@ NO_DEFAULTS = Defaults()
 
 
 class ReadError(Exception):
-    """The cache could not be read; only raised by read(..., strict=True)."""
+    """The cache could not be read; only raised by warm_up() and read(..., strict=True)."""
 
 
-class StatementError(Exception):
+class StatementError(ReadError):
     """The server refused the statement."""
 
     def __init__(self, sqlstate: str, message: str) -> None:
@@ -57,6 +57,12 @@ class Options:
     cache_lease: float = 5.0
     max_age: float = 60.0
     recheck: float = 1.0
+
+
+def options_of(options: Options | None, more: dict[str, Any]) -> Options:
+    if options is not None and more:
+        raise ValueError("either options or keywords")
+    return options or Options(**more)
 
 
 @dataclass(slots=True)

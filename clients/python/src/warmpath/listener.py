@@ -25,14 +25,21 @@ SOCKET_OPTIONS = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interv
 def connect_function(listen: str | Connect) -> Connect:
     if not isinstance(listen, str):
         return listen
+    conninfo = listen
 
     def connect() -> Any:
         import psycopg
-        from psycopg.conninfo import conninfo_to_dict
 
-        return psycopg.connect(**{**SOCKET_OPTIONS, **conninfo_to_dict(listen)}, autocommit=True)
+        return psycopg.connect(with_socket_options(conninfo), autocommit=True)
 
     return connect
+
+
+def with_socket_options(conninfo: str) -> str:
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+    settings: dict[str, Any] = {**SOCKET_OPTIONS, **conninfo_to_dict(conninfo)}
+    return make_conninfo(**settings)
 
 
 class Listener:
@@ -52,6 +59,9 @@ class Listener:
         self._wake.send(b"x")
         self._thread.join(2 * SOCKET_OPTIONS["connect_timeout"])
         self._cache.lost()
+        if not self._thread.is_alive():
+            self._wake.close()
+            self._woken.close()
 
     def _run(self) -> None:
         retry = 0.05

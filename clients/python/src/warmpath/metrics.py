@@ -46,9 +46,10 @@ class CacheSample:
 
 
 def _escape(tag: str) -> str:
+    tag = "".join(c if c.isprintable() else " " for c in tag)  # a line break would end the line
     for plain in "\\,= ":
         tag = tag.replace(plain, "\\" + plain)
-    return tag.replace("\n", " ")
+    return tag
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ import time
 from typing import Any, Protocol
 
 from .breaker import CircuitBreaker
-from .core import Core, Options, Reading
+from .core import Core, Options, Reading, options_of
 from .libpq import DeadlineExceeded, Statement, Steps, drive
 from .listener import Connect, Listener
 from .model import Bundle, Defaults
@@ -52,10 +52,12 @@ class StrategicReader:
     """
 
     def __init__(self, source: Any, *, listen: str | Connect | None = None, options: Options | None = None, **more: Any) -> None:
-        options = _options(options, more)
+        options = options_of(options, more)
         self._core = Core(options, cached=listen is not None)
         self._statement = Statement(self._core.query, options.prepare)
-        self._source: _Source = _Pool(source) if hasattr(source, "getconn") else _Single(source)
+        self._source: _Source = _Single(source)
+        if hasattr(source, "getconn"):
+            self._source = _Pool(source)
         self._late: set[threading.Thread] = set()
         self._closing = threading.Event()
         self._metrics_thread: threading.Thread | None = None
@@ -170,9 +172,3 @@ class StrategicReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _options(options: Options | None, more: dict[str, Any]) -> Options:
-    if options is not None and more:
-        raise ValueError("either options or keywords")
-    return options or Options(**more)
