@@ -26,6 +26,9 @@
     X(flush_predicate, "rows due: an engine asked")                                  \
     X(flush_retraction, "rows due: something was taken back")                        \
     X(flush_refresh, "rows due: refresh ahead of expiry")                            \
+    X(flush_wake, "rows due: the first event after a pause")                         \
+    X(flush_validity, "rows due: they ceased to hold")                               \
+    X(flush_visit, "rows due: the user is likely to return")                         \
     X(flush_stop, "rows due: graceful stop or recovery")                             \
     X(flush_rebuild, "rows due: the key was rebuilt from the source tables")         \
     X(flush_touch, "rows due: the application asked to renew them")                  \

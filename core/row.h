@@ -58,6 +58,9 @@ struct row {
     int window_hours;       /* by_window tables */
     int64_t as_of_us;       /* T */
     int64_t valid_until_us; /* 0 = nothing said */
+    /* Not stored: when the rows of the key are likely to be read next; from == until: nothing said
+     */
+    int64_t visit_from_us, visit_until_us;
     uint64_t source_lsn;
     uint64_t row_version;
     int64_t event_count; /* live records of the key that this row is computed from */

@@ -31,6 +31,8 @@ struct trigger_policy {
     int64_t refresh_us;      /* refresh ahead: age of a row at which a warm key's row is renewed */
     int64_t refresh_jitter_us; /* plus hash(key) mod this */
     int64_t warm_us;           /* a key is warm for this long after its last event */
+    int64_t recent_us;         /* ... and recent for this long: its row is renewed when it ceases to
+                                * hold, and before the user is likely to return */
 };
 
 /* Whose keys an engine works on: those of (user, bot), or the bot's own. */

@@ -189,3 +189,38 @@ int64_t gap_quantile_us(const double law[EPOCH_GAP_BINS], int64_t from_us, doubl
     }
     return gap_edges_us[EPOCH_GAP_BINS];
 }
+
+/* Share of the law that lies beyond a silence. */
+static double silence_beyond(const double law[EPOCH_GAP_BINS], int64_t us)
+{
+    double share = 0;
+    for (size_t b = 0; b < EPOCH_GAP_BINS; b++)
+        share += share_beyond(law, b, us);
+    return share;
+}
+
+double gap_return(const double law[EPOCH_GAP_BINS], const double activity[HOURS_OF_WEEK],
+                  int64_t last_us, int64_t t_us)
+{
+    double before = silence_beyond(law, t_us - last_us);
+    if (before <= 0)
+        return 0;
+    double stays = silence_beyond(law, t_us + GAP_VISIT_STEP_US - last_us) / before;
+    /* The hazard is as many times the usual one as the hour is busier than the average hour. */
+    return 1 - pow(stays, activity[kernel_hour_of_week(t_us)] * HOURS_OF_WEEK);
+}
+
+struct gap_visit gap_next_visit(const double law[EPOCH_GAP_BINS],
+                                const double activity[HOURS_OF_WEEK], int64_t last_us,
+                                int64_t now_us)
+{
+    int64_t end_us = last_us + GAP_VISIT_HORIZON_US;
+    int64_t t_us = now_us > last_us ? now_us : last_us + 1;
+    while (t_us < end_us && gap_return(law, activity, last_us, t_us) < GAP_LIKELY)
+        t_us += GAP_VISIT_STEP_US;
+    struct gap_visit visit = {t_us, t_us};
+    while (visit.until_us < end_us &&
+           gap_return(law, activity, last_us, visit.until_us) >= GAP_LIKELY)
+        visit.until_us += GAP_VISIT_STEP_US;
+    return visit;
+}

@@ -14,7 +14,9 @@
  */
 #pragma once
 
+#include "core/clock.h"
 #include "engines/epoch.h"
+#include "engines/kernels.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -62,3 +64,26 @@ void gap_points(const double law[EPOCH_GAP_BINS], struct gap_point ret[GAP_POINT
 /* The first time at which the law reaches share `at` of what it leaves beyond `from_us`; inside a
  * length, as if gaps were even on the logarithmic scale. */
 int64_t gap_quantile_us(const double law[EPOCH_GAP_BINS], int64_t from_us, double at);
+
+/*
+ * When a user who has been silent since last_us is likely to return: the next stretch, from now_us
+ * on and at most GAP_VISIT_HORIZON_US after last_us, of steps of ten minutes in which he returns
+ * with at least GAP_LIKELY. The law tells how likely that is at each length of silence; activity
+ * (kernel_activity(), adds up to 1) makes the hours of his week in which he writes more likely and
+ * the others less. from == until: there is none.
+ *
+ * GAP_LIKELY is the top decile as it was measured, not a share of each user's own hours: docs/
+ * FRESHNESS.md has the command. So somebody who returns at random is never waited for.
+ */
+#define GAP_VISIT_HORIZON_US US_PER_DAY
+#define GAP_VISIT_STEP_US    (10 * US_PER_MINUTE)
+#define GAP_LIKELY           0.04
+struct gap_visit {
+    int64_t from_us, until_us;
+};
+struct gap_visit gap_next_visit(const double law[EPOCH_GAP_BINS],
+                                const double activity[HOURS_OF_WEEK], int64_t last_us,
+                                int64_t now_us);
+/* The probability behind it: of a return within the step that begins at t_us. */
+double gap_return(const double law[EPOCH_GAP_BINS], const double activity[HOURS_OF_WEEK],
+                  int64_t last_us, int64_t t_us);

@@ -118,6 +118,7 @@ const struct engine_ops engine_memory_aging = {
             .refresh_us = 210 * US_PER_SECOND,
             .refresh_jitter_us = 30 * US_PER_SECOND,
             .warm_us = 30 * US_PER_MINUTE,
+            .recent_us = US_PER_DAY,
         },
     .state_size = sizeof(struct memory_aging),
     .init = aging_init,

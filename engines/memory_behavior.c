@@ -140,6 +140,7 @@ const struct engine_ops engine_memory_behavior = {
             .refresh_us = 210 * US_PER_SECOND,
             .refresh_jitter_us = 30 * US_PER_SECOND,
             .warm_us = 30 * US_PER_MINUTE,
+            .recent_us = US_PER_DAY,
         },
     .weight = behavior_weight,
     .urgent = behavior_urgent,

@@ -637,6 +637,11 @@ enum status eo_write(const struct eo_counts *c, const struct eo_params *params, 
         row->state_flags |= ROW_PRIOR_ONLY;
     row->confidence = kernel_confidence(c->n_gaps, CONFIDENCE_N0, 1, 1);
     set_validity(c, row);
+    if (c->n_user > 0) {
+        struct gap_visit visit = gap_next_visit(v.law, v.activity, c->last_user_us, c->as_of_us);
+        row->visit_from_us = visit.from_us;
+        row->visit_until_us = visit.until_us;
+    }
     return STATUS_OK;
 }
 

@@ -59,7 +59,13 @@ static enum status put_body(const struct entry *e, struct buf *out)
         return st ? st : buf_put_u8(out, (uint8_t)e->reason);
     case ENTRY_SENT:
         st = buf_put_varint(out, e->table);
-        return st ? st : buf_put_u64(out, e->payload_hash);
+        if (!st)
+            st = buf_put_u64(out, e->payload_hash);
+        if (!st)
+            st = buf_put_svarint(out, e->valid_us);
+        if (!st)
+            st = buf_put_svarint(out, e->visit_from_us);
+        return st ? st : buf_put_svarint(out, e->visit_until_us);
     case ENTRY_REQUEST:
         st = buf_put_svarint(out, e->now_us);
         if (!st)
@@ -106,10 +112,16 @@ enum status entry_decode(struct str bytes, struct entry *ret, struct error *err)
         ret->table = (uint32_t)reader_varint(&r);
         ret->reason = (enum flush_reason)reader_u8(&r);
         break;
-    case ENTRY_SENT:
+    case ENTRY_SENT: {
         ret->table = (uint32_t)reader_varint(&r);
         ret->payload_hash = reader_u64(&r);
+        /* Entries of the version before end here. */
+        bool former = reader_left(&r) == 0;
+        ret->valid_us = former ? 0 : reader_svarint(&r);
+        ret->visit_from_us = former ? 0 : reader_svarint(&r);
+        ret->visit_until_us = former ? 0 : reader_svarint(&r);
         break;
+    }
     case ENTRY_REQUEST:
         ret->now_us = reader_svarint(&r);
         ret->op = (enum request_op)reader_u8(&r);
@@ -118,7 +130,7 @@ enum status entry_decode(struct str bytes, struct entry *ret, struct error *err)
     default:
         return error_set(err, STATUS_CORRUPT, "journal entry of unknown kind %d", ret->kind);
     }
-    if (r.bad || ret->table >= TABLE_COUNT || ret->reason > FLUSH_REASON_LAST ||
+    if (r.bad || ret->table >= TABLE_COUNT || ret->reason >= FLUSH_REASONS ||
         ret->op < REQUEST_INVALIDATE || ret->op > REQUEST_TOUCH)
         return error_set(err, STATUS_CORRUPT, "malformed journal entry of kind %d", ret->kind);
     return STATUS_OK;

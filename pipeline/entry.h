@@ -7,7 +7,8 @@
  *   APPLY  key id, now_us, as_of_us, commit_us, lsn, feature (engines/feature.h), n_df, df: with
  *          what its text teaches, which is learned again until it is stored (partition_epochs.c)
  *   FLUSH  key id, now_us, table, reason            its row is due: outbox entry without a payload
- *   SENT   key id, table, payload hash              PostgreSQL has committed that row
+ *   SENT   key id, table, payload hash, valid_us, visit_from_us, visit_until_us
+ *                                                   PostgreSQL has committed that row
  *   REQUEST key id, now_us, op, token               somebody asked for the key's rows
  */
 #pragma once
@@ -33,8 +34,11 @@ struct entry {
     uint32_t table;           /* FLUSH, SENT */
     enum flush_reason reason; /* FLUSH */
     uint64_t payload_hash;    /* SENT, 0 = the row is gone */
-    enum request_op op;       /* REQUEST */
-    int64_t token_us;         /* REQUEST */
+    int64_t valid_us;         /* SENT, of the row; see struct trigger_state */
+    int64_t visit_from_us;    /* SENT, see struct trigger_key */
+    int64_t visit_until_us;
+    enum request_op op; /* REQUEST */
+    int64_t token_us;   /* REQUEST */
 };
 
 /* Appends varint length + bytes to out (the form store_commit takes). scratch is overwritten. */

@@ -9,6 +9,12 @@
 
 struct held_bot;
 
+/* What a row says of its time, for its timers. */
+struct row_times {
+    int64_t valid_us;
+    int64_t visit_from_us, visit_until_us;
+};
+
 struct held_key {
     uint64_t id;
     uint64_t hash; /* of (user, bot) */
@@ -19,9 +25,13 @@ struct held_key {
     uint64_t jseq;                      /* newest journal entry about this key */
     uint64_t page_jseq;                 /* newest entry that its durable page contains */
     int64_t scheduled_us;               /* due time that stands in the heap, TRIGGER_NEVER = none */
+    int64_t active_us;                  /* time of the newest applied event */
+    int64_t visit_from_us;              /* as the newest row of TABLE_ENGAGEMENT_OPPORTUNITIES */
+    int64_t visit_until_us;             /* that PostgreSQL holds says; equal: nothing said */
     int64_t commit_us;                  /* source commit time of the newest applied event */
     uint64_t lsn;                       /* of the newest applied event that has one */
     uint64_t sent_version[TABLE_COUNT]; /* row_version in flight to the sink, 0 = none */
+    struct row_times sent[TABLE_COUNT]; /* ... and what that row says */
     enum flush_reason reason[TABLE_COUNT];
     bool queued[TABLE_COUNT]; /* in the outbox queue, not yet handed to the sink */
     struct trigger_state trigger[TABLE_COUNT];

@@ -107,6 +107,7 @@ static enum status recover_entry(void *ctx, uint64_t jseq, struct str bytes, str
         note_commit(h, e.commit_us);
         note_lsn(h, (enum source)e.feature.source, e.lsn);
         note_change(h, &change, e.now_us);
+        partition_note_active(h, e.feature.t_us, e.now_us);
         break;
     case ENTRY_FLUSH:
         trigger_flush(&h->trigger[e.table], e.now_us);
@@ -115,6 +116,8 @@ static enum status recover_entry(void *ctx, uint64_t jseq, struct str bytes, str
     case ENTRY_SENT:
         h->trigger[e.table].outbox = false;
         h->trigger[e.table].payload_hash = e.payload_hash;
+        partition_note_times(h, e.table,
+                             &(struct row_times){e.valid_us, e.visit_from_us, e.visit_until_us});
         break;
     case ENTRY_REQUEST:
         partition_note_request(h, e.op, e.token_us, e.now_us);
@@ -329,6 +332,7 @@ static enum status apply_to_held(struct partition *p, const struct frame_event *
     note_commit(h, f->commit_us);
     note_lsn(h, f->source, f->pos.lsn);
     note_change(h, &change, now_us);
+    partition_note_active(h, entry.feature.t_us, now_us);
     keymap_use(&p->keys, h);
     keymap_track_dirty(&p->keys, h);
     return partition_schedule(p, h, now_us, err);
@@ -499,8 +503,18 @@ static void count_flush(enum flush_reason reason)
     case FLUSH_INVALIDATE:
         COUNTER_ADD(flush_invalidate, 1);
         break;
+    case FLUSH_WAKE:
+        COUNTER_ADD(flush_wake, 1);
+        break;
+    case FLUSH_VALIDITY:
+        COUNTER_ADD(flush_validity, 1);
+        break;
+    case FLUSH_VISIT:
+        COUNTER_ADD(flush_visit, 1);
+        break;
     case FLUSH_STOP:
     case FLUSH_NONE:
+    case FLUSH_REASONS:
         COUNTER_ADD(flush_stop, 1);
         break;
     }

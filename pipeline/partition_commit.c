@@ -250,7 +250,7 @@ static enum status build_item(struct partition *p, struct held_key *h, enum tabl
     /* What PostgreSQL is known to hold is valid, or was invalidated since, which is yet to come. */
     item->cleared_us = held ? 0 : h->trigger[table].cleared_us;
     item->touch = !item->remove && held != 0 && held == item->payload_hash;
-    item->first = !item->remove && held == 0;
+    item->first = !item->remove && (held == 0 || h->reason[table] == FLUSH_WAKE);
     row->source_lsn = h->lsn;
     row->row_version = p->cfg.epoch << 40 | ++p->row_counter;
     return STATUS_OK;
@@ -270,6 +270,11 @@ static enum status requeue(struct partition *p, const struct sink_item *items, s
             return st;
     }
     return STATUS_OK;
+}
+
+static struct row_times times_of(const struct row *row)
+{
+    return (struct row_times){row->valid_until_us, row->visit_from_us, row->visit_until_us};
 }
 
 /* Computes the next rows of the outbox from the state just made durable. */
@@ -292,6 +297,7 @@ static enum status submit_slice(struct partition *p, size_t room, bool *ret_more
         if (h->sent_version[next.table] == 0)
             p->in_flight++;
         h->sent_version[next.table] = items[n].row.row_version;
+        h->sent[next.table] = times_of(&items[n].row);
         n++;
     }
     *ret_more = n == SUBMIT_SLICE;
@@ -334,7 +340,9 @@ static enum status note_sent(struct partition *p, struct held_key *h, uint32_t t
                              uint64_t payload_hash, struct error *err)
 {
     struct trigger_state *s = &h->trigger[table];
+    const struct row_times *times = &h->sent[table];
     s->payload_hash = payload_hash;
+    partition_note_times(h, table, times);
     if (h->queued[table])
         return STATUS_OK; /* flushed again meanwhile: the entry must outlive this answer */
     s->outbox = false;
@@ -344,6 +352,9 @@ static enum status note_sent(struct partition *p, struct held_key *h, uint32_t t
         .key_id = h->id,
         .table = table,
         .payload_hash = payload_hash,
+        .valid_us = times->valid_us,
+        .visit_from_us = times->visit_from_us,
+        .visit_until_us = times->visit_until_us,
     };
     return partition_journal(p, &e, h, err);
 }
@@ -582,7 +593,8 @@ static enum status visit_page(void *ctx, const struct store_page *page, struct e
         struct trigger_state skipped;
         trigger_decode(&r, format, &skipped);
     }
-    (void)reader_svarint(&r);
+    for (int i = 0; i < (format < 2 ? 1 : 4); i++) /* active_us, visit_from_us, .., commit_us */
+        (void)reader_svarint(&r);
     (void)reader_varint(&r);
     CLEANUP(key_freep) struct key *key = NULL;
     enum status st = key_decode(reader_bytes(&r, reader_left(&r)), &key, err);

@@ -10,7 +10,7 @@
 #include "pipeline/outbox.h"
 #include "pipeline/partition.h"
 
-#define PAGE_FORMAT     2   /* 1 had no requests in its trigger states; it is read */
+#define PAGE_FORMAT     2   /* 1 had no requests, validity and visits; it is read */
 #define PAGE_DUE_OUTBOX 0   /* due time of a page whose row is on its way: look at once */
 #define FOLD_SLICE      256 /* pages written per commit while the journal is being folded */
 #define FOLD_BYTES      ((size_t)4 << 20) /* ... or as many as fill this */
@@ -81,6 +81,25 @@ struct partition {
     struct event_arena *arena;
     struct buf scratch;
 };
+
+/* The time of an event that was read at now_us has moved the key on. */
+static inline void partition_note_active(struct held_key *h, int64_t event_us, int64_t now_us)
+{
+    int64_t us = event_us < now_us ? event_us : now_us;
+    if (us > h->active_us)
+        h->active_us = us;
+}
+
+/* PostgreSQL holds the row that says so. */
+static inline void partition_note_times(struct held_key *h, uint32_t table,
+                                        const struct row_times *times)
+{
+    h->trigger[table].valid_us = times->valid_us;
+    if (table != TABLE_ENGAGEMENT_OPPORTUNITIES)
+        return;
+    h->visit_from_us = times->visit_from_us;
+    h->visit_until_us = times->visit_until_us;
+}
 
 /* Memory that keys and epochs take. */
 static inline size_t partition_bytes(const struct partition *p)

@@ -18,10 +18,24 @@ enum status partition_encode_page(const struct held_key *h, struct buf *out)
     for (size_t t = 0; t < TABLE_COUNT && !st; t++)
         st = trigger_encode(&h->trigger[t], out);
     if (!st)
+        st = buf_put_svarint(out, h->active_us);
+    if (!st)
+        st = buf_put_svarint(out, h->visit_from_us);
+    if (!st)
+        st = buf_put_svarint(out, h->visit_until_us);
+    if (!st)
         st = buf_put_svarint(out, h->commit_us);
     if (!st)
         st = buf_put_varint(out, h->lsn);
     return st ? st : key_encode(h->key, out);
+}
+
+static int64_t newest_event(const struct trigger_state triggers[TABLE_COUNT])
+{
+    int64_t us = 0;
+    for (size_t t = 0; t < TABLE_COUNT; t++)
+        us = triggers[t].last_us > us ? triggers[t].last_us : us;
+    return us;
 }
 
 static enum status decode_page(struct partition *p, const struct store_page *page,
@@ -38,6 +52,9 @@ static enum status decode_page(struct partition *p, const struct store_page *pag
                          page->key_id, format, n);
     for (uint64_t t = 0; t < n; t++)
         trigger_decode(&r, format, &triggers[t]);
+    int64_t active_us = format < 2 ? newest_event(triggers) : reader_svarint(&r);
+    int64_t visit_from_us = format < 2 ? 0 : reader_svarint(&r);
+    int64_t visit_until_us = format < 2 ? 0 : reader_svarint(&r);
     int64_t commit_us = reader_svarint(&r);
     uint64_t lsn = reader_varint(&r);
     struct str bytes = reader_bytes(&r, reader_left(&r));
@@ -56,6 +73,9 @@ static enum status decode_page(struct partition *p, const struct store_page *pag
     for (size_t t = 0; t < TABLE_COUNT; t++)
         if (h->trigger[t].outbox) /* it may have been sent */
             h->trigger[t].payload_hash = 0;
+    h->active_us = active_us;
+    h->visit_from_us = visit_from_us;
+    h->visit_until_us = visit_until_us;
     h->commit_us = commit_us;
     h->lsn = lsn;
     h->jseq = jseq;
@@ -221,12 +241,13 @@ struct trigger_due partition_due(const struct partition *p, const struct held_ke
                                  int64_t now_us, enum table_id *ret_table)
 {
     struct trigger_due first = {TRIGGER_NEVER, FLUSH_NONE};
+    struct trigger_key key = {h->hash, h->active_us, h->visit_from_us, h->visit_until_us};
     for (size_t t = 0; t < TABLE_COUNT; t++) {
         if (h->trigger[t].first_us == 0 && h->trigger[t].flushed_us == 0)
             continue;
         struct trigger_policy policy = partition_policy(p, h, (enum table_id)t);
         struct trigger_due due =
-            trigger_next(&h->trigger[t], &policy, h->hash, p->catching_up, now_us);
+            trigger_next(&h->trigger[t], &policy, &key, p->catching_up, now_us);
         if (due.at_us < first.at_us) {
             first = due;
             *ret_table = (enum table_id)t;

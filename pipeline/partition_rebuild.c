@@ -166,6 +166,9 @@ static enum status end(struct partition *p, const struct frame_event *f, int64_t
         return st;
     if (f->pos.lsn > h->lsn)
         h->lsn = f->pos.lsn;
+    log = key_log(h->key);
+    if (log->n_messages > 0)
+        partition_note_active(h, log->messages[log->n_messages - 1].t_us, now_us);
     COUNTER_ADD(keys_rebuilt, 1);
     st = make_due(p, h, mark.tables, now_us, err);
     if (h->commit_us == 0)

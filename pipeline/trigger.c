@@ -1,10 +1,11 @@
 #include "pipeline/trigger.h"
 
-#include <assert.h>
-
 #include "core/clock.h"
 
+#include <assert.h>
+
 #define TOUCH_AGE_US US_PER_MINUTE /* a younger row is not renewed for a touch */
+#define TRUSTED_US   US_PER_DAY    /* an older row may have been deleted */
 
 const char *flush_reason_name(enum flush_reason reason)
 {
@@ -18,6 +19,9 @@ const char *flush_reason_name(enum flush_reason reason)
         [FLUSH_TOUCH] = "touch",
         [FLUSH_RECOMPUTE] = "recompute",
         [FLUSH_INVALIDATE] = "invalidate",
+        [FLUSH_WAKE] = "wake",
+        [FLUSH_VALIDITY] = "validity",
+        [FLUSH_VISIT] = "visit",
         [FLUSH_REFRESH] = "refresh",
         [FLUSH_STOP] = "stop",
         [FLUSH_REBUILD] = "rebuild",
@@ -88,6 +92,9 @@ void trigger_request(struct trigger_state *s, enum request_op op, int64_t token_
 
 void trigger_flush(struct trigger_state *s, int64_t now_us)
 {
+    /* Rows that nobody has written for so long may be deleted. */
+    if (now_us - s->flushed_us > TRUSTED_US)
+        s->payload_hash = 0;
     s->first_us = 0;
     s->count = 0;
     s->urgent = false;
@@ -97,9 +104,23 @@ void trigger_flush(struct trigger_state *s, int64_t now_us)
     s->outbox = true;
 }
 
-/* A dirty key: the earliest of age, count, predicate and idle. */
+/* The age at which a row is renewed. Deterministic jitter: the same after a restart, and herds of
+ * keys spread out. */
+static int64_t jitter_us(const struct trigger_policy *p, const struct trigger_key *key)
+{
+    return p->refresh_jitter_us > 0 ? (int64_t)(key->hash % (uint64_t)p->refresh_jitter_us) : 0;
+}
+
+static int64_t refresh_at(const struct trigger_state *s, const struct trigger_policy *p,
+                          const struct trigger_key *key, int64_t now_us)
+{
+    return earlier(s->flushed_us, now_us) + p->refresh_us + jitter_us(p, key);
+}
+
+/* A dirty key: the earliest of age, count, predicate, idle and refresh. */
 static struct trigger_due next_dirty(const struct trigger_state *s, const struct trigger_policy *p,
-                                     bool catching_up, int64_t now_us)
+                                     const struct trigger_key *key, bool catching_up,
+                                     int64_t now_us)
 {
     if (s->withdrawn)
         return (struct trigger_due){earlier(s->last_us, now_us), FLUSH_RETRACTION};
@@ -117,6 +138,35 @@ static struct trigger_due next_dirty(const struct trigger_state *s, const struct
     int64_t idle = later(earlier(s->last_us, now_us) + p->idle_us, floor_us);
     if (p->idle_us && s->last_us >= s->first_us && idle < due.at_us)
         due = (struct trigger_due){idle, FLUSH_IDLE};
+    if (!p->refresh_us)
+        return due;
+    int64_t first_us = earlier(s->first_us, now_us);
+    int64_t renew = s->flushed_us ? refresh_at(s, p, key, now_us) : first_us;
+    if (renew <= first_us)
+        return (struct trigger_due){first_us, FLUSH_WAKE};
+    return renew < due.at_us ? (struct trigger_due){renew, FLUSH_REFRESH} : due;
+}
+
+/* A row that shows everything there is. */
+static struct trigger_due next_clean(const struct trigger_state *s, const struct trigger_policy *p,
+                                     const struct trigger_key *key, int64_t now_us)
+{
+    struct trigger_due due = {TRIGGER_NEVER, FLUSH_NONE};
+    if (!s->flushed_us || !p->refresh_us || s->outbox)
+        return due;
+    int64_t active_us = earlier(key->active_us, now_us);
+    int64_t renew = refresh_at(s, p, key, now_us);
+    if (renew <= active_us + p->warm_us)
+        return (struct trigger_due){renew, FLUSH_REFRESH};
+    int64_t end_us = active_us + p->recent_us;
+    if (s->valid_us) {
+        int64_t at = later(renew, s->valid_us + jitter_us(p, key));
+        if (at <= end_us)
+            due = (struct trigger_due){at, FLUSH_VALIDITY};
+    }
+    int64_t visit = later(renew, key->visit_from_us);
+    if (visit < key->visit_until_us && visit <= end_us && visit < due.at_us)
+        due = (struct trigger_due){visit, FLUSH_VISIT};
     return due;
 }
 
@@ -143,26 +193,16 @@ struct trigger_policy trigger_either(const struct trigger_policy *a, const struc
         .refresh_us = sooner(a->refresh_us, b->refresh_us),
         .refresh_jitter_us = smaller(a->refresh_jitter_us, b->refresh_jitter_us),
         .warm_us = a->warm_us > b->warm_us ? a->warm_us : b->warm_us,
+        .recent_us = a->recent_us > b->recent_us ? a->recent_us : b->recent_us,
     };
 }
 
 struct trigger_due trigger_next(const struct trigger_state *s, const struct trigger_policy *p,
-                                uint64_t key_hash, bool catching_up, int64_t now_us)
+                                const struct trigger_key *key, bool catching_up, int64_t now_us)
 {
-    struct trigger_due never = {TRIGGER_NEVER, FLUSH_NONE};
     if (s->requested)
         return (struct trigger_due){now_us, s->requested};
-    if (s->first_us)
-        return next_dirty(s, p, catching_up, now_us);
-    if (!s->flushed_us || !p->refresh_us || s->outbox)
-        return never;
-    /* Deterministic jitter: the same after a restart, and herds of keys spread out. */
-    int64_t jitter =
-        p->refresh_jitter_us > 0 ? (int64_t)(key_hash % (uint64_t)p->refresh_jitter_us) : 0;
-    int64_t at = earlier(s->flushed_us, now_us) + p->refresh_us + jitter;
-    if (at > s->last_us + p->warm_us)
-        return never;
-    return (struct trigger_due){at, FLUSH_REFRESH};
+    return s->first_us ? next_dirty(s, p, key, catching_up, now_us) : next_clean(s, p, key, now_us);
 }
 
 enum status trigger_encode(const struct trigger_state *s, struct buf *out)
@@ -180,7 +220,9 @@ enum status trigger_encode(const struct trigger_state *s, struct buf *out)
         st = buf_put_u8(out, (uint8_t)(s->urgent | s->outbox << 1 | s->withdrawn << 2));
     if (!st)
         st = buf_put_u8(out, (uint8_t)s->requested);
-    return st ? st : buf_put_svarint(out, s->cleared_us);
+    if (!st)
+        st = buf_put_svarint(out, s->cleared_us);
+    return st ? st : buf_put_svarint(out, s->valid_us);
 }
 
 void trigger_decode(struct reader *r, unsigned format, struct trigger_state *ret)
@@ -196,10 +238,12 @@ void trigger_decode(struct reader *r, unsigned format, struct trigger_state *ret
     ret->withdrawn = bits & 4;
     ret->requested = FLUSH_NONE;
     ret->cleared_us = 0;
+    ret->valid_us = 0;
     if (format < 2)
         return;
     ret->requested = (enum flush_reason)reader_u8(r);
     ret->cleared_us = reader_svarint(r);
-    if (ret->requested > FLUSH_REASON_LAST)
+    ret->valid_us = reader_svarint(r);
+    if (ret->requested >= FLUSH_REASONS)
         r->bad = true;
 }

@@ -87,10 +87,18 @@ static const struct config_choice qdrant_mode_choices[] = {
          .min = 0,                                                                                   \
          .max = YEAR_US,                                                                             \
          .help = "spread renewals by up to this much"},                                              \
+        {prefix ".warm",                                                                             \
+         CONFIG_DURATION,                                                                            \
+         TRIGGER(warm_us),                                                                           \
+         .min = 0,                                                                                   \
+         .max = YEAR_US,                                                                             \
+         .help = "a key is warm, and its row kept alive, this long after its last event"},           \
     {                                                                                                \
-        prefix ".warm", CONFIG_DURATION, TRIGGER(warm_us),                                           \
+        prefix ".recent", CONFIG_DURATION, TRIGGER(recent_us),                                       \
             .min = 0, .max = YEAR_US,                                                                \
-            .help = "a key is warm, and its row kept alive, this long after its last event"          \
+            .help =                                                                                  \
+                "for this long after its last event, a row is renewed when what it says ceases "     \
+                "to hold and before the user is likely to return; 0 = never for this reason"         \
     }
 
 /* The same members for the tables of the source and for the rows of a webhook. */
