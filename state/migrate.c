@@ -55,6 +55,7 @@ static void checksum_of(const struct migration *m, char out[20])
 
 static const struct migration *find_migration(const struct migration_set *set, int version)
 {
+    assert(set->list);
     /* Versions are dense from 1: the build refuses a hole. */
     return version >= 1 && version <= *set->n ? &set->list[version - 1] : NULL;
 }
@@ -268,23 +269,21 @@ enum status migrate_status(const struct migration_set *set, const char *conninfo
     st = read_history(conn, set, &h, err);
     if (st)
         return st;
-    for (int i = 0; i < *set->n || i < h.n; i++) {
-        char line[192];
-        if (i >= h.n) {
-            snprintf(line, sizeof(line), "%04d %s pending", set->list[i].version,
-                     set->list[i].name);
-        } else {
-            const struct applied *a = &h.rows[i];
-            const struct migration *m = find_migration(set, a->version);
-            char checksum[20] = "";
-            if (m)
-                checksum_of(m, checksum);
-            const char *note = !m ? " (unknown to this program)"
-                               : strcmp(checksum, a->checksum) != 0
-                                   ? " (its text has changed since)"
-                                   : "";
-            snprintf(line, sizeof(line), "%04d %s applied %s%s", a->version, a->name, a->at, note);
-        }
+    char line[192];
+    for (int i = 0; i < h.n; i++) {
+        const struct applied *a = &h.rows[i];
+        const struct migration *m = find_migration(set, a->version);
+        char checksum[20] = "";
+        if (m)
+            checksum_of(m, checksum);
+        const char *note = !m                                   ? " (unknown to this program)"
+                           : strcmp(checksum, a->checksum) != 0 ? " (its text has changed since)"
+                                                                : "";
+        snprintf(line, sizeof(line), "%04d %s applied %s%s", a->version, a->name, a->at, note);
+        fn(ctx, line);
+    }
+    for (int i = h.n; i < *set->n; i++) {
+        snprintf(line, sizeof(line), "%04d %s pending", set->list[i].version, set->list[i].name);
         fn(ctx, line);
     }
     *ret_pending = h.n < *set->n;
