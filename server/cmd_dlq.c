@@ -1,11 +1,13 @@
 /*
  * warmpath dlq - dead letters: list, show, retry, drop. Works with and without a running process:
  * letters are read and taken out beside it (state/store_letters.c), and what is tried again goes
- * to it through the inbox (server/dlq_retry.h).
+ * to it through the inbox (server/dlq_retry.h). What a destination of the feed did not take is
+ * among them, as feed:NUMBER; it goes back into that destination's queue.
  */
 #include "core/clock.h"
 #include "server/dlq_retry.h"
 #include "server/output.h"
+#include "state/feed_queue.h"
 #include "state/store.h"
 
 #include <assert.h>
@@ -23,6 +25,7 @@ struct letter {
     struct store_dead_letter d; /* its strings point into text */
     char *text;
     char id[DLQ_ID_BYTES];
+    int64_t feed; /* its number in the feed's queue; 0: it is one of the stores' */
 };
 
 struct selection {
@@ -81,11 +84,9 @@ static enum status copy_letter(struct letter *out, const struct store_dead_lette
     return STATUS_OK;
 }
 
-static enum status on_letter(void *ctx, const struct store_dead_letter *d, struct error *err)
+static enum status add_letter(struct selection *s, const struct store_dead_letter *d,
+                              const char id[DLQ_ID_BYTES], int64_t feed, struct error *err)
 {
-    struct selection *s = ctx;
-    char id[DLQ_ID_BYTES];
-    dlq_id(d, id);
     if (!wanted(s, d, id))
         return STATUS_OK;
     struct store_dead_letter kept = *d;
@@ -100,17 +101,39 @@ static enum status on_letter(void *ctx, const struct store_dead_letter *d, struc
         s->cap = cap;
     }
     struct letter *l = &s->letters[s->n];
-    memcpy(l->id, id, sizeof(id));
+    memcpy(l->id, id, sizeof(l->id));
+    l->feed = feed;
     if (copy_letter(l, &kept))
         return error_set(err, STATUS_NOMEM, "out of memory");
     s->n++;
     return STATUS_OK;
 }
 
+static enum status on_letter(void *ctx, const struct store_dead_letter *d, struct error *err)
+{
+    char id[DLQ_ID_BYTES];
+    dlq_id(d, id);
+    return add_letter(ctx, d, id, 0, err);
+}
+
+static enum status on_feed_letter(void *ctx, const struct feed_letter *l, struct error *err)
+{
+    char id[DLQ_ID_BYTES], where[sizeof("feed:") + 128];
+    snprintf(id, sizeof(id), "feed:%" PRId64, l->id);
+    snprintf(where, sizeof(where), "feed:%.*s", (int)(l->destination.len % 128),
+             l->destination.ptr);
+    const struct store_dead_letter d = {
+        .at_us = l->at_us, .where = str_from(where), .reason = l->why, .bytes = l->json};
+    return add_letter(ctx, &d, id, l->id, err);
+}
+
 static int read_letters(struct selection *s)
 {
     struct error err;
-    enum status st = store_dead_letters_read(s->cli->config->state_dir, on_letter, s, &err);
+    const char *dir = s->cli->config->state_dir;
+    enum status st = store_dead_letters_read(dir, on_letter, s, &err);
+    if (!st)
+        st = feed_letters_read(dir, on_feed_letter, s, &err);
     if (st)
         return cli_fail(s->cli, CLI_FAILED, "%s", err.text);
     for (int i = 0; i < s->n_ids; i++)
@@ -176,15 +199,33 @@ static int remove_letters(const struct selection *s, const struct store_dead_let
     return CLI_OK;
 }
 
+/* Out of the dead letters of the feed, and with `again` back into its queue. */
+static int take_feed_letter(const struct selection *s, const struct letter *l, bool again,
+                            uint64_t *count)
+{
+    struct error err;
+    bool found = false;
+    if (feed_letter_remove(s->cli->config->state_dir, l->feed, again, &found, &err))
+        return cli_fail(s->cli, CLI_FAILED, "%s: %s", l->id, err.text);
+    *count += found;
+    return CLI_OK;
+}
+
 static int drop_letters(const struct selection *s)
 {
     struct store_dead_letter *gone = calloc(s->n + 1, sizeof(*gone));
     if (!gone)
         return cli_fail(s->cli, CLI_FAILED, "out of memory");
-    for (size_t i = 0; i < s->n; i++)
-        gone[i] = s->letters[i].d;
+    size_t n = 0;
     uint64_t removed = 0;
-    int code = remove_letters(s, gone, s->n, &removed);
+    int code = CLI_OK;
+    for (size_t i = 0; i < s->n && !code; i++)
+        if (s->letters[i].feed)
+            code = take_feed_letter(s, &s->letters[i], false, &removed);
+        else
+            gone[n++] = s->letters[i].d;
+    if (!code)
+        code = remove_letters(s, gone, n, &removed);
     free(gone);
     if (code)
         return code;
@@ -216,6 +257,8 @@ static int settle(struct retrying *r)
 static int retry_one(struct retrying *r, const struct letter *l)
 {
     struct error err;
+    if (l->feed)
+        return take_feed_letter(r->s, l, true, &r->retried);
     enum status st = dlq_retry(r->s->cli->config, &l->d, &r->made, &err);
     if (!st) {
         r->done[r->n_done++] = l->d;

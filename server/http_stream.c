@@ -6,6 +6,7 @@
 #include "server/http_internal.h"
 
 #include <assert.h>
+#include <poll.h>
 
 #define BLOCK_BYTES ((size_t)16 << 10)
 
@@ -34,6 +35,13 @@ void http_wake_streams(struct http_server *s)
     pthread_mutex_lock(&s->lock);
     streams_wake(s);
     pthread_mutex_unlock(&s->lock);
+}
+
+/* The library does not look at a connection that is suspended. */
+static bool has_hung_up(const struct http_request *q)
+{
+    struct pollfd p = {.fd = q->connection->fd, .events = POLLRDHUP};
+    return poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR));
 }
 
 /* False: something has come since wakes was read. */
@@ -65,6 +73,7 @@ static ssize_t read_stream(void *ctx, uint64_t pos, char *out, size_t max)
         uint64_t wakes = s->stream_wakes;
         bool ends = s->stopping;
         pthread_mutex_unlock(&s->lock);
+        ends |= has_hung_up(q);
         ptrdiff_t n = ends ? HTTP_STREAM_END : stream->more(stream->ctx, out, max);
         if (n == HTTP_STREAM_END)
             return MHD_CONTENT_READER_END_OF_STREAM;

@@ -1,11 +1,13 @@
 """The invalidation feed, all four ways: what NOTIFY, PUB, the streams and the webhooks say is the same, in order, and enough to know of
 every row; nothing that a receiver does, and no crash, loses an announcement (docs/FEED.md)."""
 import base64
+import contextlib
 import http.client
 import json
 import os
 import re
 import select
+import socket
 import sqlite3
 import subprocess
 import threading
@@ -120,12 +122,14 @@ class Stream(threading.Thread):
             return list(self.payloads)
 
     def close(self):
+        """The server sees it when it next has something to say: at the latest after its sign of life."""
         self.ends = True
+        with contextlib.suppress(OSError, AttributeError):
+            self.conn.sock.shutdown(socket.SHUT_RDWR)
 
 
 class FeedTest(PipelineTest):
     destinations = {"app": {}}  # name -> more of its configuration
-    first = True
 
     @classmethod
     def setUpClass(cls):
@@ -256,3 +260,249 @@ class SameEverywhereTest(FeedTest):
             self.assertEqual(2, verify(SECRETS, d.headers, d.body))
             self.assertEqual("/in?a=1", d.path)
         self.assertEqual(0, verify([SECRETS[0]], taken[0].headers, taken[0].body + b" "))
+
+
+class ReceiverTest(FeedTest):
+    """One receiver that misbehaves, and another that does not notice."""
+    destinations = {"app": {"timeout": "1s", "tables": "strategic_conversation_patterns"},
+                    "other": {"tables": "strategic_conversation_patterns"},
+                    "gone": {"give_up": "1s", "bots": "ghost"}}
+
+    def say_and_wait(self, like, users, n=1):
+        self.say(users, n=n)
+        wait_until("the rows", lambda: len({u for _, u, t in self.rows(like) if t == "strategic_conversation_patterns"}) == len(users),
+                   alive=self.w)
+
+    def has_patterns(self, name, like, users):
+        newest = {}
+        for d in self.receivers[name].deliveries():
+            newest[d.key] = max(newest.get(d.key, 0), d.version)
+        rows = {(b, u): v for (b, u, t), v in self.rows(like).items() if t == "strategic_conversation_patterns"}
+        return len(rows) >= users and all(newest.get(k, 0) >= v for k, v in rows.items())
+
+    def wait_patterns(self, name, like, users):
+        wait_until(f"{name} to have {like}", lambda: self.has_patterns(name, like, users), 60, alive=self.w)
+
+    def survive(self, user, behave, attempts=2):
+        """The first attempts are answered by behave(), the rest well; the announcement arrives, by the same id, and nothing else is asked
+        for. The other destination has it meanwhile. Returns the attempts for the message that was tried first."""
+        left = [attempts]
+        enough = threading.Event()
+
+        def answer(d, handler):
+            if d.key[1] != user or left[0] <= 0:
+                return 204, {}, b""
+            # Only when the other one has it: so it cannot have waited for this one.
+            wait_until("the other destination", lambda: any(o.key[1] == user for o in self.receivers["other"].deliveries()))
+            left[0] -= 1
+            if left[0] == 0:
+                enough.set()
+            return behave(d, handler)
+        self.receiver.clear(answer)
+        self.say([user])
+        self.assertTrue(enough.wait(60), f"{user}: {len(self.receiver.deliveries(all=True))} attempts\n{self.w.log_tail()}")
+        self.wait_patterns("app", user, 1)
+        tried = [d for d in self.receiver.deliveries(all=True) if d.key[1] == user]
+        self.assertEqual({"/in?a=1"}, {d.path for d in tried}, "a redirect was followed")
+        for d in tried:
+            self.assertEqual(2, verify(SECRETS, d.headers, d.body))
+        self.assert_rising([d.body for d in tried])
+        return [d for d in tried if d.id == tried[0].id]
+
+    def test_failing(self):
+        same = self.survive("failing", lambda d, h: (500, {}, b"no"), attempts=3)
+        self.assertEqual({same[0].body}, {d.body for d in same}, "one id, two contents")
+
+    def test_redirecting(self):
+        self.survive("redirecting", lambda d, h: (307, {"Location": self.receivers["other"].url + "/elsewhere"}, b""))
+        self.assertEqual({"/in?a=1"}, {d.path for d in self.receivers["other"].deliveries(all=True)})
+
+    def test_garbage(self):
+        self.survive("garbage", lambda d, h: h.wfile.write(b"\x00\xff garbage\r\n\r\n" * 3) and None)
+
+    def test_closing_in_the_middle(self):
+        self.survive("closing", lambda d, h: h.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf") and None)
+
+    def test_closing_at_once(self):
+        self.survive("closing2", lambda d, h: None)
+
+    def test_too_much_to_say(self):
+        self.survive("talking", lambda d, h: h.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n" + b"x" * 200000) and None)
+
+    def test_slow(self):
+        over = threading.Event()
+        self.addCleanup(over.set)
+        self.survive("slow", lambda d, h: over.wait(30) and None)
+
+    def test_asked_to_wait(self):
+        same = self.survive("waiting", lambda d, h: (429, {"Retry-After": "2"}, b""), attempts=1)
+        tried = [d for d in self.receiver.deliveries(all=True) if d.key[1] == "waiting"]
+        self.assertGreaterEqual(tried[1].at - tried[0].at, 1.9)
+        self.assertEqual(1, len({d.id for d in same}))
+
+    def test_flapping(self):
+        """Every second attempt fails, while rows keep changing: rising versions, and everything arrives."""
+        n = iter(range(1 << 30))
+        self.receiver.clear(lambda d, h: (204, {}, b"") if next(n) % 2 else (503, {}, b""))
+        for _ in range(5):
+            self.say_and_wait("flap%", [f"flap{i}" for i in range(8)], n=2)
+        self.wait_patterns("app", "flap%", 8)
+        self.assert_rising([d.body for d in self.receiver.deliveries()])
+        wait_until("an empty queue", lambda: self.waiting() == 0, alive=self.w)
+
+    def test_a_backlog_is_one_announcement_per_key(self):
+        """While nothing is taken, a key has one place; afterwards what comes is its newest version, in the order of the places."""
+        broken = threading.Event()
+        self.receiver.clear(lambda d, h: (204, {}, b"") if broken.is_set() else (500, {}, b""))
+        self.say(["first"])
+        wait_until("an attempt", lambda: self.receiver.deliveries(all=True), alive=self.w)
+        users = [f"log{i}" for i in range(6)]
+        for _ in range(4):
+            before = self.rows("log%")
+            self.say(users, n=3)
+            wait_until("the rows to change", lambda: len(self.rows("log%")) >= 6 and all(
+                v > before.get(k, 0) for k, v in self.rows("log%").items() if k[2] == "strategic_conversation_patterns"), alive=self.w)
+        wait_until("one place per key", lambda: self.waiting() == 7, alive=self.w)
+        broken.set()
+        self.wait_patterns("app", "log%", 6)
+        taken = self.receiver.deliveries()
+        self.assertEqual("first", taken[0].key[1])
+        self.assertLess(len(taken), 4 * 6, "a backlog was delivered piece by piece")
+        self.assert_rising([d.body for d in taken])
+
+    def test_gone_is_a_dead_letter_that_can_be_tried_again(self):
+        gone = self.receivers["gone"]
+        gone.clear(lambda d, h: (410, {}, b"") if d.key[1] == "boo" else (500, {}, b""))
+        self.say(["boo", "late"], bot="ghost")
+        letters = lambda: {json.loads(x["bytes"])["user_id"]: x for x in (
+            json.loads(self.w.must("dlq", "show", x["id"], "--json"))[0] for x in self.w.dead_letters() if x["where"] == "feed:gone")}
+        wait_until("dead letters", lambda: set(letters()) == {"boo", "late"} and self.waiting("gone") == 0, 60, alive=self.w)
+        self.assertEqual("answered 410", letters()["boo"]["reason"])
+        self.assertEqual("answered 500", letters()["late"]["reason"])
+        self.assertGreater(len([d for d in gone.deliveries(all=True) if d.key[1] == "late"]), 1)
+        gone.clear()
+        self.w.must("dlq", "retry", "--where", "feed:gone")
+        wait_until("both to be delivered", lambda: {d.key[1] for d in gone.deliveries()} == {"boo", "late"}, 60, alive=self.w)
+        self.assertEqual({}, letters())
+
+    def test_secrets_change_without_a_restart(self):
+        new = "whsec_" + base64.b64encode(bytes(range(64, 96))).decode()
+        config = open(self.w.config).read()
+        try:
+            with open(self.w.config, "w") as f:
+                f.write(config.replace(SECRETS[0], new))
+            self.w.process.send_signal(1)
+            n = iter(range(1000))
+
+            def signed_by_new():
+                self.say([f"rotate{next(n)}"])
+                taken = self.receiver.deliveries()
+                return taken and verify([new, SECRETS[1]], taken[-1].headers, taken[-1].body) == 2
+            wait_until("a delivery signed with the new secret", signed_by_new, 60, alive=self.w)
+        finally:
+            with open(self.w.config, "w") as f:
+                f.write(config)
+            self.w.process.send_signal(1)
+        wait_until("the old one again", lambda: (self.say([f"back{next(n)}"]), verify(SECRETS[:1], self.receiver.deliveries()[-1].headers,
+                                                                                   self.receiver.deliveries()[-1].body) == 1)[1], 60, alive=self.w)
+
+
+class CrashTest(FeedTest):
+    """kill -9 at each moment between the commit of a row and its delivery: after the next start everything has been announced."""
+    POINTS = ("sink_after_commit", "feed_before_commit", "feed_after_commit", "sink_before_results")
+
+    def tearDown(self):
+        if self.w.running():
+            self.w.kill()
+
+    def test_points(self):
+        for point in self.POINTS:
+            with self.subTest(point):
+                if self.w.running():
+                    self.w.stop()
+                self.receiver.clear()
+                users = [f"{point}-{i}" for i in range(40)]
+                self.w.spawn(env={"WARMPATH_FAULT": f"{point}:2:abort"})
+                self.say(users[:20])
+
+                def dies():
+                    self.say([users[20]])
+                    return self.w.process.poll() is not None
+                wait_until(f"the end at {point}", dies, 60)
+                self.assertEqual(-9, self.w.wait(60))
+                self.say(users[20:])
+                self.w.start()
+                self.wait_delivered(f"{point}-%", 40)
+                self.assert_rising([d.body for d in self.receiver.deliveries() if d.key[1].startswith(point)])
+
+    def test_killed_while_it_delivers(self):
+        """The receiver is slow: most is still in the queue, some is delivered and not yet settled."""
+        self.receiver.clear(lambda d, h: time.sleep(0.005) or (204, {}, b""))
+        users = [f"mid{i}" for i in range(400)]
+        self.say(users)
+        wait_until("the first deliveries", lambda: len(self.receiver.deliveries()) > 20, alive=self.w)
+        self.w.kill()
+        ids = {d.id: d.body for d in self.receiver.deliveries()}
+        self.receiver.clear()
+        self.w.start()
+        seen = lambda: {d.key[1] for d in self.receiver.deliveries()} | {json.loads(b)["user_id"] for b in ids.values()}
+        wait_until("everything", lambda: seen() >= set(users) and self.waiting() == 0, 60, alive=self.w)
+        again = [d for d in self.receiver.deliveries() if d.id in ids]
+        self.assertLessEqual(len(again), 64 + 1, "more was repeated than is settled together")
+        for d in again:
+            self.assertEqual(ids[d.id], d.body, "one id, two contents")
+        self.assert_rising(list(ids.values()))
+
+
+class StreamTest(FeedTest):
+    def test_filters(self):
+        stream = Stream(self.port(), "?user_id=a%26b&bot_name=Elena")
+        everything = Stream(self.port())
+        self.addCleanup(stream.close)
+        self.addCleanup(everything.close)
+        wait_until("the streams", lambda: stream.last_id and everything.last_id, alive=self.w)
+        self.say(["x", "a&b", "y"])
+        self.say(["a&b"], bot="sophia")
+        wait_until("all of it", lambda: {("elena", "a&b"), ("sophia", "a&b"), ("elena", "x"), ("elena", "y")} <= {
+            (json.loads(p)["bot_name"], json.loads(p)["user_id"]) for p in everything.read()}, alive=self.w)
+        wait_until("the chosen", stream.read, alive=self.w)
+        self.assertEqual({("elena", "a&b")}, {(json.loads(p)["bot_name"], json.loads(p)["user_id"]) for p in stream.read()})
+
+    def test_another_process_says_reset(self):
+        stream = Stream(self.port())
+        self.addCleanup(stream.close)
+        self.say(["before"])
+        wait_until("an announcement", stream.read, alive=self.w)
+        stream.close()
+        self.assertEqual(0, self.w.stop())
+        self.w.start()
+        again = Stream(self.port(), last_id=stream.last_id)
+        self.addCleanup(again.close)
+        wait_until("the reset", lambda: again.resets == 1, alive=self.w)
+        self.say(["after"])
+        wait_until("what comes then", lambda: any('"after"' in p for p in again.read()), alive=self.w)
+        self.assertFalse(any('"before"' in p for p in again.read()))
+
+    def test_there_is_room_for_so_many(self):
+        self.w.stop()
+        self.w.start()
+        streams = [Stream(self.port()) for _ in range(32)]
+        try:
+            wait_until("32 streams", lambda: all(s.last_id for s in streams), alive=self.w)
+            more = Stream(self.port())
+            wait_until("an answer", lambda: more.status, alive=self.w)
+            self.assertEqual(503, more.status)
+            conn = http.client.HTTPConnection("127.0.0.1", self.port(), timeout=30)
+            conn.request("GET", "/livez")
+            self.assertEqual(200, conn.getresponse().status)
+            conn.close()
+        finally:
+            for s in streams:
+                s.close()
+
+        def free():
+            probe = Stream(self.port())
+            wait_until("an answer", lambda: probe.status, alive=self.w)
+            probe.close()
+            return probe.status == 200
+        wait_until("room again", free, alive=self.w)
