@@ -400,7 +400,7 @@ static void sooner(int64_t *at_us, int64_t candidate_us)
         *at_us = candidate_us;
 }
 
-/* A window's edge passes its oldest access at the first full hour later than the access by the
+/* A window's edge passes its oldest record at the first full hour later than the access by the
  * window's length. */
 static int64_t valid_until(const struct retention *retention, const struct key_log *log,
                            const struct survey *found)
@@ -413,6 +413,15 @@ static int64_t valid_until(const struct retention *retention, const struct key_l
         size_t oldest = key_log_access_at(log, hour_us - windows_us[i]);
         if (oldest < log->n_accesses)
             sooner(&at_us, time_floor_us(log->accesses[oldest].t_us + windows_us[i], US_PER_HOUR) +
+                               US_PER_HOUR);
+    }
+    /* Exposure and interest count user messages of one and two weeks. */
+    for (size_t i = 0; i < 2; i++) {
+        size_t oldest = key_log_message_at(log, hour_us - windows_us[i]);
+        while (oldest < log->n_messages && log->messages[oldest].flags & MSG_BOT)
+            oldest++;
+        if (oldest < log->n_messages)
+            sooner(&at_us, time_floor_us(log->messages[oldest].t_us + windows_us[i], US_PER_HOUR) +
                                US_PER_HOUR);
     }
     sooner(&at_us, memory_picks_change_us(&found->stale, log, retention, VALID_R));

@@ -120,7 +120,7 @@ static enum status recover_entry(void *ctx, uint64_t jseq, struct str bytes, str
                              &(struct row_times){e.valid_us, e.visit_from_us, e.visit_until_us});
         break;
     case ENTRY_REQUEST:
-        partition_note_request(h, e.op, e.token_us, e.now_us);
+        partition_note_request(p, h, e.op, e.token_us, e.now_us);
         break;
     }
     keymap_use(&p->keys, h);

@@ -46,6 +46,7 @@ struct partition_config {
     struct trigger_policy (*policy)(void *ctx, enum table_id table, struct str bot_name);
     void *policy_ctx;
     size_t memory_max;       /* bytes of keys to hold; colder ones are paged out */
+    int64_t ttl_us;          /* lifetime of a row: touches renew what is older than half of it */
     int64_t catch_up_lag_us; /* beyond this lag only max_age triggers stay */
     uint64_t epoch;          /* row_version = epoch << 40 | counter */
     /* The engine to trace and where its lines go (`replay --trace`); NULL: none. */

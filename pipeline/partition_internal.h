@@ -169,8 +169,8 @@ MUST_CHECK enum status partition_flush(struct partition *p, struct held_key *h, 
 MUST_CHECK enum status partition_request(struct partition *p, const struct event *e, int64_t now_us,
                                          struct error *err);
 /* What the journaled step does to the key. */
-void partition_note_request(struct held_key *h, enum request_op op, int64_t token_us,
-                            int64_t now_us);
+void partition_note_request(const struct partition *p, struct held_key *h, enum request_op op,
+                            int64_t token_us, int64_t now_us);
 
 /* ---- partition_rebuild.c ---- */
 /* One step of a key that is rebuilt. */

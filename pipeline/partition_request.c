@@ -11,11 +11,15 @@ struct asking {
     int64_t now_us;
 };
 
-void partition_note_request(struct held_key *h, enum request_op op, int64_t token_us,
-                            int64_t now_us)
+void partition_note_request(const struct partition *p, struct held_key *h, enum request_op op,
+                            int64_t token_us, int64_t now_us)
 {
-    for (size_t t = 0; t < TABLE_COUNT; t++)
-        trigger_request(&h->trigger[t], op, token_us, now_us);
+    for (size_t t = 0; t < TABLE_COUNT; t++) {
+        /* A row with more than half of its life before it does not need a touch. */
+        int64_t floor_us = partition_policy(p, h, (enum table_id)t).min_interval_us;
+        int64_t young_us = p->cfg.ttl_us / 2 > floor_us ? p->cfg.ttl_us / 2 : floor_us;
+        trigger_request(&h->trigger[t], op, token_us, young_us, now_us);
+    }
 }
 
 static enum status ask(void *ctx, struct held_key *h, struct error *err)
@@ -31,7 +35,7 @@ static enum status ask(void *ctx, struct held_key *h, struct error *err)
     enum status st = partition_journal(a->p, &entry, h, err);
     if (st)
         return st;
-    partition_note_request(h, entry.op, entry.token_us, entry.now_us);
+    partition_note_request(a->p, h, entry.op, entry.token_us, entry.now_us);
     keymap_use(&a->p->keys, h);
     keymap_track_dirty(&a->p->keys, h);
     return partition_schedule(a->p, h, a->now_us, err);

@@ -4,8 +4,7 @@
 
 #include <assert.h>
 
-#define TOUCH_AGE_US US_PER_MINUTE /* a younger row is not renewed for a touch */
-#define TRUSTED_US   US_PER_DAY    /* an older row may have been deleted */
+#define TRUSTED_US US_PER_DAY /* an older row may have been deleted */
 
 const char *flush_reason_name(enum flush_reason reason)
 {
@@ -76,11 +75,12 @@ static enum flush_reason reason_of(enum request_op op)
     return FLUSH_TOUCH;
 }
 
-void trigger_request(struct trigger_state *s, enum request_op op, int64_t token_us, int64_t now_us)
+void trigger_request(struct trigger_state *s, enum request_op op, int64_t token_us,
+                     int64_t young_us, int64_t now_us)
 {
     if (op == REQUEST_INVALIDATE)
         s->cleared_us = later(s->cleared_us, token_us);
-    bool young = s->outbox || now_us - s->flushed_us < TOUCH_AGE_US;
+    bool young = s->outbox || now_us - s->flushed_us < young_us;
     if ((!s->first_us && !s->flushed_us) || (op == REQUEST_TOUCH && young))
         return;
     enum flush_reason reason = reason_of(op);

@@ -210,6 +210,7 @@ static enum status start_workers(struct run *r, struct error *err)
                     .policy = startup_policy,
                     .policy_ctx = (void *)(uintptr_t)r->cfg, /* only read */
                     .memory_max = (size_t)r->cfg->memory_bytes / r->start.workers,
+                    .ttl_us = r->cfg->ttl_us,
                     .catch_up_lag_us = r->cfg->catch_up_lag_us,
                     .epoch = lease_epoch(r->start.lease),
                 },

@@ -518,6 +518,15 @@ static int64_t valid_until(const struct aging *g)
             if (leaves_us > hour_of(v))
                 earlier(&at_us, leaves_us);
         }
+    for (size_t i = 0; i < v->n_messages; i++)
+        for (int days = 7; days <= 14; days += 7) {
+            if (v->messages[i]->u.message.flags & MSG_BOT)
+                continue;
+            int64_t leaves_us =
+                time_floor_us(v->messages[i]->t_us + days * US_PER_DAY, US_PER_HOUR) + US_PER_HOUR;
+            if (leaves_us > hour_of(v))
+                earlier(&at_us, leaves_us);
+        }
     earlier_by_list(&at_us, v, &g->stale);
     earlier_by_list(&at_us, v, &g->fresh);
     earlier_by_list(&at_us, v, &g->at_risk);

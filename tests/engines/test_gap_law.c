@@ -271,6 +271,41 @@ static void test_traces_never_peek(void **state)
     key_free(k);
 }
 
+/* Somebody whose gaps are an hour, and who writes in the evenings alone. */
+static void test_a_visit_is_where_a_return_is_likely(void **state)
+{
+    (void)state;
+    struct gap_history h = {0};
+    for (int i = 0; i < 200; i++)
+        gap_history_add(&h, US_PER_HOUR, GAP_NOW);
+    double law[EPOCH_GAP_BINS], even[HOURS_OF_WEEK], evenings[HOURS_OF_WEEK];
+    gap_law(&h, 0, NULL, law);
+    for (size_t i = 0; i < HOURS_OF_WEEK; i++) {
+        even[i] = 1.0 / HOURS_OF_WEEK;
+        evenings[i] = i % 24 >= 18 ? 1.0 / 42 : 0;
+    }
+    int64_t noon = (T0 / US_PER_DAY) * US_PER_DAY + 12 * US_PER_HOUR;
+    int64_t half = 30 * US_PER_MINUTE;
+    struct gap_visit v = gap_next_visit(law, even, noon, noon + half);
+    assert_true(v.from_us <= noon + US_PER_HOUR && v.until_us > noon + US_PER_HOUR);
+    /* Every step inside is likely, the one behind is not, and it never goes beyond a day. */
+    for (int64_t t = v.from_us; t < v.until_us; t += GAP_VISIT_STEP_US)
+        assert_true(gap_return(law, even, noon, t) >= GAP_LIKELY);
+    assert_true(gap_return(law, even, noon, v.until_us) < GAP_LIKELY ||
+                v.until_us >= noon + GAP_VISIT_HORIZON_US);
+    /* At noon nobody is waited for who comes in the evening; nor beyond the horizon. */
+    assert_true(gap_return(law, evenings, noon, noon + US_PER_HOUR) < 1e-9);
+    v = gap_next_visit(law, evenings, noon, noon + half);
+    assert_true(v.from_us == v.until_us || v.from_us >= noon + 6 * US_PER_HOUR - GAP_VISIT_STEP_US);
+    v = gap_next_visit(law, even, noon, noon + 2 * US_PER_DAY);
+    assert_int_equal(v.from_us, v.until_us);
+    /* The same silence, the same answer. */
+    struct gap_visit again = gap_next_visit(law, even, noon, noon + half);
+    struct gap_visit once = gap_next_visit(law, even, noon, noon + half);
+    assert_int_equal(again.from_us, once.from_us);
+    assert_int_equal(again.until_us, once.until_us);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -283,6 +318,7 @@ int main(void)
         cmocka_unit_test(test_quantiles_invert_the_law),
         cmocka_unit_test(test_each_user_message_teaches_the_gap_before_it),
         cmocka_unit_test(test_traces_never_peek),
+        cmocka_unit_test(test_a_visit_is_where_a_return_is_likely),
     };
     return cmocka_run_group_tests_name("engines/gap_law", tests, NULL, NULL);
 }

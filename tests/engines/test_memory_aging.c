@@ -506,6 +506,22 @@ static void test_a_row_is_valid_until_the_next_access_leaves_a_window(void **sta
     assert_int_equal(f->row.valid_until_us, T0 + 2 * US_PER_HOUR);
 }
 
+/* Exposure counts the user's messages of two weeks, interest those of one. */
+static void test_a_row_is_valid_until_a_user_message_leaves_a_window(void **state)
+{
+    struct fixture *f = *state;
+
+    memory(f, MEMORY_CREATE, "M", T0 - 20 * US_PER_DAY);
+    memory(f, MEMORY_PIN, "M", T0);
+    say(f, ROLE_BOT, T0 - 14 * US_PER_DAY + 30 * US_PER_MINUTE, "not counted");
+    say(f, ROLE_USER, T0 - 14 * US_PER_DAY + 210 * US_PER_MINUTE, "two weeks ago");
+    say(f, ROLE_USER, T0 - 7 * US_PER_DAY + 90 * US_PER_MINUTE, "a week ago");
+    emit(f, T0);
+    assert_int_equal(f->row.valid_until_us, T0 + 2 * US_PER_HOUR);
+    emit(f, T0 + 2 * US_PER_HOUR);
+    assert_int_equal(f->row.valid_until_us, T0 + 4 * US_PER_HOUR);
+}
+
 #define with_fixture(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -529,6 +545,7 @@ int main(void)
         with_fixture(test_pins_and_deletes_are_urgent),
         with_fixture(test_a_row_is_valid_until_a_listed_memory_has_faded_by_two_percent),
         with_fixture(test_a_row_is_valid_until_the_next_access_leaves_a_window),
+        with_fixture(test_a_row_is_valid_until_a_user_message_leaves_a_window),
     };
     return cmocka_run_group_tests_name("engines/memory_aging", tests, NULL, NULL);
 }

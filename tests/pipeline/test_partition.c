@@ -45,6 +45,8 @@ struct world {
     uint64_t lsn;
     uint64_t epoch;
     size_t memory_max;
+    struct trigger_policy policy; /* of every table; max_age_us 0: as policy() says */
+    int64_t catch_up_lag_us;
     int64_t now;
 };
 
@@ -83,8 +85,10 @@ static size_t fake_poll(void *ctx, uint32_t worker, struct sink_result *out, siz
 /* Rows of one table are enough to see when rows leave, however many tables messages fill. */
 static struct trigger_policy policy(void *ctx, enum table_id table, struct str bot)
 {
-    (void)ctx;
+    const struct world *w = ctx;
     (void)bot;
+    if (w->policy.max_age_us)
+        return w->policy;
     if (table != TABLE_CONVERSATION_PATTERNS)
         return (struct trigger_policy){.max_age_us = 365 * US_PER_DAY};
     return (struct trigger_policy){
@@ -104,8 +108,9 @@ static void open_world(struct world *w)
         .store = w->store,
         .sink = {fake_room, fake_submit, fake_poll, &w->sink},
         .policy = policy,
+        .policy_ctx = w,
         .memory_max = w->memory_max,
-        .catch_up_lag_us = INT64_MAX / 4,
+        .catch_up_lag_us = w->catch_up_lag_us,
         .epoch = w->epoch,
     };
     if (partition_open(&cfg, w->now, &w->p, &err))
@@ -133,6 +138,7 @@ static int setup(void **state)
     w->sink.room = TAKEN_MAX;
     w->memory_max = SIZE_MAX / 4;
     w->now = T0;
+    w->catch_up_lag_us = INT64_MAX / 4;
     assert_int_equal(oracle_new(&w->oracle, NULL), STATUS_OK);
     open_world(w);
     *state = w;
@@ -838,10 +844,159 @@ static void test_a_wish_without_a_bot_is_every_keys(void **state)
     assert_int_equal(count_keys(w).n_keys, 2); /* and none without a bot */
 }
 
+/* ---- renewal ahead ---- */
+
+static const struct trigger_policy kept_alive = {
+    .count = 5,
+    .max_age_us = 120 * US_PER_SECOND,
+    .idle_us = 2 * US_PER_SECOND,
+    .refresh_us = 210 * US_PER_SECOND,
+    .warm_us = 30 * US_PER_MINUTE,
+    .recent_us = US_PER_DAY,
+};
+
+/* Lets time pass as a worker does, timer by timer. */
+static void live_until(struct world *w, int64_t until)
+{
+    for (;;) {
+        int64_t next = partition_view(w->p).next_us;
+        if (next > until)
+            break;
+        w->now = next > w->now ? next : w->now;
+        uint64_t covered[SOURCE_COUNT] = {w->lsn, 0};
+        partition_covered(w->p, covered, w->now);
+        settle(w);
+    }
+    w->now = until;
+}
+
+/* What is due next, and when; the answer must not depend on where the state was read from. */
+static int64_t next_timer(struct world *w)
+{
+    return partition_view(w->p).next_us;
+}
+
+static void test_timers_of_a_quiet_key_survive_in_journal_and_page(void **state)
+{
+    struct world *w = *state;
+    w->policy = kept_alive;
+    say(w, "ann", "is it the right time to plant tomatoes");
+    settle(w);
+    live_until(w, T0 + 40 * US_PER_MINUTE); /* no longer warm */
+    const struct row *row = newest_row(w, "ann", TABLE_ENGAGEMENT_OPPORTUNITIES);
+    assert_non_null(row);
+    int64_t due = next_timer(w);
+    /* The row tells when it ceases to hold and when the user is expected: one of these is next.
+     */
+    assert_true(due > w->now && due <= row->valid_until_us + US_PER_MINUTE);
+    crash(w);
+    open_world(w); /* from the journal */
+    assert_int_equal(next_timer(w), due);
+    assert_int_equal(partition_fold_all(w->p, w->now, NULL), STATUS_OK);
+    crash(w);
+    open_world(w); /* from the page */
+    assert_int_equal(next_timer(w), due);
+    size_t n = w->sink.n_taken;
+    live_until(w, T0 + 20 * US_PER_HOUR);
+    assert_true(w->sink.n_taken > n);
+    /* After a day it is left alone. */
+    live_until(w, T0 + 26 * US_PER_HOUR);
+    assert_true(next_timer(w) == TRIGGER_NEVER);
+}
+
+/* At any moment of the first day its rows hold, and they are not written all the time for it.
+ */
+static void test_rows_of_a_recent_key_always_hold(void **state)
+{
+    struct world *w = *state;
+    w->policy = kept_alive;
+    for (int i = 0; i < 12; i++) {
+        say(w, "ann", i % 2 ? "what about beans" : "the soil is wet");
+        live_until(w, w->now + 40 * US_PER_SECOND);
+    }
+    int64_t end = w->now + 23 * US_PER_HOUR;
+    for (; w->now < end; live_until(w, w->now + US_PER_MINUTE)) {
+        const struct row *row = newest_row(w, "ann", TABLE_ENGAGEMENT_OPPORTUNITIES);
+        assert_true(row->as_of_us + 5 * US_PER_MINUTE > w->now ||
+                    row->valid_until_us + 5 * US_PER_SECOND > w->now);
+    }
+    assert_in_range(w->sink.n_taken, 30, 800);
+}
+
+/* Thousands of messages of a backlog, one row for each key and table. */
+static void test_a_backlog_gives_one_row_for_each_key(void **state)
+{
+    struct world *w = *state;
+    w->policy = kept_alive;
+    w->catch_up_lag_us = 5 * US_PER_SECOND;
+    crash(w);
+    open_world(w);
+    static const char *const users[] = {"ann", "bob", "cho"};
+    struct error err = {0};
+    for (int i = 0; i < 3000; i++) {
+        char id[32];
+        snprintf(id, sizeof(id), "b%d", i);
+        struct event e = message(id, users[i % 3], "one of very many", w->now - US_PER_HOUR + i);
+        uint32_t part = partition_of(&e);
+        CLEANUP(buf_deinit) struct buf bytes;
+        buf_init(&bytes, 1 << 16);
+        assert_int_equal(event_encode(&e, &bytes, &err), STATUS_OK);
+        struct frame_event f = {
+            .partition = part,
+            .pseq = ++w->pseq[part],
+            .pos = {++w->lsn, 0},
+            .commit_us = w->now - US_PER_HOUR,
+            .as_of_us = w->now - US_PER_HOUR + i,
+            .bytes = {bytes.data, bytes.len},
+        };
+        if (partition_event(w->p, &f, w->now, &err))
+            fail_msg("%s", err.text);
+        w->now += 10000; /* a hundred a second, 30 s: no row gets old enough */
+        settle(w);
+    }
+    assert_int_equal(w->sink.n_taken, 0);
+    live_until(w, T0 + 3 * US_PER_MINUTE);
+    size_t rows[TABLE_COUNT] = {0};
+    for (size_t i = 0; i < w->sink.n_taken; i++)
+        rows[w->sink.taken[i].table]++;
+    assert_int_equal(rows[TABLE_CONVERSATION_PATTERNS], 3);
+    assert_int_equal(rows[TABLE_ENGAGEMENT_OPPORTUNITIES], 3);
+    assert_int_equal(rows[TABLE_PERSONALITY_PROFILES], 3);
+}
+
+/* The row of a key that was paged out is computed with the event that wakes it. */
+static void test_a_cold_key_is_shown_with_its_first_event(void **state)
+{
+    struct world *w = *state;
+    w->policy = kept_alive;
+    say(w, "ann", "see you next week");
+    settle(w);
+    live_until(w, T0 + 7 * US_PER_DAY);
+    assert_int_equal(partition_fold_all(w->p, w->now, NULL), STATUS_OK);
+    crash(w);
+    open_world(w);
+    assert_int_equal(partition_view(w->p).keys, 0);
+    size_t n = w->sink.n_taken;
+    say(w, "ann", "here I am again");
+    tick(w);
+    commit(w);
+    assert_true(w->sink.n_taken >= n + 3);
+    for (size_t i = n; i < w->sink.n_taken; i++) {
+        assert_string_equal(w->sink.taken[i].reason, "wake");
+        assert_true(w->sink.taken[i].first); /* it may have been swept meanwhile */
+        assert_false(w->sink.taken[i].touch);
+    }
+    assert_int_equal(newest_row(w, "ann", TABLE_CONVERSATION_PATTERNS)->event_count, 2);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
+        TEST(test_timers_of_a_quiet_key_survive_in_journal_and_page),
+        TEST(test_rows_of_a_recent_key_always_hold),
+        TEST(test_a_backlog_gives_one_row_for_each_key),
+        TEST(test_a_cold_key_is_shown_with_its_first_event),
         TEST(test_a_row_leaves_only_after_the_commit),
         TEST(test_messages_of_the_bot_reach_its_own_key),
         TEST(test_metrics_go_to_the_bots_key),

@@ -331,7 +331,7 @@ static void test_a_request_is_due_at_once(void **state)
 {
     (void)state;
     struct trigger_state s = {0};
-    trigger_request(&s, REQUEST_INVALIDATE, T0 - S, T0);
+    trigger_request(&s, REQUEST_INVALIDATE, T0 - S, 60 * S, T0);
     assert_int_equal(due(&s, &policy, T0).at_us, TRIGGER_NEVER); /* there is no row yet */
     assert_int_equal(s.cleared_us, T0 - S);                      /* and will be none to clear */
     trigger_note(&s, 1, false, T0);
@@ -339,9 +339,9 @@ static void test_a_request_is_due_at_once(void **state)
     s.outbox = false;
     s.payload_hash = 7;
     for (int catching_up = 0; catching_up < 2; catching_up++) {
-        trigger_request(&s, REQUEST_RECOMPUTE, T0 - 2 * S, T0 + S);
-        trigger_request(&s, REQUEST_INVALIDATE, T0 - 2 * S, T0 + S);
-        trigger_request(&s, REQUEST_RECOMPUTE, T0 + S, T0 + S);
+        trigger_request(&s, REQUEST_RECOMPUTE, T0 - 2 * S, 60 * S, T0 + S);
+        trigger_request(&s, REQUEST_INVALIDATE, T0 - 2 * S, 60 * S, T0 + S);
+        trigger_request(&s, REQUEST_RECOMPUTE, T0 + S, 60 * S, T0 + S);
         struct trigger_due d =
             trigger_next(&s, &policy, &(struct trigger_key){.hash = 7}, catching_up, T0 + S);
         assert_int_equal(d.reason, FLUSH_INVALIDATE);
@@ -357,16 +357,16 @@ static void test_a_touch_renews_what_is_not_young(void **state)
 {
     (void)state;
     struct trigger_state s = {.flushed_us = T0, .payload_hash = 7};
-    trigger_request(&s, REQUEST_TOUCH, T0 + 59 * S, T0 + 59 * S);
+    trigger_request(&s, REQUEST_TOUCH, T0 + 59 * S, 60 * S, T0 + 59 * S);
     assert_int_equal(s.requested, FLUSH_NONE);
-    trigger_request(&s, REQUEST_TOUCH, T0 + 60 * S, T0 + 60 * S);
+    trigger_request(&s, REQUEST_TOUCH, T0 + 60 * S, 60 * S, T0 + 60 * S);
     assert_int_equal(
         trigger_next(&s, &policy, &(struct trigger_key){.hash = 7}, true, T0 + 60 * S).reason,
         FLUSH_TOUCH);
     assert_true(s.payload_hash == 7); /* its content need not be sent again */
     assert_int_equal(s.cleared_us, 0);
     s = (struct trigger_state){.flushed_us = T0, .outbox = true};
-    trigger_request(&s, REQUEST_TOUCH, T0 + 60 * S, T0 + 60 * S);
+    trigger_request(&s, REQUEST_TOUCH, T0 + 60 * S, 60 * S, T0 + 60 * S);
     assert_int_equal(s.requested, FLUSH_NONE); /* one is on its way */
 }
 
