@@ -25,6 +25,7 @@
     X(flush_idle, "rows due: quiet after activity")                                  \
     X(flush_predicate, "rows due: an engine asked")                                  \
     X(flush_retraction, "rows due: something was taken back")                        \
+    X(flush_character, "rows due: the bot's character was defined anew")             \
     X(flush_refresh, "rows due: refresh ahead of expiry")                            \
     X(flush_wake, "rows due: the first event after a pause")                         \
     X(flush_validity, "rows due: they ceased to hold")                               \

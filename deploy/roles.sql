@@ -53,9 +53,8 @@ BEGIN;
     GRANT SELECT, INSERT, UPDATE ON
         :"cache_schema".strategic_lease, :"cache_schema".strategic_epoch, :"cache_schema".strategic_progress,
         :"cache_schema".strategic_processor TO :"sink_role";
-    -- For what is copied to Redis.
-    GRANT SELECT ON :"cache_schema".strategic_bot_epoch TO :"sink_role";
-    GRANT SELECT, INSERT, DELETE ON :"cache_schema".strategic_key_activity TO :"sink_role";
+    GRANT SELECT, INSERT, UPDATE, DELETE ON :"cache_schema".strategic_key_activity TO :"sink_role";
+    GRANT SELECT, INSERT, UPDATE ON :"cache_schema".strategic_bot_epoch TO :"sink_role";
     GRANT SELECT ON :"cache_schema".strategic_migrations TO :"sink_role";
     GRANT EXECUTE ON FUNCTION :"cache_schema".strategic_fence(text, bigint) TO :"sink_role";
     -- Deletes rows that expired long ago.

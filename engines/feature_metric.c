@@ -81,6 +81,16 @@ void character_feature_extract(const struct event *e, struct character_feature *
     }
 }
 
+uint64_t character_definition(const struct character_feature *f)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i < f->n_traits; i++) {
+        const struct character_trait *t = &f->traits[i];
+        sum += hash64_mix(hash64((struct str){t->name, t->name_len}) + t->weight);
+    }
+    return hash64_mix(sum ^ hash64_mix((uint64_t)f->version));
+}
+
 void metric_feature_put(struct writer *w, const struct metric_feature *f)
 {
     put_u64(w, f->series);

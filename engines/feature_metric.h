@@ -55,6 +55,8 @@ struct writer;
 /* Nothing is left out: an unknown measurement must not get here (measurement_known()). */
 void metric_feature_extract(const struct event *e, struct metric_feature *ret);
 void character_feature_extract(const struct event *e, struct character_feature *ret);
+/* The same for the same version and traits, in whatever order and whenever they were said. */
+uint64_t character_definition(const struct character_feature *f);
 void metric_feature_put(struct writer *w, const struct metric_feature *f);
 void metric_feature_get(struct reader *r, struct metric_feature *f);
 void character_feature_put(struct writer *w, const struct character_feature *f);

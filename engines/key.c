@@ -771,9 +771,13 @@ static enum status apply_character(struct key *k, const struct feature *f, struc
     enum status st = klog_open_metrics(k, err);
     if (st)
         return st;
-    ret->applied = metrics_character(k->metrics, &f->u.character, f->t_us);
-    if (ret->applied && k->metrics->n_points > 0)
-        note(k, RECORD_METRIC, 0, false, ret);
+    ret->applied = true;
+    if (!metrics_character(k->metrics, &f->u.character, f->t_us))
+        return STATUS_OK;
+    /* Also without a row: the sink enters the change for all users of the bot. */
+    for (enum table_id t = 0; t < TABLE_COUNT; t++)
+        if (tables[t].by_window)
+            ret->touched[t] = ret->urgent[t] = ret->withdrawn[t] = true;
     return STATUS_OK;
 }
 

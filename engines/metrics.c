@@ -450,11 +450,12 @@ bool metrics_character(struct metrics *m, const struct character_feature *f, int
     if (m->has_character &&
         (t_us < m->character_us || (t_us == m->character_us && f->version < m->character.version)))
         return false;
-    m->urgent = true;
+    bool changed =
+        !m->has_character || character_definition(f) != character_definition(&m->character);
     m->has_character = true;
     m->character_us = t_us;
     m->character = *f;
-    return true;
+    return changed;
 }
 
 void metrics_expire(struct metrics *m, int64_t as_of_us)

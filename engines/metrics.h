@@ -109,7 +109,7 @@ size_t metrics_bytes(const struct metrics *m);
  * that must be thrown away. */
 MUST_CHECK enum status metrics_apply(struct metrics *m, const struct metric_feature *f,
                                      int64_t t_us, int64_t as_of_us, struct metrics_change *ret);
-/* True when it is the newest definition now. */
+/* True when it is the newest definition now, and another one than before. */
 bool metrics_character(struct metrics *m, const struct character_feature *f, int64_t t_us);
 /* Everything before the windows that end at T leaves. */
 void metrics_expire(struct metrics *m, int64_t as_of_us);

@@ -6,6 +6,7 @@
 
 #include "core/buf.h"
 #include "engines/epoch.h"
+#include "state/sink.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -15,11 +16,12 @@ struct held_bot {
     uint64_t hash;
     size_t n_keys; /* that borrow epochs */
     struct epoch_list epochs;
-    struct epoch_sums *sums; /* of the running day; NULL: nothing was learned */
-    uint64_t stored_jseq;    /* what entries up to here taught is in the stored part */
-    bool dirty;              /* sums says more than the stored part */
-    bool listed;             /* its part goes with the commit being built */
-    size_t bytes;            /* last measured size, counted in the map's total */
+    struct epoch_sums *sums;         /* of the running day; NULL: nothing was learned */
+    uint64_t stored_jseq;            /* what entries up to here taught is in the stored part */
+    bool dirty;                      /* sums says more than the stored part */
+    bool listed;                     /* its part goes with the commit being built */
+    size_t bytes;                    /* last measured size, counted in the map's total */
+    struct sink_character character; /* as last broadcast, since the bot is held */
     struct held_bot *next;
 };
 

@@ -379,6 +379,8 @@ static enum status apply_feature(struct partition *p, const struct frame_event *
         st = apply_to_key(p, f, e, e->user_id, now_us, err);
     if (!st && scopes & 1u << ENGINE_BOT && route_home(STR_NULL, e->bot_name) == f->partition)
         st = apply_to_key(p, f, e, STR(""), now_us, err);
+    if (!st && e->type == EVENT_CHARACTER)
+        st = partition_character(p, e, now_us, err);
     return st;
 }
 
@@ -484,6 +486,9 @@ static void count_flush(enum flush_reason reason)
         break;
     case FLUSH_PREDICATE:
         COUNTER_ADD(flush_predicate, 1);
+        break;
+    case FLUSH_CHARACTER:
+        COUNTER_ADD(flush_character, 1);
         break;
     case FLUSH_RETRACTION:
         COUNTER_ADD(flush_retraction, 1);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/counters.h"
+#include "engines/metrics.h"
 #include "pipeline/partition_internal.h"
 #include "state/fault.h"
 
@@ -219,6 +220,14 @@ static void evict(struct partition *p)
 
 /* ---- rows ---- */
 
+static struct sink_character known_character(const struct held_key *h, enum table_id table)
+{
+    const struct metrics *m = key_log(h->key)->metrics;
+    if (tables[table].by_window && m && m->has_character)
+        return partition_character_of(m->character_us, &m->character);
+    return h->reason[table] == FLUSH_CHARACTER ? h->bot->character : (struct sink_character){0};
+}
+
 static enum status build_item(struct partition *p, struct held_key *h, enum table_id table,
                               struct sink_item *item, struct error *err)
 {
@@ -246,6 +255,10 @@ static enum status build_item(struct partition *p, struct held_key *h, enum tabl
         row_deinit(row);
         return st;
     }
+    const struct consent *consent = &key_log(h->key)->consents[CONSENT_PROACTIVE];
+    item->opted_out = consent->opted_out;
+    item->told = consent->given && table == TABLE_ENGAGEMENT_OPPORTUNITIES;
+    item->character = known_character(h, table);
     uint64_t held = h->trigger[table].payload_hash;
     /* What PostgreSQL is known to hold is valid, or was invalidated since, which is yet to come. */
     item->cleared_us = held ? 0 : h->trigger[table].cleared_us;

@@ -1,6 +1,6 @@
 /* pipeline/partition_internal.h - the state shared by partition.c, partition_keys.c,
- * partition_commit.c, partition_epochs.c, partition_rebuild.c and partition_request.c; nobody else
- * includes it. */
+ * partition_character.c, partition_commit.c, partition_epochs.c, partition_rebuild.c and
+ * partition_request.c; nobody else includes it. */
 #pragma once
 
 #include "pipeline/bots.h"
@@ -137,6 +137,10 @@ struct trigger_due partition_due(const struct partition *p, const struct held_ke
 /* Puts the key's next due time into the heap if it is earlier than what stands there. */
 MUST_CHECK enum status partition_schedule(struct partition *p, struct held_key *h, int64_t now_us,
                                           struct error *err);
+/* A broadcast definition of a bot: rows of its users who are talking become due (see the file). */
+MUST_CHECK enum status partition_character(struct partition *p, const struct event *e,
+                                           int64_t now_us, struct error *err);
+struct sink_character partition_character_of(int64_t at_us, const struct character_feature *f);
 MUST_CHECK enum status partition_journal(struct partition *p, const struct entry *e,
                                          struct held_key *h, struct error *err);
 /* That the key has an event from the inbox goes with the next commit, unless it is known. */

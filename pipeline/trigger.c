@@ -24,6 +24,7 @@ const char *flush_reason_name(enum flush_reason reason)
         [FLUSH_REFRESH] = "refresh",
         [FLUSH_STOP] = "stop",
         [FLUSH_REBUILD] = "rebuild",
+        [FLUSH_CHARACTER] = "character",
     };
     assert((unsigned)reason < sizeof(names) / sizeof(names[0]));
     return names[reason];

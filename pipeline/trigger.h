@@ -41,6 +41,7 @@ enum flush_reason {
     FLUSH_WAKE,       /* the first event after a pause, or ever */
     FLUSH_VALIDITY,   /* it ceased to hold */
     FLUSH_VISIT,      /* the user is likely to return */
+    FLUSH_CHARACTER,  /* the bot is meant to be another one */
     /* Somebody asked (struct event_request), the weightiest last: */
     FLUSH_TOUCH,
     FLUSH_RECOMPUTE,

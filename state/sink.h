@@ -41,6 +41,13 @@ struct sink_result {
     char reason[200]; /* SINK_FAILED */
 };
 
+/* What a bot is meant to be, as the worker knew it when it computed a row. */
+struct sink_character {
+    int64_t defined_us; /* source time; 0 = nobody has said */
+    int64_t version;
+    uint64_t definition; /* the same for the same version and traits, whenever they were said */
+};
+
 struct sink_item {
     uint64_t key_id;
     uint32_t worker;
@@ -51,6 +58,12 @@ struct sink_item {
     bool first;  /* the key's first row: strategic_key_activity gets it too */
     int64_t
         cleared_us; /* the row may replace one that was invalidated no later than then, 0 = none */
+    bool told;      /* the user has said whether bots may begin conversations: it gets that */
+    bool opted_out; /* with first or told: they may not */
+    /* A definition that strategic_bot_epoch does not have enters it in the row's own transaction,
+     * so that what was computed before reads as invalid; a bot's row that does not know of one that
+     * is there is entered as computed before it. */
+    struct sink_character character;
     uint64_t payload_hash;
     int64_t commit_us;  /* source commit time of the newest event covered, 0 = none: for latency */
     const char *reason; /* static string for NOTIFY: "count", "age", "idle", "predicate", "refresh",

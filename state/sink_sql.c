@@ -31,10 +31,37 @@ static const struct sql_column touched[SINK_TOUCH_ARRAYS - 2] = {
 const char sink_sql_fence[] = "SELECT strategic_fence($1, $2::bigint)";
 
 const char sink_sql_activity[] =
-    "INSERT INTO strategic_key_activity (user_id, bot_name, shard, first_seen)"
-    " SELECT user_id, bot_name, shard, now()"
-    " FROM unnest($1::text[], $2::text[], $3::smallint[]) AS n (user_id, bot_name, shard)"
-    " ON CONFLICT DO NOTHING";
+    "INSERT INTO strategic_key_activity AS a (user_id, bot_name, shard, first_seen, opted_out)"
+    " SELECT DISTINCT ON (user_id, bot_name) user_id, bot_name, shard, now(), opted_out"
+    " FROM unnest($1::text[], $2::text[], $3::smallint[], $4::bool[], $5::bigint[])"
+    " AS n (user_id, bot_name, shard, opted_out, row_version)"
+    " ORDER BY user_id, bot_name, row_version DESC"
+    " ON CONFLICT (user_id, bot_name) DO UPDATE SET opted_out = EXCLUDED.opted_out"
+    " WHERE a.opted_out <> EXCLUDED.opted_out";
+
+/* Saying the same again, however late, is no change; an older definition does not replace a newer
+ * one. */
+const char sink_sql_character[] =
+    "INSERT INTO strategic_bot_epoch AS b"
+    " (bot_name, character_changed_at, defined_at, character_version, definition)"
+    " SELECT DISTINCT ON (bot_name) bot_name, now(), defined_at, version, definition"
+    " FROM unnest($1::text[], $2::timestamptz[], $3::bigint[], $4::bigint[])"
+    " AS n (bot_name, defined_at, version, definition)"
+    " WHERE definition IS NOT NULL ORDER BY bot_name, defined_at DESC, version DESC"
+    " ON CONFLICT (bot_name) DO UPDATE SET character_changed_at = EXCLUDED.character_changed_at,"
+    " defined_at = EXCLUDED.defined_at, character_version = EXCLUDED.character_version,"
+    " definition = EXCLUDED.definition"
+    " WHERE b.definition IS DISTINCT FROM EXCLUDED.definition"
+    " AND (b.defined_at IS NULL OR b.defined_at <= EXCLUDED.defined_at)";
+
+const char sink_sql_outdated[] =
+    "UPDATE strategic_character_performance AS t"
+    " SET computed_at = b.character_changed_at - interval '1 microsecond'"
+    " FROM unnest($1::text[], $2::timestamptz[], $3::bigint[])"
+    " AS n (bot_name, defined_at, row_version)"
+    " JOIN strategic_bot_epoch AS b ON b.bot_name = n.bot_name"
+    " WHERE t.bot_name = n.bot_name AND t.row_version = n.row_version"
+    " AND b.defined_at > n.defined_at AND t.computed_at >= b.character_changed_at";
 
 const char sink_sql_processor[] =
     "INSERT INTO strategic_processor (shard, heartbeat, caught_up_to)"

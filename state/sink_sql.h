@@ -62,7 +62,11 @@ MUST_CHECK enum status sink_sql_fill_clear(const struct table_def *t, const stru
 
 /* The statements that do not depend on a table. */
 extern const char sink_sql_fence[];     /* pipeline, epoch */
-extern const char sink_sql_activity[];  /* user_id[], bot_name[], shard[] */
+extern const char sink_sql_activity[];  /* user_id[], bot_name[], shard[], opted_out[],
+                                           row_version[] */
+extern const char sink_sql_character[]; /* bot_name[], defined_at[], version[], definition[] */
+extern const char sink_sql_outdated[];  /* bot_name[], defined_at[], row_version[]: of rows just
+                                           written */
 extern const char sink_sql_processor[]; /* shard[], caught_up_to[] */
 extern const char sink_sql_progress[];  /* pipeline, epoch, slot, slot_birth, covered_lsn,
                                            row_version, events_applied */

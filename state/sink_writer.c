@@ -28,7 +28,8 @@ enum step_kind {
     STEP_TOUCH,
     STEP_ACTIVITY,
     STEP_NOTIFY,
-    STEP_SWEEP
+    STEP_SWEEP,
+    STEP_CHARACTER,
 };
 
 struct step {
@@ -38,8 +39,8 @@ struct step {
     size_t sent;     /* rows in the statement */
 };
 
-/* BEGIN, fence, per table four, activity, progress, heartbeats, notify, COMMIT; or what connecting
- * takes. */
+/* BEGIN, fence, per table four, activity, characters, progress, heartbeats, notify, COMMIT; or what
+ * connecting takes. */
 #define STEPS_MAX (4 * LIMIT_TABLES + 20)
 
 struct script {
@@ -210,25 +211,67 @@ static void send_tables(struct script *s, size_t n)
     }
 }
 
+static void begin_arrays(struct script *s, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        pg_array_begin(&s->w->arrays[i]);
+}
+
+/* Sends what the arrays hold, if anything. */
+static void end_arrays(struct script *s, enum step_kind kind, const char *name, size_t n)
+{
+    if (s->st || s->w->arrays[0].n == 0)
+        return;
+    for (size_t i = 0; i < n && !s->st; i++)
+        s->st = pg_array_end(&s->w->arrays[i]);
+    if (!s->st)
+        send_arrays(s, kind, name, n, NULL);
+}
+
 static void send_activity(struct script *s, size_t n)
 {
     struct pg_array *a = s->w->arrays;
-    for (size_t i = 0; i < 3; i++)
-        pg_array_begin(&a[i]);
+    begin_arrays(s, 5);
     for (size_t i = 0; i < n; i++) {
         const struct sink_item *item = &s->nodes[i]->item;
-        if (!item->first || s->w->cfg->tables[item->table].by_window)
+        if (!(item->first || item->told) || s->w->cfg->tables[item->table].by_window)
             continue;
         pg_array_text(&a[0], row_user(&item->row));
         pg_array_text(&a[1], row_bot(&item->row));
         pg_array_plain(&a[2], "%" PRIu32, item->partition);
+        pg_array_plain(&a[3], "%c", item->opted_out ? 't' : 'f');
+        pg_array_plain(&a[4], "%" PRIu64, item->row.row_version);
     }
-    if (s->st || a[0].n == 0)
-        return;
-    for (size_t i = 0; i < 3 && !s->st; i++)
-        s->st = pg_array_end(&a[i]);
-    if (!s->st)
-        send_arrays(s, STEP_ACTIVITY, "activity", 3, NULL);
+    end_arrays(s, STEP_ACTIVITY, "activity", 5);
+}
+
+/* After the rows. Bots' own rows say what they know of their character, and those of users that
+ * were computed because it changed. */
+static void send_characters(struct script *s, size_t n)
+{
+    struct pg_array *a = s->w->arrays;
+    begin_arrays(s, 4);
+    for (size_t i = 0; i < n; i++) {
+        const struct sink_item *item = &s->nodes[i]->item;
+        const struct sink_character *c = &item->character;
+        if (!c->defined_us)
+            continue;
+        pg_array_text(&a[0], row_bot(&item->row));
+        pg_array_time(&a[1], c->defined_us);
+        pg_array_plain(&a[2], "%" PRId64, c->version);
+        pg_array_plain(&a[3], "%" PRId64, (int64_t)c->definition);
+    }
+    end_arrays(s, STEP_CHARACTER, "character", 4);
+    begin_arrays(s, 3);
+    for (size_t i = 0; i < n; i++) {
+        const struct sink_item *item = &s->nodes[i]->item;
+        if (!s->w->cfg->tables[item->table].by_window)
+            continue;
+        pg_array_text(&a[0], row_bot(&item->row));
+        pg_array_time(&a[1], item->character.defined_us);
+        pg_array_plain(&a[2], "%" PRIu64, item->row.row_version);
+    }
+    end_arrays(s, STEP_CHARACTER, "outdated", 3);
 }
 
 static void send_progress(struct script *s, size_t n, const struct sink_heartbeat *beat)
@@ -429,6 +472,8 @@ static enum status failure(const struct script *s, const struct step *step, cons
         return pg_error(err, s->w->conn, res, what);
     case STEP_ACTIVITY:
         return pg_error(err, s->w->conn, res, "could not write strategic_key_activity");
+    case STEP_CHARACTER:
+        return pg_error(err, s->w->conn, res, "could not write strategic_bot_epoch");
     case STEP_SWEEP:
         return pg_error(err, s->w->conn, res, "could not delete dead rows");
     case STEP_NOTIFY:
@@ -596,6 +641,8 @@ enum status sink_writer_connect(struct sink_writer *w, struct error *err)
     send_prepare(&s, "commit", "COMMIT");
     send_prepare(&s, "fence", sink_sql_fence);
     send_prepare(&s, "activity", sink_sql_activity);
+    send_prepare(&s, "character", sink_sql_character);
+    send_prepare(&s, "outdated", sink_sql_outdated);
     send_prepare(&s, "processor", sink_sql_processor);
     send_prepare(&s, "progress", sink_sql_progress);
     send_prepare(&s, "notify", sink_sql_notify);
@@ -729,6 +776,7 @@ enum status sink_writer_run(struct sink_writer *w, struct sink_node **nodes, siz
     send_prepared(&s, STEP_PLAIN, "fence", 2, params);
     send_tables(&s, n);
     send_activity(&s, n);
+    send_characters(&s, n);
     send_progress(&s, n, beat);
     send_notify(&s, n);
     /* The server works on the rows while COMMIT is still on its way. */

@@ -55,3 +55,11 @@ BEGIN
     SELECT count(*) INTO n FROM gone;
     RETURN removed + n;
 END $$;
+
+-- What a bot is meant to be: when it was said (source time), in which version, and a number that is
+-- the same for the same version and traits. character_changed_at, by this server's clock, moves only
+-- when that number changes.
+ALTER TABLE strategic_bot_epoch
+    ADD COLUMN defined_at TIMESTAMPTZ,
+    ADD COLUMN character_version BIGINT,
+    ADD COLUMN definition BIGINT;

@@ -380,6 +380,73 @@ static void test_a_first_row_is_entered_as_activity_once(void **state)
     assert_string_equal(activity, "u|bot|7|t|f");
 }
 
+/* Readers must know it before a bot begins a conversation, and that it is allowed again. */
+static void test_a_users_wish_is_entered_as_activity(void **state)
+{
+    (void)state;
+#define WISHES \
+    "SELECT string_agg(user_id || opted_out, ' ' ORDER BY user_id) FROM strategic_key_activity"
+    struct sink_item first = health("a", 1), born = health("b", 2);
+    first.first = born.first = born.opted_out = true;
+    (void)write_one(first);
+    (void)write_one(born);
+    TEXT before = sql_text(db, WISHES);
+    assert_string_equal(before, "afalse btrue");
+    /* Of two words about the same user in one batch the newest counts. */
+    struct sink_item items[4] = {health("a", 5), health("a", 4), health("b", 6), health("c", 7)};
+    for (size_t i = 0; i < 4; i++)
+        items[i].told = true;
+    items[0].opted_out = true;
+    items[3].opted_out = items[3].remove = true;
+    submit(items, 4);
+    collect(NULL, 4);
+    TEXT after = sql_text(db, WISHES);
+    assert_string_equal(after, "atrue bfalse ctrue");
+}
+
+static struct sink_item of_character(struct sink_item item, int64_t defined_us, uint64_t definition)
+{
+    item.character = (struct sink_character){defined_us, (int64_t)definition, definition};
+    return item;
+}
+
+/* freshness of the bot's own row: that of readers, but for the lifetime. */
+#define OWN_ROW                                                                                \
+    "SELECT CASE WHEN p.computed_at < b.character_changed_at THEN 'invalid' ELSE 'valid' END," \
+    " b.character_version FROM strategic_character_performance p"                              \
+    " JOIN strategic_bot_epoch b USING (bot_name)"
+
+static void test_a_new_character_invalidates_what_was_computed_before(void **state)
+{
+    (void)state;
+    const int64_t t = INT64_C(1767600000) * US_PER_SECOND;
+    (void)write_one(performance(1));
+    /* A user's row of another worker brings it first. */
+    (void)write_one(of_character(health("u", 2), t, 7));
+    TEXT before = sql_text(db, OWN_ROW);
+    assert_string_equal(before, "invalid|7");
+    assert_int_equal(sql_number(db, "SELECT count(*) FROM strategic_memory_health h"
+                                    " JOIN strategic_bot_epoch b USING (bot_name)"
+                                    " WHERE h.computed_at < b.character_changed_at"),
+                     0);
+    /* The bot's own worker has not heard of it: newer, but of the character before. */
+    (void)write_one(performance(3));
+    TEXT outdated = sql_text(db, OWN_ROW);
+    assert_string_equal(outdated, "invalid|7");
+    (void)write_one(of_character(performance(4), t, 7));
+    TEXT valid = sql_text(db, OWN_ROW);
+    assert_string_equal(valid, "valid|7");
+    /* The same said again, later, and another one that is older, change nothing. */
+    TEXT changed = sql_text(db, "SELECT character_changed_at FROM strategic_bot_epoch");
+    (void)write_one(of_character(health("u", 5), t + 1, 7));
+    (void)write_one(of_character(health("u", 6), t - 1, 6));
+    TEXT still = sql_text(db, "SELECT character_changed_at FROM strategic_bot_epoch");
+    assert_string_equal(still, changed);
+    (void)write_one(of_character(health("u", 7), t + 2, 8));
+    TEXT after = sql_text(db, OWN_ROW);
+    assert_string_equal(after, "invalid|8");
+}
+
 static void test_many_rows_of_several_tables_go_in_batches(void **state)
 {
     (void)state;
@@ -962,6 +1029,8 @@ int main(void)
         SINK_TEST(test_a_sweep_that_fails_stops_nothing),
         SINK_TEST(test_of_one_key_the_newest_wins_and_all_get_results),
         SINK_TEST(test_a_first_row_is_entered_as_activity_once),
+        SINK_TEST(test_a_users_wish_is_entered_as_activity),
+        SINK_TEST(test_a_new_character_invalidates_what_was_computed_before),
         SINK_TEST(test_many_rows_of_several_tables_go_in_batches),
         SINK_TEST(test_progress_is_written_with_and_without_rows),
         SINK_TEST(test_latency_counts_rows_with_a_commit_time),
