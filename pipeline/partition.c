@@ -357,7 +357,9 @@ static enum status apply_to_key(struct partition *p, const struct frame_event *f
 {
     if (user_id.len && e->bot_name.len == 0) { /* what a user wishes of every bot */
         struct application a = {p, f, e, now_us};
-        return partition_each_of_user(p, user_id, apply_to_one, &a, err);
+        struct held_key *wishes = NULL; /* with it they are kept for keys that do not exist yet */
+        enum status st = partition_get_key(p, f->partition, user_id, STR(""), &wishes, err);
+        return st ? st : partition_each_of_user(p, user_id, apply_to_one, &a, err);
     }
     struct held_key *h = NULL;
     enum status st = partition_get_key(p, f->partition, user_id, e->bot_name, &h, err);

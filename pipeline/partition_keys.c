@@ -158,6 +158,41 @@ enum status partition_find_key(struct partition *p, struct str user_id, struct s
     return st ? st : partition_load_key(p, id, ret, err);
 }
 
+/*
+ * What a user wishes of every bot is kept in a key without a bot, which has nothing else and no
+ * rows: it is journaled, paged, spread and erased like any other. A key that is born later takes it
+ * over.
+ */
+static enum status inherit_wishes(struct partition *p, struct held_key *h, struct error *err)
+{
+    const struct key_log *log = key_log(h->key);
+    struct held_key *user = NULL;
+    if (log->user_id.len == 0 || log->bot_name.len == 0)
+        return STATUS_OK;
+    enum status st = partition_find_key(p, log->user_id, STR(""), &user, err);
+    for (enum consent_scope s = 0; s < CONSENT_SCOPES && !st; s++) {
+        const struct consent *c = &key_log(user->key)->consents[s];
+        if (!c->given)
+            continue;
+        struct entry e = {
+            .kind = ENTRY_APPLY,
+            .key_id = h->id,
+            .now_us = p->as_of_us,
+            .as_of_us = p->as_of_us,
+            .feature = {.type = EVENT_PRIVACY,
+                        .op = c->opted_out ? PRIVACY_OPTOUT : PRIVACY_OPTIN,
+                        .source = SOURCE_POSTGRES,
+                        .ver = c->ver,
+                        .t_us = c->t_us,
+                        .u.privacy.scopes = (uint8_t)(1u << s)},
+        };
+        struct key_change change;
+        st = key_apply(h->key, &e.feature, e.as_of_us, &change, err);
+        st = st ? st : partition_journal(p, &e, h, err);
+    }
+    return st == STATUS_END ? STATUS_OK : st;
+}
+
 enum status partition_get_key(struct partition *p, uint32_t partition, struct str user_id,
                               struct str bot_name, struct held_key **ret, struct error *err)
 {
@@ -178,7 +213,8 @@ enum status partition_get_key(struct partition *p, uint32_t partition, struct st
         .user_id = user_id,
         .bot_name = bot_name,
     };
-    return partition_journal(p, &e, *ret, err);
+    st = partition_journal(p, &e, *ret, err);
+    return st ? st : inherit_wishes(p, *ret, err);
 }
 
 struct id_list {

@@ -221,21 +221,61 @@ static struct stored *stored_new(const struct event *e, enum source source, uint
     return s;
 }
 
+/* Takes s. */
+static enum status store(struct oracle_key *k, struct stored *s, struct error *err)
+{
+    if (!k || !s || !grow((void **)&k->items, &k->cap, k->n, sizeof(struct stored *))) {
+        free(s);
+        return error_set(err, STATUS_NOMEM, "could not store an event in the oracle");
+    }
+    k->items[k->n++] = s;
+    return STATUS_OK;
+}
+
+/* What a user wishes of every bot holds for this key, too. */
+static enum status inherit(struct oracle *o, struct oracle_key *k, struct error *err)
+{
+    struct str user_id = {k->user_id, k->user_len};
+    const struct oracle_key *wishes =
+        k->user_len && k->bot_len ? find_key(o, user_id, STR("")) : NULL;
+    enum status st = STATUS_OK;
+    for (size_t i = 0; wishes && i < wishes->n && !st; i++) {
+        struct stored *copy = malloc(sizeof(*copy));
+        if (copy)
+            *copy = *wishes->items[i];
+        st = store(k, copy, err);
+    }
+    return st;
+}
+
 static enum status add_to_key(struct oracle *o, const struct event *e, enum engine_scope scope,
                               enum source source, uint64_t ver, int64_t as_of_us, struct error *err)
 {
     struct str user_id = scope == ENGINE_BOT ? STR("") : e->user_id;
+    bool is_new = !find_key(o, user_id, e->bot_name);
     struct oracle_key *k = find_or_add_key(o, user_id, e->bot_name);
     struct epoch_list epochs = epochs_at(o, e->bot_name, as_of_us);
-    struct stored *s = k ? stored_new(e, source, ver, &epochs, as_of_us) : NULL;
-    if (!s || !grow((void **)&k->items, &k->cap, k->n, sizeof(struct stored *))) {
-        free(s);
-        return error_set(err, STATUS_NOMEM, "could not store an event in the oracle");
-    }
-    if (scope == ENGINE_BOT)
+    enum status st = k && is_new ? inherit(o, k, err) : STATUS_OK;
+    if (st)
+        return st;
+    struct stored *s = stored_new(e, source, ver, &epochs, as_of_us);
+    if (s && scope == ENGINE_BOT)
         feature_for_bot(&s->f, e->user_id);
-    k->items[k->n++] = s;
-    return STATUS_OK;
+    return store(k, s, err);
+}
+
+/* An event of a user that names no bot: to all keys he has, and kept for those to come. */
+static enum status add_to_user(struct oracle *o, const struct event *e, enum source source,
+                               uint64_t ver, int64_t as_of_us, struct error *err)
+{
+    enum status st = add_to_key(o, e, ENGINE_USER, source, ver, as_of_us, err);
+    for (size_t i = 0; i < o->n && !st; i++) {
+        struct oracle_key *k = &o->keys[i];
+        if (k->bot_len == 0 || !str_equal(e->user_id, (struct str){k->user_id, k->user_len}))
+            continue;
+        st = store(k, stored_new(e, source, ver, NULL, as_of_us), err);
+    }
+    return st;
 }
 
 enum status oracle_add(struct oracle *o, const struct event *e, enum source source, uint64_t ver,
@@ -243,6 +283,8 @@ enum status oracle_add(struct oracle *o, const struct event *e, enum source sour
 {
     uint32_t scopes = feature_wanted(e->type) && !feature_ignored(e) ? engine_scopes(e) : 0;
     enum status st = STATUS_OK;
+    if (scopes & 1u << ENGINE_USER && e->bot_name.len == 0)
+        return add_to_user(o, e, source, ver, as_of_us, err);
     for (enum engine_scope scope = ENGINE_USER; !st && scope <= ENGINE_BOT; scope++)
         if (scopes & 1u << scope)
             st = add_to_key(o, e, scope, source, ver, as_of_us, err);

@@ -90,7 +90,7 @@ static struct trigger_policy policy(void *ctx, enum table_id table, struct str b
     if (w->policy.max_age_us)
         return w->policy;
     if (table != TABLE_CONVERSATION_PATTERNS)
-        return (struct trigger_policy){.max_age_us = 365 * US_PER_DAY};
+        return (struct trigger_policy){.max_age_us = 365 * US_PER_DAY, .warm_us = US_PER_HOUR};
     return (struct trigger_policy){
         .count = 5, .max_age_us = 10 * US_PER_SECOND, .idle_us = 2 * US_PER_SECOND};
 }
@@ -180,9 +180,8 @@ static uint32_t partition_of(const struct event *e)
 }
 
 /* Delivers an event with the next position, as ingest does. */
-static void deliver(struct world *w, const struct event *e)
+static void deliver_to(struct world *w, const struct event *e, uint32_t part)
 {
-    uint32_t part = partition_of(e);
     struct frame_event f = {
         .partition = part,
         .pseq = ++w->pseq[part],
@@ -193,6 +192,11 @@ static void deliver(struct world *w, const struct event *e)
     struct error err = {0};
     if (partition_apply(w->p, &f, e, w->now, &err))
         fail_msg("%s", err.text);
+}
+
+static void deliver(struct world *w, const struct event *e)
+{
+    deliver_to(w, e, partition_of(e));
 }
 
 static void say(struct world *w, const char *user, const char *text)
@@ -840,8 +844,107 @@ static void test_a_wish_without_a_bot_is_every_keys(void **state)
     };
     deliver(w, &wish);
     commit(w);
-    assert_int_equal(partition_figures(w->p).read[ENGINE_USER][RECORD_PRIVACY], 2);
-    assert_int_equal(count_keys(w).n_keys, 2); /* and none without a bot */
+    /* And one without a bot, which keeps it for those to come. */
+    assert_int_equal(partition_figures(w->p).read[ENGINE_USER][RECORD_PRIVACY], 3);
+    assert_int_equal(count_keys(w).n_keys, 3);
+}
+
+static void assert_says_opted_out(struct world *w, const char *bot, bool opted_out)
+{
+    say_to(w, "ann", bot);
+    assert_int_equal(partition_flush_all(w->p, w->now, NULL), STATUS_OK);
+    commit(w);
+    const struct sink_item *item = NULL;
+    for (size_t i = w->sink.n_taken; i-- > 0 && !item;)
+        if (w->sink.taken[i].table == TABLE_ENGAGEMENT_OPPORTUNITIES &&
+            str_equal(row_bot(&w->sink.taken[i].row), str_from(bot)))
+            item = &w->sink.taken[i];
+    assert_true(item && item->opted_out == opted_out && item->told == opted_out);
+    settle(w);
+}
+
+/* Whatever happened in between: a crash, pages, a page of the wish alone. */
+static void test_a_key_born_later_knows_what_its_user_wishes_of_every_bot(void **state)
+{
+    struct world *w = *state;
+    assert_says_opted_out(w, "early", false);
+    struct event wish = {
+        .type = EVENT_PRIVACY,
+        .id = STR("w"),
+        .user_id = STR("ann"),
+        .bot_name = STR(""),
+        .at_us = w->now,
+        .u.privacy = {.op = PRIVACY_OPTOUT},
+    };
+    deliver(w, &wish);
+    commit(w);
+    assert_says_opted_out(w, "elena", true);
+    crash(w);
+    open_world(w);
+    assert_says_opted_out(w, "marcus", true);
+    assert_int_equal(partition_fold_all(w->p, w->now, NULL), STATUS_OK);
+    crash(w);
+    open_world(w);
+    assert_says_opted_out(w, "dream", true);
+    crash(w); /* of which only the journal knows */
+    open_world(w);
+    assert_says_opted_out(w, "dream", true);
+    assert_says_opted_out(w, "early", true);
+}
+
+static const struct sink_item *newest_profile(const struct world *w, const char *user)
+{
+    for (size_t i = w->sink.n_taken; i-- > 0;)
+        if (w->sink.taken[i].table == TABLE_PERSONALITY_PROFILES &&
+            str_equal(row_user(&w->sink.taken[i].row), str_from(user)))
+            return &w->sink.taken[i];
+    return NULL;
+}
+
+/* The profile of who is talking follows at once and brings the definition with it; it is not
+ * computed again for what was said before. */
+static void test_a_new_character_makes_the_profiles_of_those_who_talk_due(void **state)
+{
+    struct world *w = *state;
+    say_to(w, "ann", "elena");
+    assert_int_equal(partition_flush_all(w->p, w->now, NULL), STATUS_OK);
+    settle(w);
+    size_t before = w->sink.n_taken;
+    struct event c = {.type = EVENT_CHARACTER,
+                      .id = STR("c"),
+                      .bot_name = STR("elena"),
+                      .at_us = w->now,
+                      .u.character = {.version = 2}};
+    deliver_to(w, &c, route_home(STR("ann"), STR("elena")));
+    commit(w);
+    const struct sink_item *item = newest_profile(w, "ann");
+    assert_true(item >= w->sink.taken + before);
+    assert_true(item && strcmp(item->reason, "character") == 0);
+    assert_true(item && item->character.defined_us == w->now && item->character.version == 2);
+    settle(w);
+    before = w->sink.n_taken;
+    c.at_us += 1;
+    deliver_to(w, &c, route_home(STR("ann"), STR("elena")));
+    commit(w);
+    assert_int_equal(w->sink.n_taken, before);
+}
+
+/* Without a metric there is no row of the bot, but the change goes out. */
+static void test_a_bots_own_key_tells_the_sink_its_character(void **state)
+{
+    struct world *w = *state;
+    struct event c = {.type = EVENT_CHARACTER,
+                      .id = STR("c"),
+                      .bot_name = STR("elena"),
+                      .at_us = w->now,
+                      .u.character = {.version = 2}};
+    deliver_to(w, &c, route_home(STR_NULL, STR("elena")));
+    tick(w);
+    commit(w);
+    assert_true(w->sink.n_taken > 0);
+    const struct sink_item *item = &w->sink.taken[w->sink.n_taken - 1];
+    assert_string_equal(item->reason, "retraction");
+    assert_int_equal(item->character.version, 2);
 }
 
 /* ---- renewal ahead ---- */
@@ -1020,6 +1123,9 @@ int main(void)
         TEST(test_a_token_survives_a_crash_in_the_journal_and_in_a_page),
         TEST(test_what_names_no_bot_concerns_every_key_of_the_user),
         TEST(test_a_wish_without_a_bot_is_every_keys),
+        TEST(test_a_key_born_later_knows_what_its_user_wishes_of_every_bot),
+        TEST(test_a_new_character_makes_the_profiles_of_those_who_talk_due),
+        TEST(test_a_bots_own_key_tells_the_sink_its_character),
     };
     return cmocka_run_group_tests_name("pipeline/partition", tests, NULL, NULL);
 }
