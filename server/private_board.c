@@ -8,8 +8,8 @@
  * database does not answer. */
 #define ALIVE_US (30 * US_PER_SECOND)
 
-static void add(struct readiness *r, const char *name, bool ok, bool note, const char *why,
-                va_list args)
+static void PRINTF_LIKE(5, 0)
+    add(struct readiness *r, const char *name, bool ok, bool note, const char *why, va_list args)
 {
     if (r->n == READY_CHECKS_MAX)
         return;

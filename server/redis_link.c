@@ -149,37 +149,32 @@ enum status redis_link_exchange(struct redis_link *l, redis_answer_fn *fn, void 
     return STATUS_OK;
 }
 
-/* One command and its answer; an error is REFUSED, or IO when it passes by itself. The caller frees
- * the reply. */
-static enum status ask(struct redis_link *l, const struct str *args, size_t n, redisReply **ret,
+/* One command and its answer, which the caller frees; NULL: *st says what is wrong. An error of the
+ * server is REFUSED, or IO when it passes by itself. */
+static redisReply *ask(struct redis_link *l, const struct str *args, size_t n, enum status *st,
                        struct error *err)
 {
     int64_t deadline_us = clock_mono_us(l->cfg.wait->clock) + l->cfg.timeout_us;
     redisReply *reply = NULL;
-    enum status st = redis_link_add(l, args, n);
-    if (st)
-        return error_set(err, st, "could not build a command for Redis");
+    *st = redis_link_add(l, args, n);
+    if (*st)
+        error_set(err, *st, "could not build a command for Redis");
     l->expected = l->unsent = 0;
-    st = next_reply(l, deadline_us, &reply, err);
-    if (st)
-        return st;
-    if (reply->type != REDIS_REPLY_ERROR) {
-        *ret = reply;
-        return STATUS_OK;
-    }
+    if (!*st)
+        *st = next_reply(l, deadline_us, &reply, err);
+    if (!reply || reply->type != REDIS_REPLY_ERROR)
+        return reply;
     bool passes = strncmp(reply->str, "LOADING", 7) == 0 || strncmp(reply->str, "BUSY", 4) == 0;
-    st = fail(err, passes ? STATUS_IO : STATUS_REFUSED, "refused by", reply->str);
+    *st = fail(err, passes ? STATUS_IO : STATUS_REFUSED, "refused by", reply->str);
     freeReplyObject(reply);
-    return st;
+    return NULL;
 }
 
 /* The same when only success matters. */
 static enum status order(struct redis_link *l, const struct str *args, size_t n, struct error *err)
 {
-    redisReply *reply = NULL;
-    enum status st = ask(l, args, n, &reply, err);
-    if (!st)
-        freeReplyObject(reply);
+    enum status st = STATUS_OK;
+    freeReplyObject(ask(l, args, n, &st, err));
     return st;
 }
 
@@ -220,23 +215,22 @@ static enum status introduce(struct redis_link *l, struct error *err)
     const struct str name[3] = {STR("CLIENT"), STR("SETNAME"), str_from(l->cfg.name)};
     const struct str id[2] = {STR("CLIENT"), STR("ID")};
     const struct str info[2] = {STR("INFO"), STR("server")};
-    redisReply *reply = NULL;
     enum status st = order(l, ping, 1, err);
     if (st)
         return st;
     st = order(l, name, 3, err);
-    if (!st || st == STATUS_REFUSED)
-        st = ask(l, id, 2, &reply, err);
-    if (!st) {
-        l->id = reply->type == REDIS_REPLY_INTEGER ? reply->integer : 0;
-        freeReplyObject(reply);
-    }
-    if (!st || st == STATUS_REFUSED)
-        st = ask(l, info, 2, &reply, err);
-    if (!st) {
+    if (st && st != STATUS_REFUSED)
+        return st;
+    redisReply *reply = ask(l, id, 2, &st, err);
+    if (reply && reply->type == REDIS_REPLY_INTEGER)
+        l->id = reply->integer;
+    freeReplyObject(reply);
+    if (st && st != STATUS_REFUSED)
+        return st;
+    reply = ask(l, info, 2, &st, err);
+    if (reply)
         read_run_id(l, reply);
-        freeReplyObject(reply);
-    }
+    freeReplyObject(reply);
     return st == STATUS_REFUSED ? STATUS_OK : st;
 }
 
@@ -281,9 +275,9 @@ enum status redis_link_scan(struct redis_link *l, uint64_t *cursor, struct str p
     snprintf(many, sizeof(many), "%zu", count);
     const struct str args[6] = {STR("SCAN"), str_from(at), STR("MATCH"),
                                 pattern,     STR("COUNT"), str_from(many)};
-    redisReply *reply = NULL;
-    enum status st = ask(l, args, 6, &reply, err);
-    if (st)
+    enum status st = STATUS_OK;
+    redisReply *reply = ask(l, args, 6, &st, err);
+    if (!reply)
         return st;
     bool good = reply->type == REDIS_REPLY_ARRAY && reply->elements == 2 &&
                 reply->element[0]->type == REDIS_REPLY_STRING &&

@@ -4,6 +4,7 @@ pipeline does not notice, and Redis is right again without anybody's help.
 What a value must be is computed here from the rows, by plain Python.
 """
 import json
+import os
 import threading
 import time
 import unittest
@@ -28,6 +29,7 @@ PERFORMANCE = ("engagement_score_avg", "satisfaction_score_avg", "coherence_scor
                "recent_anomalies")
 TIMES = ("computed_at", "expires_at", "valid_until", "as_of")
 PREFIX = "strategic:"
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 PASSWORD = "a-password-nobody-may-read"
 HARD_USERS = ("a:b", ":", "*?[x]\\", 'quote " and \\', "Zoë 日本", "{x}", "bot:elena")
 
@@ -139,6 +141,21 @@ class RedisCase(PipelineTest):
         self.db.run("SELECT pg_notify('strategic_cache', %s)", json.dumps(
             {"bot_name": bot, "user_id": user, "tables": [], "row_version": 1, "reason": reason}))
 
+    def plant(self, *users, bot="bot0"):
+        """Rows by hand: the pipeline knows nothing of them, so that it does not write them anew. Waits for their values."""
+        for user in users:
+            for name in COMPONENTS:
+                snapshot = ("memory_snapshot, ", "'{}', ") if name == "memory_health" else ("", "")
+                self.db.run(f"INSERT INTO strategic_{name} ({snapshot[0]}user_id, bot_name, expires_at) "
+                            f"VALUES ({snapshot[1]}%s, %s, now() + interval '1 hour')", user, bot)
+            self.notify(user, bot)
+        for user in users:
+            wait_until(f"a value of {user}", lambda u=user: self.has(u, bot), alive=self.w)
+
+    def uproot(self, user):
+        for table in (*COMPONENTS, "key_activity"):
+            self.db.run(f"DELETE FROM strategic_{table} WHERE user_id = %s", user)
+
     def counted(self, user, bot="bot0"):
         """The row in PostgreSQL shows all messages of the user."""
         wait_until(f"all messages of {user} in PostgreSQL", lambda: self.db.one(
@@ -184,31 +201,63 @@ class RedisTest(RedisCase):
         wait_until("the figures", lambda: (self.figure("sets_total") or 0) >= 20 and self.figure("pending") == 0, alive=self.w)
         self.assertEqual(1, self.figure("connected"))
 
+    def test_the_reader_in_the_manual_sees_what_the_bundle_shows(self):
+        """The program in docs/REDIS.md, as it stands there, beside strategic_bundle: the same freshness of each component."""
+        with open(os.path.join(ROOT, "docs", "REDIS.md")) as f:
+            program = f.read().split("```python\n")[1].split("```")[0]
+        manual = {"json": json}
+        exec(program, manual)
+
+        class Client:
+            mget = staticmethod(lambda *keys: self.redis.call("MGET", *keys))
+
+        columns = dict(memory_health="mh", personality_profiles="pp", conversation_patterns="cp", memory_behavior="mb",
+                       engagement_opportunities="eo", character_performance="pf")
+        bundle = f"SELECT {', '.join(f'{c}_f' for c in columns.values())} FROM strategic_bundle(%s, %s)"
+
+        def told():
+            seen = manual["read"](Client, "reader", "shown", time.time())
+            return seen and {name: seen[name][0] for name in columns}
+
+        def shown():
+            return dict(zip(columns, self.db.run(bundle, "reader", "shown")[0]))
+
+        self.assertIsNone(told())
+        self.plant("reader", bot="shown")
+        self.db.run("INSERT INTO strategic_key_activity (user_id, bot_name, shard) VALUES ('reader', 'shown', 5)")
+        self.db.run("INSERT INTO strategic_character_performance (bot_name, time_window_hours, expires_at) "
+                    "VALUES ('shown', 168, now() - interval '3 days')")
+        for table, change in (("", ""),
+                              ("memory_health", "expires_at = now() - interval '1 minute', valid_until = now() + interval '1 hour'"),
+                              ("memory_behavior", "expires_at = now() - interval '1 minute', valid_until = now() - interval '1 second'"),
+                              ("conversation_patterns", "expires_at = now() - interval '25 hours'"),
+                              ("bot_epoch", "")):
+            if change:
+                self.db.run(f"UPDATE strategic_{table} SET {change} WHERE user_id = 'reader'")
+            elif table:
+                self.db.run("INSERT INTO strategic_bot_epoch VALUES ('shown', now() + interval '1 second')")
+                self.db.run("DELETE FROM strategic_engagement_opportunities WHERE user_id = 'reader'")
+            self.notify("reader", "shown")
+            wait_until(f"the reader to see {table or 'the rows'}", lambda: told() == shown(), alive=self.w)
+        self.assertEqual(dict(memory_health="current", personality_profiles="invalid", conversation_patterns="expired",
+                              memory_behavior="stale", engagement_opportunities="missing", character_performance="invalid"), told())
+
     def test_what_is_invalid_or_gone_is_deleted(self):
-        for user in ("invalid", "gone", "stays"):
-            self.say(user)
-        for user in ("invalid", "gone", "stays"):
-            wait_until(f"a value of {user}", lambda u=user: self.has(u), alive=self.w)
-            self.counted(user)
+        self.plant("invalid", "gone", "stays")
         # Row and announcement in one transaction, as a function of the application's has them.
         self.db.run("BEGIN; UPDATE strategic_memory_health SET invalidated_at = now() WHERE user_id = 'invalid'; "
                     "UPDATE strategic_conversation_patterns SET invalidated_at = now() WHERE user_id = 'invalid'; "
                     "SELECT pg_notify('strategic_cache', '{\"bot_name\":\"bot0\",\"user_id\":\"invalid\"}'); COMMIT")
         wait_until("the invalid value to go", lambda: not self.has("invalid"), alive=self.w)
-        for table in (*COMPONENTS, "key_activity"):
-            self.db.run(f"DELETE FROM strategic_{table} WHERE user_id = 'gone'")
+        self.uproot("gone")
         self.notify("gone", reason="erased")
         wait_until("the forgotten value to go", lambda: not self.has("gone"), alive=self.w)
         self.assertTrue(self.has("stays"))
 
     def test_an_announcement_without_a_bot_is_about_all_of_them(self):
-        self.say("everywhere", "bot0")
-        self.say("everywhere", "bot1")
-        wait_until("two values", lambda: self.has("everywhere") and self.has("everywhere", "bot1"), alive=self.w)
-        self.counted("everywhere")
-        self.counted("everywhere", "bot1")
-        for table in (*COMPONENTS, "key_activity"):
-            self.db.run(f"DELETE FROM strategic_{table} WHERE user_id = 'everywhere'")
+        self.plant("everywhere")
+        self.plant("everywhere", bot="bot1")
+        self.uproot("everywhere")
         self.notify("everywhere", None, "erased")
         wait_until("both to go", lambda: not self.has("everywhere") and not self.has("everywhere", "bot1"), 60, alive=self.w)
 
@@ -254,8 +303,7 @@ class TroubleTest(RedisCase):
         """The pipeline, and who asks how ready it is, notice nothing."""
         self.say(self.user, n=n)
         self.counted(self.user)
-        status, text = self.ready()
-        self.assertEqual(200, status, text)
+        wait_until("readiness", lambda: self.ready()[0] == 200, alive=self.w)
 
     def load(self, seed):
         return Load(self.db, seed=seed, users=50, pause=0.01)
@@ -294,16 +342,15 @@ class TroubleTest(RedisCase):
             self.live_on(10)
         self.w.wait_covered()
         self.assert_same()
+        # What was still on its way to it was not done later.
+        self.assertIn("cmdstat_client|kill:", self.redis.call("INFO", "commandstats"))
 
     def test_what_went_wrong_without_an_announcement_heard(self):
         """The connection to PostgreSQL is cut: what is deleted meanwhile cannot be asked for afterwards."""
-        self.assertTrue(self.has(self.user))
-        self.db.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'warmpath redis'; "
-                    "DELETE FROM strategic_memory_health; DELETE FROM strategic_conversation_patterns; "
-                    "DELETE FROM strategic_memory_behavior; DELETE FROM strategic_personality_profiles; "
-                    "DELETE FROM strategic_engagement_opportunities")
-        wait_until("the value to go", lambda: not self.has(self.user), 60, alive=self.w)
-        self.say(self.user)
+        self.plant("forgotten")
+        self.db.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'warmpath redis'")
+        self.uproot("forgotten")
+        wait_until("the value to go", lambda: not self.has("forgotten"), 60, alive=self.w)
         self.assert_same()
 
     def test_read_only(self):
@@ -316,7 +363,7 @@ class TroubleTest(RedisCase):
             wait_until("the trouble to be shown", lambda: "[!]redis away: " in self.ready()[1], 60, alive=self.w)
         finally:
             self.redis.call("CONFIG", "SET", "maxmemory", "0")
-        self.assert_same()
+        self.assert_same(120)
 
 
 class PasswordTest(RedisCase):
@@ -383,9 +430,7 @@ class SyncTest(RedisCase):
                         break
             conn.close()
 
-        # The pipeline knows nothing of it, and leaves it alone.
-        self.db.run("INSERT INTO strategic_memory_health (user_id, bot_name, memory_snapshot, expires_at) "
-                    "VALUES ('flicker', 'bot0', '{}', now() + interval '1 hour')")
+        self.plant("flicker")
         with Load(self.db, seed=6, pause=0.01):
             thread = threading.Thread(target=flicker, daemon=True)
             thread.start()
