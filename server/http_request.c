@@ -194,7 +194,7 @@ static enum MHD_Result send_answer(struct http_request *q, const struct http_ans
     }
     if (a->header)
         add_header(r, a->header, a->header_value, &ok);
-    if (a->close)
+    if (a->close || a->stream.more) /* whose end is that of the connection, too */
         add_header(r, MHD_HTTP_HEADER_CONNECTION, "close", &ok);
     ok = ok && MHD_queue_response(q->mhd, a->status, r) == MHD_YES;
     MHD_destroy_response(r);

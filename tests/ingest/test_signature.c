@@ -931,6 +931,56 @@ static void test_reasons_and_kinds_have_names_of_their_own(void **state)
         assert_non_null(signature_kind_name((enum signature_kind)i));
 }
 
+/* ---- signing ---- */
+
+static void test_what_is_signed_is_verified_by_each_live_secret(void **state)
+{
+    (void)state;
+    struct signature_secret list[] = {
+        {.value = STR(SECRET)},
+        {.value = STR("whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")},
+        {.value = STR("whsec_ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8="),
+         .not_after_s = NOW - 1},
+    };
+    struct signature_config cfg = {
+        .kind = SIGNATURE_STANDARD_WEBHOOKS, .secrets = list, .n_secrets = 3};
+    CLEANUP(signature_freep) struct signature *all = NULL;
+    assert_int_equal(signature_new(&cfg, &all, NULL), STATUS_OK);
+    CLEANUP(buf_deinit) struct buf out;
+    buf_init(&out, 1024);
+    struct str body = STR("{\"row_version\":1}");
+    assert_int_equal(signature_sign(all, STR("wp_1"), NOW, body, &out), STATUS_OK);
+    assert_int_equal(buf_put_u8(&out, 0), STATUS_OK);
+    struct headers h = {.pairs = {{"webhook-id", "wp_1"},
+                                  {"webhook-timestamp", "1700000000"},
+                                  {"webhook-signature", out.data}},
+                        .n = 3};
+    for (size_t i = 0; i < 3; i++) {
+        struct signature_result r;
+        struct signature_secret one = {.value = list[i].value};
+        struct signature_config alone = {
+            .kind = SIGNATURE_STANDARD_WEBHOOKS, .secrets = &one, .n_secrets = 1};
+        CLEANUP(signature_freep) struct signature *v = NULL;
+        assert_int_equal(signature_new(&alone, &v, NULL), STATUS_OK);
+        assert_int_equal(signature_verify(v, get_header, &h, body, NOW, &r), i < 2);
+        assert_false(signature_verify(v, get_header, &h, STR("{\"row_version\":2}"), NOW, &r));
+    }
+}
+
+static void test_nothing_is_signed_without_a_live_secret(void **state)
+{
+    (void)state;
+    struct signature_secret old = {.value = STR(SECRET), .not_after_s = NOW - 1};
+    struct signature_config cfg = {
+        .kind = SIGNATURE_STANDARD_WEBHOOKS, .secrets = &old, .n_secrets = 1};
+    CLEANUP(signature_freep) struct signature *v = NULL;
+    CLEANUP(buf_deinit) struct buf out;
+    buf_init(&out, 1024);
+    assert_int_equal(signature_new(&cfg, &v, NULL), STATUS_OK);
+    assert_int_equal(signature_sign(v, STR("wp_1"), NOW, STR("{}"), &out), STATUS_REFUSED);
+    assert_int_equal(signature_sign(v, STR("wp_1"), NOW - 1, STR("{}"), &out), STATUS_OK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -959,6 +1009,8 @@ int main(void)
         cmocka_unit_test(test_secrets_that_cannot_be_are_refused_and_never_shown),
         cmocka_unit_test(test_telegram_allows_what_telegram_allows),
         cmocka_unit_test(test_blanks_at_its_ends_and_a_short_secret_are_pointed_out),
+        cmocka_unit_test(test_what_is_signed_is_verified_by_each_live_secret),
+        cmocka_unit_test(test_nothing_is_signed_without_a_live_secret),
         cmocka_unit_test(test_reasons_and_kinds_have_names_of_their_own),
     };
     if (sodium_init() < 0)
