@@ -159,6 +159,32 @@ static void check_lifetime(const struct config *cfg, struct preflight_report *r)
     }
 }
 
+/* A destination without a live secret gets nothing; one that has not taken things waits for
+ * somebody. */
+static void check_feed(const struct config *cfg, struct preflight_report *r)
+{
+    const struct config_feed *f = &cfg->feed;
+    int64_t now_us = clock_wall_us(&clock_real);
+    if (f->n_webhooks == 0)
+        return;
+    struct check *c = add(r, "feed", CHECK_OK);
+    snprintf(c->found, sizeof(c->found), "%zu destinations, each with a live secret",
+             f->n_webhooks);
+    for (size_t i = 0; i < f->n_webhooks; i++) {
+        const struct config_feed_webhook *w = &f->webhooks[i];
+        size_t live = 0;
+        for (size_t k = 0; k < w->n_secrets; k++)
+            live += !w->secrets[k].not_after_us || w->secrets[k].not_after_us > now_us;
+        if (live)
+            continue;
+        c->result = CHECK_FAIL;
+        snprintf(c->found, sizeof(c->found),
+                 "every secret of feed.webhooks \"%s\" has expired: nothing is sent", w->name);
+        snprintf(c->fix, sizeof(c->fix),
+                 "warmpath secret new, into feed.webhooks[].secrets and to the receiver; SIGHUP");
+    }
+}
+
 static int print_text(struct cli *cli, const struct preflight_report *r, int code)
 {
     static const char *const words[] = {
@@ -209,6 +235,7 @@ int cmd_doctor(struct cli *cli)
     check_state_dir(cfg, r);
     check_state_identity(cfg, r);
     check_lifetime(cfg, r);
+    check_feed(cfg, r);
     int code = preflight_worst(r) == CHECK_FAIL ? CLI_FAILED : CLI_OK;
     code = cli_has(cli, "json") ? print_json(cli, r, code) : print_text(cli, r, code);
     free(r);

@@ -407,6 +407,43 @@ class ReceiverTest(FeedTest):
                                                                                    self.receiver.deliveries()[-1].body) == 1)[1], 60, alive=self.w)
 
 
+class DocumentationTest(FeedTest):
+    """What docs/FEED.md shows is what works."""
+
+    def test_examples(self):
+        root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+        with open(os.path.join(root, "docs", "FEED.md")) as f:
+            text = f.read()
+        with open(os.path.join(root, "tests", "support", "feed_sub.c")) as f:
+            self.assertIn(f.read().partition("*/\n")[2], text)
+        python = {}
+        exec(re.search(r"```python\n(.*?)```", text, re.S).group(1), python)
+        self.say(["docs"])
+        d = wait_until("a delivery", self.receiver.deliveries, alive=self.w)[0]
+        for secret in SECRETS:
+            self.assertTrue(python["verify"](secret, d.headers, d.body))
+            self.assertFalse(python["verify"](secret, d.headers, d.body + b" "))
+            self.assertFalse(python["verify"](secret, {**d.headers, "webhook-timestamp": "1"}, d.body))
+        example = json.loads(re.search(r"```json\n(.*?)\n```", text).group(1))
+        self.assertEqual(list(example), list(d.json))
+
+    def test_the_figures(self):
+        self.say(["figures"])
+        wait_until("a delivery", self.receiver.deliveries, alive=self.w)
+
+        def figure(name):
+            conn = http.client.HTTPConnection("127.0.0.1", self.port(), timeout=30)
+            conn.request("GET", "/metrics")
+            page = conn.getresponse().read().decode()
+            conn.close()
+            found = re.search(rf"^warmpath_{re.escape(name)} (\S+)$", page, re.M)
+            return float(found.group(1)) if found else None
+        wait_until("the deliveries", lambda: (figure('feed_deliveries_total{destination="app",result="ok"}') or 0) >= 1, alive=self.w)
+        wait_until("the announcements", lambda: (figure("feed_announcements_total") or 0) >= 1, alive=self.w)
+        wait_until("an empty queue", lambda: figure('feed_waiting{destination="app"}') == 0, alive=self.w)
+        self.assertEqual(0, figure('feed_dead_letters_kept{destination="app"}'))
+
+
 class CrashTest(FeedTest):
     """kill -9 at each moment between the commit of a row and its delivery: after the next start everything has been announced."""
     POINTS = ("sink_after_commit", "feed_before_commit", "feed_after_commit", "sink_before_results")

@@ -64,7 +64,18 @@ static const char whole[] =
     "    overlap: 28s, rescan: 29m, rescan_window: 30h, measurements: \"m,n\"}}\n"
     "qdrant:\n"
     "  - {name: q, url: \"https://h/x\", api_key: geheim-5, collection: Elena Two, mode: scroll, "
-    "interval: 31s, overlap: 32s, sweep: 33m, page: 34}\n";
+    "interval: 31s, overlap: 32s, sweep: 33m, page: 34}\n"
+    "feed:\n"
+    "  pub: \"tcp://[::1]:7710\"\n"
+    "  history: 35\n"
+    "  queue: 36\n"
+    "  webhooks:\n"
+    "  - {name: out, url: \"http://h/x?y=z\", insecure_plain: true, timeout: 37s, give_up: 38h,\n"
+    "     bots: \"Elena Two, ada\", tables: \"strategic_memory_health, "
+    "strategic_conversation_patterns\",\n"
+    "     secrets: [{id: a, value: geheim-6}, {value: geheim-7, not_after: "
+    "\"2026-12-31T00:00:00+01:00\"}]}\n"
+    "  - {name: here, url: \"http://127.0.0.9:1\", secrets: [{value: geheim-8}]}\n";
 
 static void test_http_and_inbox_fill_every_member(void **state)
 {
@@ -149,6 +160,34 @@ static void test_the_pulls_fill_every_member(void **state)
     assert_int_equal(q->overlap_us, 32 * US_PER_SECOND);
     assert_int_equal(q->sweep_us, 33 * US_PER_MINUTE);
     assert_int_equal(q->page, 34);
+    config_free(c);
+}
+
+static void test_the_feed_fills_every_member(void **state)
+{
+    (void)state;
+    struct config *c = parse_good(whole);
+    assert_string_equal(c->feed.pub, "tcp://[::1]:7710");
+    assert_int_equal(c->feed.history, 35);
+    assert_int_equal(c->feed.queue, 36);
+    assert_int_equal(c->feed.n_webhooks, 2);
+    const struct config_feed_webhook *w = &c->feed.webhooks[0];
+    assert_string_equal(w->name, "out");
+    assert_string_equal(w->url, "http://h/x?y=z");
+    assert_true(w->insecure_plain);
+    assert_int_equal(w->timeout_us, 37 * US_PER_SECOND);
+    assert_int_equal(w->give_up_us, 38 * US_PER_HOUR);
+    assert_string_equal(w->bots, "elena_two,ada");
+    assert_string_equal(w->tables, "strategic_memory_health,strategic_conversation_patterns");
+    assert_int_equal(w->n_secrets, 2);
+    assert_string_equal(w->secrets[0].id, "a");
+    assert_string_equal(w->secrets[1].value, "geheim-7");
+    assert_true(w->secrets[1].not_after_us > 0);
+    w = &c->feed.webhooks[1];
+    assert_false(w->insecure_plain);
+    assert_int_equal(w->timeout_us, 10 * US_PER_SECOND);
+    assert_int_equal(w->give_up_us, US_PER_DAY);
+    assert_string_equal(w->bots, "");
     config_free(c);
 }
 
@@ -258,6 +297,24 @@ static void test_every_problem_names_its_place(void **state)
         {"influx: {secrets: [{value: a}]}", "f.yaml: http.listen: is missing: influx needs it"},
         {"influx: {secrets: [{value: a, vale: b}]}",
          "influx.secrets[0].vale: unknown key (did you mean \"value\"?)"},
+        {"feed: {pub: 'tcp://0.0.0.0:1'}", "f.yaml: feed.pub: must be on this machine"},
+        {"feed: {pub: 'tcp://127.0.0.1'}", "feed.pub: must be on this machine"},
+        {"feed: {pub: 'inproc://x'}", "feed.pub: is not a URL"},
+        {"feed: {webhooks: [{name: a, url: 'http://h', secrets: [{value: x}]}]}",
+         "f.yaml:1:19: feed.webhooks[0]: url must begin with https://"},
+        {"feed: {webhooks: [{name: a, url: 'ftp://h', secrets: [{value: x}]}]}",
+         "url must begin with http:// or https://"},
+        {"feed: {webhooks: [{name: a, url: 'https://u:p@h', secrets: [{value: x}]}]}",
+         "url holds a user name"},
+        {"feed: {webhooks: [{name: a, url: 'https://h'}]}", "secrets is missing"},
+        {"feed: {webhooks: [{url: 'https://h', secrets: [{value: x}]}]}", "name is missing"},
+        {"feed: {webhooks: [{name: a, url: 'https://h', secrets: [{value: x}]}, {name: a, url: "
+         "'https://h', secrets: [{value: x}]}]}",
+         "another destination has the name \"a\""},
+        {"feed: {webhooks: [{name: a, url: 'https://h', tables: nope, secrets: [{value: x}]}]}",
+         "tables: \"nope\" is no cache table"},
+        {"feed: {webhooks: [{name: a, url: 'https://h', bots: 'x,--', secrets: [{value: x}]}]}",
+         "bots: \"--\" is not a bot name"},
         {"influx: {catch_up: {url: 'http://u:p@h', database: d}}",
          "f.yaml: influx.catch_up.url: must hold no user or password"},
         {"influx: {catch_up: {url: 'http://h'}}", "influx.catch_up.database: is missing"},
@@ -354,6 +411,14 @@ static void test_a_printed_configuration_is_the_same_without_its_secrets(void **
     assert_string_equal(copy->influx.catch_up.password, "****");
     assert_string_equal(copy->qdrant[0].api_key, "****");
     assert_int_equal(copy->qdrant[0].mode, c->qdrant[0].mode);
+    assert_int_equal(copy->feed.n_webhooks, 2);
+    assert_string_equal(copy->feed.pub, c->feed.pub);
+    for (size_t i = 0; i < 2; i++) {
+        struct config_feed_webhook *a = &c->feed.webhooks[i], *b = &copy->feed.webhooks[i];
+        memset(a->secrets, 0, sizeof(a->secrets));
+        memset(b->secrets, 0, sizeof(b->secrets));
+        assert_memory_equal(a, b, sizeof(*a));
+    }
     config_free(c);
     config_free(copy);
     buf_deinit(&text[0]);
@@ -366,6 +431,7 @@ int main(void)
         cmocka_unit_test(test_http_and_inbox_fill_every_member),
         cmocka_unit_test(test_the_lists_fill_every_member),
         cmocka_unit_test(test_the_pulls_fill_every_member),
+        cmocka_unit_test(test_the_feed_fills_every_member),
         cmocka_unit_test(test_nothing_listens_unless_it_is_asked_to),
         cmocka_unit_test(test_how_a_sender_proves_itself_follows_from_the_preset),
         cmocka_unit_test(test_every_problem_names_its_place),
