@@ -11,6 +11,8 @@
 --   sink_role    writes the cache: sink.conninfo. `cache_schema` (default public) is where `warmpath migrate up` made it.
 --   reader_role  reads the cache: the application. With `reader_timeout` (20ms, say), none of its statements takes longer: for a
 --                role that does nothing else.
+--   app_role     says that rows are wrong, or soon needed: strategic_invalidate(), _touch(), _recompute(), _watch(). Often the
+--                same role as reader_role; it gets no right on any table.
 --   legacy_role  an application that reads the cache under the names of the compatibility pack (`warmpath migrate compat up`):
 --                its queries find the views of strategic_compat first. Never the role of sink.conninfo.
 -- Roles are made without a password: \password warmpath_source, or a certificate, or peer. doctor names what is missing.
@@ -63,6 +65,13 @@ BEGIN;
     -- Requests to rebuild, where the migration that brings them has run.
     SELECT format('GRANT SELECT, INSERT, UPDATE ON %I.strategic_rebuild TO %I', :'cache_schema', :'sink_role')
     WHERE to_regclass(format('%I.strategic_rebuild', :'cache_schema')) IS NOT NULL \gexec
+    -- Requests of applications are handed on, and made by `warmpath invalidate` and `recompute`.
+    SELECT format('GRANT SELECT, DELETE ON %1$I.strategic_request TO %2$I; '
+                  'GRANT SELECT, INSERT, UPDATE ON %1$I.strategic_source TO %2$I; '
+                  'GRANT EXECUTE ON FUNCTION %1$I.strategic_invalidate(text, text, text, text[]), '
+                  '%1$I.strategic_recompute(text, text), %1$I.strategic_request_text(%1$I.strategic_request) TO %2$I',
+                  :'cache_schema', :'sink_role')
+    WHERE to_regclass(format('%I.strategic_request', :'cache_schema')) IS NOT NULL \gexec
 \endif
 
 \if :{?reader_role}
@@ -85,6 +94,18 @@ BEGIN;
     \if :{?reader_timeout}
         ALTER ROLE :"reader_role" SET statement_timeout = :'reader_timeout';
     \endif
+\endif
+
+\if :{?app_role}
+    SELECT format('CREATE ROLE %I LOGIN', :'app_role')
+    WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'app_role') \gexec
+    GRANT CONNECT ON DATABASE :"database" TO :"app_role";
+    GRANT USAGE ON SCHEMA :"cache_schema" TO :"app_role";
+    GRANT EXECUTE ON FUNCTION :"cache_schema".strategic_invalidate(text, text, text, text[]),
+        :"cache_schema".strategic_touch(text, text), :"cache_schema".strategic_recompute(text, text),
+        :"cache_schema".strategic_watch(regclass, name, name, text, name[]), :"cache_schema".strategic_unwatch(regclass),
+        :"cache_schema".strategic_watched(), :"cache_schema".strategic_bot_name(text)
+        TO :"app_role";
 \endif
 
 \if :{?legacy_role}

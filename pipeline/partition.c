@@ -541,6 +541,8 @@ enum status partition_flush(struct partition *p, struct held_key *h, enum table_
     if (st)
         return st;
     trigger_flush(&h->trigger[table], now_us);
+    if (reason >= FLUSH_RECOMPUTE) /* an answer may have come since the request */
+        h->trigger[table].payload_hash = 0;
     h->reason[table] = reason;
     count_flush(reason);
     keymap_track_dirty(&p->keys, h);

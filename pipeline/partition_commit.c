@@ -354,10 +354,12 @@ static enum status note_sent(struct partition *p, struct held_key *h, uint32_t t
 {
     struct trigger_state *s = &h->trigger[table];
     const struct row_times *times = &h->sent[table];
-    s->payload_hash = payload_hash;
     partition_note_times(h, table, times);
+    /* Flushed again meanwhile: the entry must outlive this answer. And what it says that PostgreSQL
+     * holds may have been invalidated since: the next row is sent whole. */
     if (h->queued[table])
-        return STATUS_OK; /* flushed again meanwhile: the entry must outlive this answer */
+        return STATUS_OK;
+    s->payload_hash = payload_hash;
     s->outbox = false;
     keymap_track_dirty(&p->keys, h);
     struct entry e = {

@@ -279,7 +279,8 @@ struct trigger_due partition_due(const struct partition *p, const struct held_ke
     struct trigger_due first = {TRIGGER_NEVER, FLUSH_NONE};
     struct trigger_key key = {h->hash, h->active_us, h->visit_from_us, h->visit_until_us};
     for (size_t t = 0; t < TABLE_COUNT; t++) {
-        if (h->trigger[t].first_us == 0 && h->trigger[t].flushed_us == 0)
+        if (h->trigger[t].first_us == 0 && h->trigger[t].flushed_us == 0 &&
+            !h->trigger[t].requested)
             continue;
         struct trigger_policy policy = partition_policy(p, h, (enum table_id)t);
         struct trigger_due due =

@@ -15,6 +15,9 @@ void partition_note_request(const struct partition *p, struct held_key *h, enum 
                             int64_t token_us, int64_t now_us)
 {
     for (size_t t = 0; t < TABLE_COUNT; t++) {
+        /* Of a table that a user's key has nothing for, an earlier state may have left a row. */
+        if (tables[t].by_window)
+            continue;
         /* A row with more than half of its life before it does not need a touch. */
         int64_t floor_us = partition_policy(p, h, (enum table_id)t).min_interval_us;
         int64_t young_us = p->cfg.ttl_us / 2 > floor_us ? p->cfg.ttl_us / 2 : floor_us;

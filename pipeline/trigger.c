@@ -82,7 +82,7 @@ void trigger_request(struct trigger_state *s, enum request_op op, int64_t token_
     if (op == REQUEST_INVALIDATE)
         s->cleared_us = later(s->cleared_us, token_us);
     bool young = s->outbox || now_us - s->flushed_us < young_us;
-    if ((!s->first_us && !s->flushed_us) || (op == REQUEST_TOUCH && young))
+    if (op == REQUEST_TOUCH && (young || (!s->flushed_us && !s->first_us)))
         return;
     enum flush_reason reason = reason_of(op);
     if (op != REQUEST_TOUCH)

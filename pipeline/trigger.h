@@ -91,8 +91,8 @@ void trigger_note(struct trigger_state *s, uint32_t weight, bool urgent, int64_t
 void trigger_note_context(struct trigger_state *s, int64_t now_us);
 /* What the noted event took back may stand in the row: due at once, catching up or not. */
 void trigger_withdraw(struct trigger_state *s);
-/* Somebody asked for the row (token_us: at_us of the event). Without a row there is nothing to do,
- * and a touch of one that was flushed less than young_us ago changes nothing. */
+/* Somebody asked for the row (token_us: at_us of the event). A touch of one that was flushed less
+ * than young_us ago, or of none, changes nothing. */
 void trigger_request(struct trigger_state *s, enum request_op op, int64_t token_us,
                      int64_t young_us, int64_t now_us);
 /* Everything up to now is on its way to PostgreSQL. */

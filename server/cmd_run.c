@@ -30,6 +30,7 @@
 #include "server/rebuild.h"
 #include "server/redis_layer.h"
 #include "server/reload.h"
+#include "server/request_relay.h"
 #include "server/slot_loss.h"
 #include "server/source_watch.h"
 #include "server/startup.h"
@@ -69,6 +70,7 @@ struct run {
     struct reload reload;
     struct rebuild_feed *feed; /* between the two threads below */
     struct rebuild *rebuild;
+    struct request_relay *relay;
     atomic_bool stop_reader;
     atomic_bool stop_lease;
     atomic_bool loading; /* the state is not complete: no row may leave it */
@@ -78,7 +80,7 @@ struct run {
     struct stage lease;
     struct source_watch *watch;
     struct redis_layer *redis; /* NULL without redis.url */
-    int64_t lag_at_us; /* of the heartbeat shown last */
+    int64_t lag_at_us;         /* of the heartbeat shown last */
     struct private_board board;
     int64_t started_us; /* wall clock */
 };
@@ -345,6 +347,8 @@ static enum status run_start(struct run *r, bool anew, struct error *err)
     if (!st)
         st = redis_layer_start(r->cfg, &r->redis, err);
     if (!st)
+        st = request_relay_start(r->cfg, &r->relay, err);
+    if (!st)
         st = door_start(r->door, err);
     return st;
 }
@@ -527,6 +531,7 @@ static enum status run_stop(struct run *r, bool graceful, struct error *err)
     door_stop(r->door);
     source_watch_stop(r->watch);
     rebuild_stop(r->rebuild);
+    request_relay_stop(r->relay);
     atomic_store(&r->stop_reader, true);
     graceful = graceful && !atomic_load(&r->loading); /* nothing of it is kept */
     if (r->reader.started)

@@ -39,6 +39,13 @@ static const struct cli_option rebuild_options[] = {
     {"json", NULL, "one JSON document for scripts"},
     {NULL, NULL, NULL},
 };
+static const struct cli_option invalidate_options[] = {
+    {"reason", "WORD", "told to whoever listens on strategic_cache; default: command"},
+    {"wait", "DURATION", "give up waiting after so long; default: 1m"},
+    {"no-wait", NULL, "return as soon as the request is stored"},
+    {"json", NULL, "one JSON document for scripts"},
+    {NULL, NULL, NULL},
+};
 static const struct cli_option secret_options[] = {
     {"kind", "KIND",
      "standard-webhooks (default), hmac-body, shared-secret, or ed25519: a pair of keys for v1a"},
@@ -165,6 +172,34 @@ const struct command commands[] = {
         .min_args = 1,
         .max_args = 1,
         .run = cmd_redis,
+    },
+    {
+        .name = "invalidate",
+        .args = "USER BOT",
+        .summary = "say that the rows of a user with a bot are wrong, and wait for new ones",
+        .details =
+            "What strategic_invalidate() does in an application's transaction: from now on, "
+            "readers\n"
+            "see the rows as invalid, and nothing of what they said, until the running instance\n"
+            "has computed them again. Ending this command does not end the request.",
+        .options = invalidate_options,
+        .need = NEED_SINK,
+        .min_args = 2,
+        .max_args = 2,
+        .run = cmd_invalidate,
+    },
+    {
+        .name = "recompute",
+        .args = "USER [BOT]",
+        .summary = "compute the rows of a user again, and wait for them",
+        .details =
+            "From what the running instance knows: where the source tables say otherwise,\n"
+            "`rebuild` helps. Readers see the old rows until then. Without BOT: with every bot.",
+        .options = &invalidate_options[1],
+        .need = NEED_SINK,
+        .min_args = 1,
+        .max_args = 2,
+        .run = cmd_recompute,
     },
     {
         .name = "dlq",

@@ -8,7 +8,7 @@ import psycopg2
 from psycopg2 import errors
 
 import harness
-from harness import Load, PipelineTest
+from harness import Load, PipelineTest, wait_until
 
 SCRIPT = os.path.join(os.path.dirname(__file__), "..", "..", "deploy", "roles.sql")
 TABLES = ("chat_message", "memory", "memory_access")
@@ -18,7 +18,7 @@ class RolesTest(PipelineTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.source, cls.writer, cls.reader = (f"{cls.name} {kind}" for kind in ("source", "sink", "reader"))
+        cls.source, cls.writer, cls.reader, cls.app = (f"{cls.name} {kind}" for kind in ("source", "sink", "reader", "app"))
         cls.db.run("CREATE TABLE secret(x text)")
         # What PostgreSQL grants to everybody must not be what makes it work.
         cls.db.run(f'REVOKE ALL ON DATABASE "{cls.name}" FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC; '
@@ -32,7 +32,7 @@ class RolesTest(PipelineTest):
         super().tearDownClass()
         admin = harness.connect("postgres")
         try:
-            for role in (cls.source, cls.writer, cls.reader):
+            for role in (cls.source, cls.writer, cls.reader, cls.app):
                 admin.cursor().execute(f'DROP ROLE "{role}"')
         finally:
             admin.close()
@@ -42,7 +42,7 @@ class RolesTest(PipelineTest):
         run = subprocess.run(
             ["psql", "-X", "-q", "-d", cls.db.conninfo, "-v", f"source_role={cls.source}", "-v", "schemas=public", "-v",
              "tables=" + ", ".join(f"public.{t}" for t in TABLES), "-v", f"publication={cls.name}", "-v", f"sink_role={cls.writer}",
-             "-v", f"reader_role={cls.reader}", "-f", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+             "-v", f"reader_role={cls.reader}", "-v", f"app_role={cls.app}", "-f", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if run.returncode != 0 or run.stdout:
             raise AssertionError(f"roles.sql ended with {run.returncode}: {run.stdout}")
 
@@ -118,6 +118,17 @@ class RolesTest(PipelineTest):
             self.assertIn(cur.fetchone()[0], ("fresh", "current"))
         finally:
             conn.close()
+        app = psycopg2.connect(self.conninfo(self.app))
+        try:
+            app.cursor().execute("SELECT strategic_invalidate(%s, %s), strategic_touch(%s), strategic_recompute(%s, %s)",
+                                 (user, bot, user, user, bot))
+            app.commit()
+        finally:
+            app.close()
+        wait_until("the invalidated row to be new", lambda: self.db.one(
+            "SELECT invalidated_at IS NULL AND NOT EXISTS (SELECT FROM strategic_request) FROM strategic_conversation_patterns "
+            "WHERE user_id = %s AND bot_name = %s", user, bot), 60, alive=self.w)
+        self.assertEqual(0, self.w.command("invalidate", user, bot)[0])
         self.assertEqual(0, self.w.stop())
         self.w.template = harness.CONFIG.replace("create: true", "create: false")
         self.w.write_config()
@@ -141,7 +152,13 @@ class RolesTest(PipelineTest):
                      "SELECT * FROM strategic_progress", "DELETE FROM strategic_memory_health",
                      "UPDATE strategic_conversation_patterns SET expires_at = 'infinity'",
                      "INSERT INTO strategic_processor DEFAULT VALUES", "DROP FUNCTION strategic_bundle(text, text, int)",
-                     "SELECT strategic_fence('x', 1)", f"SELECT pg_drop_replication_slot('{self.name}')")
+                     "SELECT strategic_fence('x', 1)", f"SELECT pg_drop_replication_slot('{self.name}')",
+                     "SELECT strategic_invalidate('a')", "SELECT strategic_touch('a')", "SELECT strategic_recompute('a')")
+        self.refused(self.app, *create, "SELECT * FROM chat_message", "SELECT * FROM strategic_memory_health",
+                     "SELECT * FROM strategic_request", "INSERT INTO strategic_source VALUES ('x', false)",
+                     "SELECT strategic_ask('forget', 'a', NULL, NULL, NULL)", "SELECT strategic_fence('x', 1)",
+                     "UPDATE strategic_memory_health SET invalidated_at = now()",
+                     "SELECT strategic_watch('chat_message', 'user_id', 'bot_name')")
 
     def test_5_rows_hidden_by_row_level_security_are_not_left_out_in_silence(self):
         self.db.run("ALTER TABLE chat_message ENABLE ROW LEVEL SECURITY")

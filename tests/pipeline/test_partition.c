@@ -760,6 +760,32 @@ static void test_an_invalidated_key_is_computed_at_once_and_clears_its_token(voi
     assert_answered(w, "ann", "elena", "count", 0);
 }
 
+/* The answer for a row that was computed before the request arrives after it: what PostgreSQL holds
+ * since then is invalid, and the next row must clear that, also when it says something new. */
+static void test_an_answer_that_crosses_a_request_does_not_hide_it(void **state)
+{
+    struct world *w = *state;
+    say(w, "ann", "hello there my friend");
+    w->now += 3 * US_PER_SECOND;
+    settle(w);
+    for (int flushed = 0; flushed < 2; flushed++) {
+        w->sink.silent = true;
+        for (int i = 0; i < 5; i++)
+            say(w, "ann", "and so on");
+        tick(w);
+        commit(w); /* on its way */
+        say(w, "ann", "something new");
+        ask(w, REQUEST_INVALIDATE, "ann", "elena", w->now + flushed);
+        if (flushed) /* before the answer comes, or by the same tick behind it */
+            tick(w);
+        w->sink.silent = false;
+        tick(w);
+        commit(w);
+        assert_answered(w, "ann", "elena", "invalidate", w->now + flushed);
+        settle(w);
+    }
+}
+
 static void test_a_request_without_a_key_makes_none(void **state)
 {
     struct world *w = *state;
@@ -1119,6 +1145,7 @@ int main(void)
         TEST(test_an_event_that_cannot_be_used_is_kept_and_blocks_nothing),
         TEST(test_the_covered_position_moves_only_with_a_commit),
         TEST(test_an_invalidated_key_is_computed_at_once_and_clears_its_token),
+        TEST(test_an_answer_that_crosses_a_request_does_not_hide_it),
         TEST(test_a_request_without_a_key_makes_none),
         TEST(test_a_token_survives_a_crash_in_the_journal_and_in_a_page),
         TEST(test_what_names_no_bot_concerns_every_key_of_the_user),
