@@ -26,7 +26,6 @@ static const char rights_sql[] =
     " ('strategic_key_activity', 'SELECT, INSERT, UPDATE, DELETE'),"
     " ('strategic_bot_epoch', 'SELECT, INSERT, UPDATE'),"
     " ('strategic_processor', 'SELECT, INSERT, UPDATE'),"
-    " ('strategic_bot_epoch', 'SELECT'),"
     " ('strategic_progress', 'SELECT, INSERT, UPDATE'),"
     " ('strategic_lease', 'SELECT, INSERT, UPDATE'),"
     " ('strategic_epoch', 'SELECT, INSERT, UPDATE'),"
