@@ -16,6 +16,8 @@
     X(events_applied, "events applied to state")                                     \
     X(metrics_ignored, "metric events of a measurement that is not known")           \
     X(events_late, "events older than the horizon: counted, not applied")            \
+    X(events_forgotten, "events of a user from before the user was forgotten")       \
+    X(users_forgotten, "requests to forget a user, by worker")                       \
     X(dead_letters_dropped, "dead letters that made room for newer ones")            \
     X(commits, "group commits of the store")                                         \
     X(pages_folded, "key pages written")                                             \

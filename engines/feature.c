@@ -166,12 +166,36 @@ bool feature_ignored(const struct event *e)
     return e->type == EVENT_METRIC && !measurement_known(e->u.metric.measurement);
 }
 
+/* The rest of such an id tells the messages of one user apart: with the 2048 that a key holds, two
+ * meet once in thirty thousand keys. */
+#define BOT_ID_BITS 36
+
+/* Never 0, so neither is an id that begins with it. */
+static uint64_t feature_bot_tag(struct str user_id)
+{
+    uint64_t tag = hash64_mix(hash64(user_id)) >> BOT_ID_BITS;
+    return tag ? tag : 1;
+}
+
+bool feature_bot_id_is_of(uint64_t id, struct str user_id)
+{
+    return id >> BOT_ID_BITS == feature_bot_tag(user_id);
+}
+
+bool feature_in_bot_is_of(const struct feature *f, struct str user_id)
+{
+    if (f->type == EVENT_METRIC)
+        return f->u.metric.user == hash64(user_id);
+    return (f->type == EVENT_MESSAGE || f->type == EVENT_MESSAGE_DELETED) &&
+           feature_bot_id_is_of(f->id, user_id);
+}
+
 void feature_for_bot(struct feature *f, struct str user_id)
 {
     if (f->type != EVENT_MESSAGE && f->type != EVENT_MESSAGE_DELETED)
         return;
-    uint64_t id = hash64_mix(f->id + hash64(user_id));
-    f->id = id ? id : 1;
+    uint64_t tag = feature_bot_tag(user_id);
+    f->id = tag << BOT_ID_BITS | hash64_mix(f->id + hash64(user_id)) >> (64 - BOT_ID_BITS);
     f->n_df = 0;
     if (f->type == EVENT_MESSAGE)
         f->u.message.id = f->id;

@@ -73,6 +73,10 @@ bool feature_ignored(const struct event *e);
 /* The feature of a message as the bot's own key takes it: ids of different users must not meet
  * there, and it has taught the bot already. No change for metrics and characters. */
 void feature_for_bot(struct feature *f, struct str user_id);
+/* Whether a record with such an id, or such a feature, is the user's; another user's is taken for
+ * it once in 2^28. */
+bool feature_bot_id_is_of(uint64_t id, struct str user_id);
+bool feature_in_bot_is_of(const struct feature *f, struct str user_id);
 /* Never fails on content: any bytes give features. epochs: the bot's closed ones, NULL for none;
  * the newest that holds on the event's own day weighs the words of its text. */
 void feature_extract(const struct event *e, enum source source, uint64_t ver,

@@ -5,15 +5,21 @@
 
 #include <math.h>
 
-static uint64_t user_of(const struct event *e)
+struct str metric_user(const struct event *e)
 {
     if (e->user_id.len)
-        return hash64(e->user_id);
+        return e->user_id;
     const struct event_metric *m = &e->u.metric;
     for (size_t i = 0; i < m->n_tags; i++)
         if (str_equal(m->tags[i].key, STR("user_id")) && m->tags[i].value.len)
-            return hash64(m->tags[i].value);
-    return 0;
+            return m->tags[i].value;
+    return STR_NULL;
+}
+
+static uint64_t user_of(const struct event *e)
+{
+    struct str user = metric_user(e);
+    return user.len ? hash64(user) : 0;
 }
 
 /* Tags are a set: the sum does not depend on their order. */

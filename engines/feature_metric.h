@@ -52,6 +52,8 @@ struct character_feature {
 struct reader;
 struct writer;
 
+/* Whose metric it is, by the event or by its tag user_id; STR_NULL: nobody's. */
+struct str metric_user(const struct event *e);
 /* Nothing is left out: an unknown measurement must not get here (measurement_known()). */
 void metric_feature_extract(const struct event *e, struct metric_feature *ret);
 void character_feature_extract(const struct event *e, struct character_feature *ret);

@@ -86,6 +86,16 @@ size_t key_bytes(const struct key *k); /* memory held, for the LRU budget */
 MUST_CHECK enum status key_carry(struct key **k, struct key *from, uint32_t types,
                                  struct error *err);
 
+/* What a bot's own key knows of one user, up to and including upto_us, leaves it: its messages to
+ * the user, and sums of metrics by user and day. Sums that are not kept by user stay: the hours of
+ * a stream, and what the cap has pushed out (voice.h). Nothing of it is a change that teaches. */
+struct key_forgotten {
+    uint32_t messages;
+    uint32_t metric_days;
+};
+MUST_CHECK enum status key_forget_user(struct key *k, struct str user_id, int64_t upto_us,
+                                       struct key_forgotten *ret, struct error *err);
+
 /* The durable page. Encoding what was decoded gives the same bytes. */
 #define KEY_FORMAT             3
 #define KEY_FORMAT_ONE_CONSENT 2 /* the same without a word on profiling: still read */

@@ -483,3 +483,14 @@ void metrics_expire(struct metrics *m, int64_t as_of_us)
     if (days && m->n_latencies)
         memmove(m->latencies, m->latencies + days, m->n_latencies * sizeof(*m->latencies));
 }
+
+uint32_t metrics_forget_user(struct metrics *m, uint64_t user, int32_t day)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < m->n_user_days; i++)
+        if (m->user_days[i].user != user || m->user_days[i].day > day)
+            m->user_days[kept++] = m->user_days[i];
+    uint32_t gone = m->n_user_days - kept;
+    m->n_user_days = kept;
+    return gone;
+}

@@ -114,6 +114,10 @@ bool metrics_character(struct metrics *m, const struct character_feature *f, int
 /* Everything before the windows that end at T leaves. */
 void metrics_expire(struct metrics *m, int64_t as_of_us);
 
+/* The sums of a user's days up to and including `day` leave; returns how many. What the user's
+ * points added to the sums by hour cannot be told apart and stays. */
+uint32_t metrics_forget_user(struct metrics *m, uint64_t user, int32_t day);
+
 /* false: no memory. For metrics_page.c. */
 bool point_set_put(struct point_set *s, uint64_t id, int64_t value);
 

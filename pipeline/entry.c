@@ -1,5 +1,7 @@
 #include "pipeline/entry.h"
 
+#include <string.h>
+
 static enum status put_key(const struct entry *e, struct buf *out)
 {
     enum status st = buf_put_varint(out, e->partition);
@@ -71,6 +73,8 @@ static enum status put_body(const struct entry *e, struct buf *out)
         if (!st)
             st = buf_put_u8(out, (uint8_t)e->op);
         return st ? st : buf_put_svarint(out, e->token_us);
+    case ENTRY_BLANK: /* only ever made of another one */
+        break;
     }
     return STATUS_CORRUPT;
 }
@@ -89,6 +93,8 @@ enum status entry_decode(struct str bytes, struct entry *ret, struct error *err)
     ret->reason = FLUSH_NONE;
     ret->op = REQUEST_TOUCH;
     ret->kind = (enum entry_kind)reader_u8(&r);
+    if (ret->kind == ENTRY_BLANK)
+        return STATUS_OK;
     ret->key_id = reader_varint(&r);
     switch (ret->kind) {
     case ENTRY_KEY:
@@ -127,6 +133,7 @@ enum status entry_decode(struct str bytes, struct entry *ret, struct error *err)
         ret->op = (enum request_op)reader_u8(&r);
         ret->token_us = reader_svarint(&r);
         break;
+    case ENTRY_BLANK:
     default:
         return error_set(err, STATUS_CORRUPT, "journal entry of unknown kind %d", ret->kind);
     }
@@ -134,4 +141,20 @@ enum status entry_decode(struct str bytes, struct entry *ret, struct error *err)
         ret->op < REQUEST_INVALIDATE || ret->op > REQUEST_TOUCH)
         return error_set(err, STATUS_CORRUPT, "malformed journal entry of kind %d", ret->kind);
     return STATUS_OK;
+}
+
+uint64_t entry_key_id(struct str bytes)
+{
+    struct reader r = reader_of(bytes.ptr, bytes.len);
+    if (reader_u8(&r) == ENTRY_BLANK)
+        return 0;
+    uint64_t id = reader_varint(&r);
+    return r.bad ? 0 : id;
+}
+
+void entry_blank(char *bytes, size_t len)
+{
+    memset(bytes, 0, len);
+    if (len)
+        bytes[0] = ENTRY_BLANK;
 }

@@ -10,6 +10,7 @@
  *   SENT   key id, table, payload hash, valid_us, visit_from_us, visit_until_us
  *                                                   PostgreSQL has committed that row
  *   REQUEST key id, now_us, op, token               somebody asked for the key's rows
+ *   BLANK  zeros                                    an entry that was erased; it keeps its number
  */
 #pragma once
 
@@ -18,7 +19,7 @@
 #include "engines/feature.h"
 #include "pipeline/trigger.h"
 
-enum entry_kind { ENTRY_KEY = 1, ENTRY_APPLY, ENTRY_FLUSH, ENTRY_SENT, ENTRY_REQUEST };
+enum entry_kind { ENTRY_KEY = 1, ENTRY_APPLY, ENTRY_FLUSH, ENTRY_SENT, ENTRY_REQUEST, ENTRY_BLANK };
 
 struct entry {
     enum entry_kind kind;
@@ -45,3 +46,7 @@ struct entry {
 MUST_CHECK enum status entry_append(const struct entry *e, struct buf *scratch, struct buf *out);
 /* bytes without the length; strings in *ret borrow from bytes. */
 MUST_CHECK enum status entry_decode(struct str bytes, struct entry *ret, struct error *err);
+/* The key that an entry is about, 0 = none: without decoding the rest. */
+uint64_t entry_key_id(struct str bytes);
+/* Nothing is left of the entry but its length. */
+void entry_blank(char *bytes, size_t len);

@@ -47,3 +47,13 @@ void heap_pop(struct heap *h)
     }
     h->items[i] = last;
 }
+
+void heap_drop_keys(struct heap *h, const struct id_set *keys)
+{
+    struct heap kept = {h->items, 0, h->cap};
+    /* What is pushed goes no further than what has been read. */
+    for (size_t i = 0; i < h->n; i++)
+        if (!id_set_has(keys, h->items[i].key_id))
+            (void)!heap_push(&kept, h->items[i]);
+    h->n = kept.n;
+}

@@ -1,7 +1,7 @@
 /* pipeline/heap.h - a binary min-heap of (due time, key id), for the timers of a worker. */
 #pragma once
 
-#include "core/status.h"
+#include "pipeline/id_set.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -22,3 +22,4 @@ MUST_CHECK enum status heap_push(struct heap *h, struct heap_item item);
 /* The heap must not be empty. */
 struct heap_item heap_top(const struct heap *h);
 void heap_pop(struct heap *h);
+void heap_drop_keys(struct heap *h, const struct id_set *keys);

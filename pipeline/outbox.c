@@ -33,3 +33,13 @@ bool outbox_pop(struct outbox *o, struct outbox_item *ret)
     o->n--;
     return true;
 }
+
+void outbox_drop_keys(struct outbox *o, const struct id_set *keys)
+{
+    struct outbox_item item;
+    for (size_t left = o->n; left > 0; left--) {
+        (void)outbox_pop(o, &item);
+        if (!id_set_has(keys, item.key_id))
+            o->ring[(o->first + o->n++) & (o->cap - 1)] = item; /* into the room just made */
+    }
+}

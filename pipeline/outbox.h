@@ -4,7 +4,7 @@
  */
 #pragma once
 
-#include "core/status.h"
+#include "pipeline/id_set.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -25,3 +25,4 @@ struct outbox {
 void outbox_deinit(struct outbox *o);
 MUST_CHECK enum status outbox_push(struct outbox *o, struct outbox_item item);
 bool outbox_pop(struct outbox *o, struct outbox_item *ret);
+void outbox_drop_keys(struct outbox *o, const struct id_set *keys);

@@ -8,6 +8,7 @@
 #include "core/hash.h"
 #include "pipeline/partition_internal.h"
 #include "pipeline/route.h"
+#include "state/fault.h"
 
 /* ---- the sink that is closed ---- */
 
@@ -72,7 +73,7 @@ static enum status recover_entry(void *ctx, uint64_t jseq, struct str bytes, str
     struct partition *p = ctx;
     struct entry e;
     enum status st = entry_decode(bytes, &e, err);
-    if (st)
+    if (st || e.kind == ENTRY_BLANK)
         return st;
     struct held_key *h = keymap_find(&p->keys, e.key_id);
     if (!h) {
@@ -95,6 +96,7 @@ static enum status recover_entry(void *ctx, uint64_t jseq, struct str bytes, str
     struct key_change change;
     switch (e.kind) {
     case ENTRY_KEY:
+    case ENTRY_BLANK:
         break;
     case ENTRY_APPLY:
         st = key_apply(h->key, &e.feature, e.as_of_us, &change, err);
@@ -187,7 +189,9 @@ enum status partition_open(const struct partition_config *cfg, int64_t now_us,
     p->as_of_us = store_as_of(cfg->store);
     p->day = *store_day(cfg->store);
     p->next_key_id = store_next_key_id(cfg->store);
-    st = store_each_due(cfg->store, recover_due, p, err);
+    st = partition_erase_open(p, err);
+    if (!st)
+        st = store_each_due(cfg->store, recover_due, p, err);
     if (!st)
         st = store_replay(cfg->store, recover_entry, p, err);
     p->jseq = store_jseq(cfg->store);
@@ -204,6 +208,7 @@ void partition_close(struct partition *p)
     if (!p)
         return;
     partition_drop_shadow(p);
+    partition_erase_close(p);
     keymap_deinit(&p->keys);
     botmap_deinit(&p->bots);
     heap_deinit(&p->timers);
@@ -366,6 +371,25 @@ static enum status apply_to_key(struct partition *p, const struct frame_event *f
     return st ? st : apply_to_held(p, f, e, h, now_us, err);
 }
 
+static bool is_deletion(const struct event *e)
+{
+    return e->type == EVENT_MESSAGE_DELETED ||
+           (e->type == EVENT_MEMORY && e->u.memory.op == MEMORY_DELETE);
+}
+
+/* A late copy of what a user said who was forgotten since, or a deletion of it, which has no time
+ * of its own: as long as the user has not come back, nothing is there to delete. */
+static bool is_forgotten(struct partition *p, const struct event *e)
+{
+    struct str user = e->type == EVENT_METRIC ? metric_user(e) : e->user_id;
+    if (p->tombs.n == 0 || user.len == 0)
+        return false;
+    if (is_deletion(e))
+        return partition_is_forgotten(p, user, e->bot_name, INT64_MIN) &&
+               !partition_has_key(p, user, e->bot_name);
+    return partition_is_forgotten(p, user, e->bot_name, e->at_us);
+}
+
 /* To each key that the event changes and that lives in this partition: often one, two when a bot's
  * message meets its user's home. */
 static enum status apply_feature(struct partition *p, const struct frame_event *f,
@@ -373,6 +397,10 @@ static enum status apply_feature(struct partition *p, const struct frame_event *
 {
     if (feature_ignored(e)) {
         COUNTER_ADD(metrics_ignored, 1);
+        return STATUS_OK;
+    }
+    if (is_forgotten(p, e)) {
+        COUNTER_ADD(events_forgotten, 1);
         return STATUS_OK;
     }
     uint32_t scopes = engine_scopes(e);
@@ -421,12 +449,22 @@ enum status partition_apply(struct partition *p, const struct frame_event *f, co
                                    e->u.dead_letter.reason, e->u.dead_letter.bytes, err);
     else if (e->type == EVENT_REQUEST)
         st = partition_request(p, e, now_us, err);
+    else if (e->type == EVENT_PRIVACY && e->u.privacy.op == PRIVACY_ERASE)
+        st = partition_erase(p, f, e, now_us, err);
     else if (feature_wanted(e->type))
         st = apply_feature(p, f, e, now_us, err);
     if (st)
         return st;
     note_applied(p, f);
-    return STATUS_OK;
+    /* At once: until it is durable, memory and pages say different things of the user. */
+    if (!p->erasing)
+        return STATUS_OK;
+    if (FAULT_POINT("erase_applied"))
+        return error_set(err, STATUS_IO, "fault point erase_applied");
+    st = partition_commit(p, now_us, err);
+    if (!st && FAULT_POINT("erase_committed"))
+        st = error_set(err, STATUS_IO, "fault point erase_committed");
+    return st;
 }
 
 enum status partition_event(struct partition *p, const struct frame_event *f, int64_t now_us,
@@ -553,6 +591,8 @@ enum status partition_flush(struct partition *p, struct held_key *h, enum table_
 enum status partition_tick(struct partition *p, int64_t now_us, struct error *err)
 {
     enum status st = partition_take_results(p, now_us, err);
+    if (!st)
+        st = partition_erase_tick(p, err);
     while (!st && p->timers.n > 0 && heap_top(&p->timers).due_us <= now_us) {
         struct heap_item item = heap_top(&p->timers);
         heap_pop(&p->timers);

@@ -34,6 +34,34 @@ struct sink_port {
     size_t (*poll)(void *ctx, uint32_t worker, struct sink_result *out, size_t max);
     void *ctx;
 };
+/*
+ * A user that is forgotten (partition_erase.c) has left the state with the commit of the event that
+ * asked for it. What is outside of it, cache rows, inbox and the receipt, is done by others, in two
+ * steps that can be repeated: after the first one the names go from the state as well.
+ */
+struct erase_task {
+    uint32_t worker, workers;
+    uint64_t id;            /* in this worker */
+    enum erasure_step step; /* ERASURE_STATE: remove rows, store what was counted; ERASURE_ROWS:
+                               this worker is done with it */
+    struct str user_id, bot_name; /* ERASURE_STATE only */
+    int64_t token_us;
+    uint64_t row_version; /* rows below it */
+    uint64_t receipt;     /* ERASURE_ROWS: what the first step answered */
+    struct erasure_counts counts;
+};
+struct erase_result {
+    uint64_t id;
+    enum erasure_step step; /* the task's */
+    uint64_t receipt;
+};
+/* submit copies; AGAIN: no room now. submit NULL: there is nothing outside. */
+struct erase_port {
+    enum status (*submit)(void *ctx, const struct erase_task *task);
+    size_t (*poll)(void *ctx, uint32_t worker, struct erase_result *out, size_t max);
+    void *ctx;
+};
+
 /* One that never has room: rows stay due in the outbox. */
 extern const struct sink_port sink_port_closed;
 
@@ -42,6 +70,7 @@ struct partition_config {
     uint32_t workers;
     struct store *store; /* borrowed */
     struct sink_port sink;
+    struct erase_port erase;
     /* The policy of one table for one bot. */
     struct trigger_policy (*policy)(void *ctx, enum table_id table, struct str bot_name);
     void *policy_ctx;

@@ -264,6 +264,9 @@ static enum status build_item(struct partition *p, struct held_key *h, enum tabl
     item->cleared_us = held ? 0 : h->trigger[table].cleared_us;
     item->touch = !item->remove && held != 0 && held == item->payload_hash;
     item->first = !item->remove && (held == 0 || h->reason[table] == FLUSH_WAKE);
+    if (!tables[table].by_window)
+        item->erased_us =
+            partition_erased_token(p, key_log(h->key)->user_id, key_log(h->key)->bot_name);
     row->source_lsn = h->lsn;
     row->row_version = p->cfg.epoch << 40 | ++p->row_counter;
     return STATUS_OK;
@@ -427,6 +430,7 @@ static void forget_committed(struct partition *p, const struct page_list *l)
         l->keys[i]->page_jseq = l->pages[i].jseq;
         l->keys[i]->listed = false;
     }
+    partition_erase_committed(p);
     p->n_replaced = 0;
     p->n_inbox_keys = 0;
     for (size_t i = 0; i < l->n_parts; i++) {
@@ -492,16 +496,31 @@ struct day_change {
     int32_t open_day;
 };
 
+/* What every bot has been taught goes with the commit. */
+static enum status list_parts(struct partition *p, struct page_list *l, struct error *err)
+{
+    enum status st = STATUS_OK;
+    struct held_bot *b = botmap_next(&p->bots, NULL);
+    for (; b && !st; b = botmap_next(&p->bots, b))
+        st = part_list_add(p, l, b, err);
+    return st;
+}
+
 static enum status commit_with(struct partition *p, struct page_list *l, uint64_t fold_below,
                                struct day_change day, struct error *err)
 {
     enum status st = list_replaced(p, l, err);
+    /* Entries that are erased cannot teach again. */
+    if (!st && (day.close_day || p->erasing))
+        st = list_parts(p, l, err);
     if (st)
         return st;
     struct store_dead_letter *letters = calloc(p->n_dead_letters + 1, sizeof(*letters));
     struct store_epoch *epochs = calloc(p->n_new_epochs + 1, sizeof(*epochs));
     struct store_key *inbox_keys = calloc(p->n_inbox_keys + 1, sizeof(*inbox_keys));
-    if (!letters || !epochs || !inbox_keys) {
+    struct store_erasure *erasures = calloc(p->n_erasures + 1, sizeof(*erasures));
+    if (!letters || !epochs || !inbox_keys || !erasures) {
+        free(erasures);
         free(letters);
         free(epochs);
         free(inbox_keys);
@@ -512,6 +531,9 @@ static enum status commit_with(struct partition *p, struct page_list *l, uint64_
     list_epochs(p, epochs);
     list_inbox_keys(p, inbox_keys);
     settle_strings(l);
+    struct store_erasing erase;
+    size_t n_erasures = 0;
+    partition_erase_list(p, &erase, erasures, &n_erasures);
     struct store_commit c = {
         .entries = {p->entries.data, p->entries.len},
         .n_entries = p->n_entries,
@@ -533,11 +555,15 @@ static enum status commit_with(struct partition *p, struct page_list *l, uint64_
         .n_epochs = p->n_new_epochs,
         .close_day = day.close_day,
         .open_day = day.open_day,
+        .erase = p->erasing ? &erase : NULL,
+        .erasures = erasures,
+        .n_erasures = n_erasures,
     };
     st = store_commit(p->cfg.store, &c, err);
     free(letters);
     free(epochs);
     free(inbox_keys);
+    free(erasures);
     if (!st)
         forget_committed(p, l);
     return st;
@@ -566,11 +592,7 @@ enum status partition_commit_day(struct partition *p, int32_t close_day, int32_t
 {
     CLEANUP(page_list_deinit) struct page_list l;
     page_list_init(&l);
-    enum status st = STATUS_OK;
-    struct held_bot *b = close_day ? botmap_next(&p->bots, NULL) : NULL;
-    for (; b && !st; b = botmap_next(&p->bots, b))
-        st = part_list_add(p, &l, b, err);
-    return st ? st : commit_with(p, &l, 0, (struct day_change){close_day, open_day}, err);
+    return commit_with(p, &l, 0, (struct day_change){close_day, open_day}, err);
 }
 
 enum status partition_commit(struct partition *p, int64_t now_us, struct error *err)

@@ -1,14 +1,17 @@
 /* pipeline/partition_internal.h - the state shared by partition.c, partition_keys.c,
- * partition_character.c, partition_commit.c, partition_epochs.c, partition_rebuild.c and
+ * partition_character.c, partition_commit.c, partition_epochs.c, partition_erase.c,
+ * partition_rebuild.c and
  * partition_request.c; nobody else includes it. */
 #pragma once
 
 #include "pipeline/bots.h"
 #include "pipeline/entry.h"
 #include "pipeline/heap.h"
+#include "pipeline/id_set.h"
 #include "pipeline/keymap.h"
 #include "pipeline/outbox.h"
 #include "pipeline/partition.h"
+#include "pipeline/tombs.h"
 
 #define PAGE_FORMAT     2   /* 1 had no requests, validity and visits; it is read */
 #define PAGE_DUE_OUTBOX 0   /* due time of a page whose row is on its way: look at once */
@@ -35,6 +38,15 @@ struct shadow {
     struct key *key;      /* NULL: none is */
     struct held_bot *bot; /* whose epochs it borrows */
     uint32_t types;
+};
+
+/* A request to forget that is not finished. */
+struct open_erasure {
+    struct store_erasure e; /* its strings point into names */
+    char *names;
+    bool scrubbed;  /* nothing that e.step says is gone is left in the WAL */
+    bool submitted; /* the port works on it */
+    bool moved;     /* e.step goes with the next commit */
 };
 
 struct partition {
@@ -76,6 +88,13 @@ struct partition {
     uint64_t *fold_ids;
     size_t n_fold, fold_at;
     uint64_t fold_target;
+
+    struct tombs tombs;
+    struct open_erasure *erasures; /* in order of their ids */
+    size_t n_erasures, cap_erasures;
+    struct open_erasure *erasing; /* goes with the commit being built; NULL: none */
+    bool erasing_home;            /* it takes the user's keys with it */
+    struct id_set erased_ids;     /* keys whose journal entries go with it */
 
     uint64_t read[2][RECORD_KINDS]; /* partition_figures() */
     struct event_arena *arena;
@@ -122,6 +141,8 @@ MUST_CHECK enum status partition_find_key(struct partition *p, struct str user_i
 typedef enum status partition_key_fn(void *ctx, struct held_key *h, struct error *err);
 MUST_CHECK enum status partition_each_of_user(struct partition *p, struct str user_id,
                                               partition_key_fn *fn, void *ctx, struct error *err);
+/* In memory or paged out. */
+bool partition_has_key(struct partition *p, struct str user_id, struct str bot_name);
 /* The key of an id that exists; pages it in if need be. */
 MUST_CHECK enum status partition_load_key(struct partition *p, uint64_t id, struct held_key **ret,
                                           struct error *err);
@@ -181,6 +202,28 @@ void partition_note_request(const struct partition *p, struct held_key *h, enum 
 MUST_CHECK enum status partition_rebuild(struct partition *p, const struct frame_event *f,
                                          int64_t now_us, struct error *err);
 void partition_drop_shadow(struct partition *p);
+
+MUST_CHECK enum status partition_note_replaced(struct partition *p, const struct held_key *h,
+                                               int64_t now_us, struct error *err);
+
+/* ---- partition_erase.c ---- */
+MUST_CHECK enum status partition_erase_open(struct partition *p, struct error *err);
+void partition_erase_close(struct partition *p);
+/* Everything of the user leaves memory; the rest leaves with the commit that follows at once. */
+MUST_CHECK enum status partition_erase(struct partition *p, const struct frame_event *f,
+                                       const struct event *e, int64_t now_us, struct error *err);
+/* Goes on with what is outside of the state. Only at a commit boundary. */
+MUST_CHECK enum status partition_erase_tick(struct partition *p, struct error *err);
+/* What the commit being built erases, and how far erasures are: array of n_erasures. */
+void partition_erase_list(struct partition *p, struct store_erasing *ret_erase,
+                          struct store_erasure *ret_moved, size_t *ret_n);
+/* It is durable. */
+void partition_erase_committed(struct partition *p);
+/* Whether an event of the user with this time is from before the user was forgotten. */
+bool partition_is_forgotten(const struct partition *p, struct str user_id, struct str bot_name,
+                            int64_t at_us);
+/* The newest token with which the user was forgotten, 0: never. */
+int64_t partition_erased_token(const struct partition *p, struct str user_id, struct str bot_name);
 
 /* ---- partition_commit.c ---- */
 /* A commit without rows that closes or opens a day (0: it does not). */

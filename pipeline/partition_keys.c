@@ -146,6 +146,13 @@ enum status partition_load_key(struct partition *p, uint64_t id, struct held_key
     return st ? st : decode_page(p, &page, ret, err);
 }
 
+bool partition_has_key(struct partition *p, struct str user_id, struct str bot_name)
+{
+    uint64_t id = 0;
+    return keymap_find_name(&p->keys, keymap_hash(user_id, bot_name), user_id, bot_name) ||
+           store_find_key(p->cfg.store, user_id, bot_name, &id, NULL) == STATUS_OK;
+}
+
 enum status partition_find_key(struct partition *p, struct str user_id, struct str bot_name,
                                struct held_key **ret, struct error *err)
 {

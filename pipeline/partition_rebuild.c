@@ -40,6 +40,10 @@ static enum status begin(struct partition *p, const struct frame_event *f, struc
     if (!st && route_home(mark.user_id, mark.bot_name) != f->partition)
         return error_set(err, STATUS_PROTOCOL, "a rebuilt key is not at home in partition %u",
                          f->partition);
+    /* Of a user that was forgotten there is nothing to make but what has come since. */
+    if (!st && partition_is_forgotten(p, mark.user_id, mark.bot_name, INT64_MIN) &&
+        !partition_has_key(p, mark.user_id, mark.bot_name))
+        return STATUS_OK;
     struct shadow s = {.types = mark.types};
     if (!st)
         st = key_new(mark.user_id, mark.bot_name, &s.key, err);
@@ -72,7 +76,8 @@ static enum status row(struct partition *p, const struct frame_event *f, struct 
     struct event e;
     event_arena_reset(p->arena);
     enum status st = event_decode(f->bytes, p->arena, &e, err);
-    if (st || !concerns(key_log(s->key), &e))
+    if (st || !concerns(key_log(s->key), &e) ||
+        partition_is_forgotten(p, e.user_id, e.bot_name, e.at_us))
         return st;
     struct feature feature;
     feature_extract(&e, f->source, f->pos.lsn, &s->bot->epochs, &feature);
@@ -116,8 +121,8 @@ static enum status make_due(struct partition *p, struct held_key *h, uint32_t at
     return st ? st : partition_schedule(p, h, now_us, err);
 }
 
-static enum status note_replaced(struct partition *p, const struct held_key *h, int64_t now_us,
-                                 struct error *err)
+enum status partition_note_replaced(struct partition *p, const struct held_key *h, int64_t now_us,
+                                    struct error *err)
 {
     if (p->n_replaced == p->cap_replaced) {
         size_t cap = p->cap_replaced ? p->cap_replaced * 2 : 64;
@@ -161,7 +166,7 @@ static enum status end(struct partition *p, const struct frame_event *f, int64_t
     struct held_key *h = NULL;
     st = partition_get_key(p, f->partition, mark.user_id, mark.bot_name, &h, err);
     st = st ? st : replace(p, h, err);
-    st = st ? st : note_replaced(p, h, now_us, err);
+    st = st ? st : partition_note_replaced(p, h, now_us, err);
     if (st)
         return st;
     if (f->pos.lsn > h->lsn)

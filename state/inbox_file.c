@@ -37,6 +37,7 @@ static const char setup_sql[] = "PRAGMA page_size=4096;"
                                 "PRAGMA wal_autocheckpoint=0;"
                                 "PRAGMA journal_size_limit=33554432;"
                                 "PRAGMA cell_size_check=ON;"
+                                "PRAGMA secure_delete=ON;" /* what is forgotten leaves the file */
                                 "PRAGMA trusted_schema=OFF;";
 
 static const char *const statements[INBOX_STATEMENTS] = {

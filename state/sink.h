@@ -65,6 +65,7 @@ struct sink_item {
      * is there is entered as computed before it. */
     struct sink_character character;
     uint64_t payload_hash;
+    int64_t erased_us;  /* newest request to forget the user that the row knows of, 0 = none */
     int64_t commit_us;  /* source commit time of the newest event covered, 0 = none: for latency */
     const char *reason; /* static string for NOTIFY: "count", "age", "idle", "predicate", "refresh",
                            "stop" */

@@ -88,6 +88,25 @@ const char *const store_sql[SQL_COUNT] = {
     [SQL_PUT_INBOX_KEY] = "INSERT INTO inbox_key (user_id, bot_name) VALUES (?1, ?2)"
                           " ON CONFLICT DO NOTHING",
     [SQL_EACH_INBOX_KEY] = "SELECT user_id, bot_name FROM inbox_key",
+    [SQL_PUT_ERASURE] = "INSERT INTO erasure (digest, token_us, erased_us, step, row_version,"
+                        " receipt, user_id, bot_name, keys, pages, entries, dead_letters, messages,"
+                        " metric_days, native) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,"
+                        " ?11, ?12, ?13, ?14, ?15)",
+    [SQL_STEP_ERASURE] = "UPDATE erasure SET step = ?2, receipt = ?3, user_id = '', bot_name = ''"
+                         " WHERE id = ?1",
+    [SQL_TRIM_ERASURES] = "DELETE FROM erasure WHERE step = 3 AND erased_us < ?1",
+    [SQL_EACH_ERASURE] = "SELECT id, digest, token_us, erased_us, step, row_version, receipt,"
+                         " user_id, bot_name, keys, pages, entries, dead_letters, messages,"
+                         " metric_days, native FROM erasure ORDER BY id",
+    [SQL_DROP_PAGES] = "DELETE FROM page WHERE user_id = ?1 AND (?2 = '' OR bot_name = ?2)",
+    [SQL_DROP_INBOX_KEYS] =
+        "DELETE FROM inbox_key WHERE user_id = ?1 AND (?2 = '' OR bot_name = ?2)",
+    [SQL_DROP_FOLDED] = "DELETE FROM journal WHERE last_jseq <= ?1",
+    [SQL_JOURNAL_BLOCKS] = "SELECT first_jseq FROM journal ORDER BY first_jseq",
+    [SQL_JOURNAL_BLOCK] = "SELECT last_jseq, entries FROM journal WHERE first_jseq = ?1",
+    [SQL_REWRITE_BLOCK] = "UPDATE journal SET entries = ?2, hash = ?3 WHERE first_jseq = ?1",
+    [SQL_LETTERS] = "SELECT id, place, reason, bytes FROM dead_letter ORDER BY id",
+    [SQL_DROP_LETTER] = "DELETE FROM dead_letter WHERE id = ?1",
     [SQL_EACH_PART] = "SELECT bot_name, jseq, hash, bytes, day FROM epoch_part ORDER BY id",
 };
 
@@ -490,6 +509,18 @@ static enum status write_applied(struct store *s, const struct store_commit *c, 
     return STATUS_OK;
 }
 
+static enum status write_letters(struct store *s, const struct store_commit *c,
+                                 struct store_letters *letters, struct error *err)
+{
+    if (c->n_dead_letters == 0)
+        return STATUS_OK;
+    enum status st = store_letters_count(s, err);
+    *letters = s->letters;
+    for (size_t i = 0; !st && i < c->n_dead_letters; i++)
+        st = store_put_dead_letter(s, &c->dead_letters[i], letters, err);
+    return st ? st : store_trim_dead_letters(s, letters, err);
+}
+
 /* The body of the transaction. */
 static enum status write_all(struct store *s, const struct store_commit *c,
                              const struct store_meta *after, struct store_day *day, uint64_t *bytes,
@@ -498,6 +529,11 @@ static enum status write_all(struct store *s, const struct store_commit *c,
     enum status st = write_meta(s, after, err);
     if (!st)
         st = write_journal(s, c, after, bytes, err);
+    if (!st)
+        st = write_letters(s, c, letters, err);
+    /* Entries and letters of this very commit may have to go; its pages are of a later key. */
+    if (!st)
+        st = store_write_erasures(s, c, after->folded, err);
     for (size_t i = 0; !st && i < c->n_pages; i++) {
         assert(c->pages[i].jseq <= after->jseq);
         st = store_put_page(s, &c->pages[i], err);
@@ -506,15 +542,7 @@ static enum status write_all(struct store *s, const struct store_commit *c,
         st = write_applied(s, c, err);
     for (size_t i = 0; !st && i < c->n_inbox_keys; i++)
         st = store_put_inbox_key(s, &c->inbox_keys[i], err);
-    if (!st)
-        st = store_write_epochs(s, c, after->jseq, day, err);
-    if (st || c->n_dead_letters == 0)
-        return st;
-    st = store_letters_count(s, err);
-    *letters = s->letters;
-    for (size_t i = 0; !st && i < c->n_dead_letters; i++)
-        st = store_put_dead_letter(s, &c->dead_letters[i], letters, err);
-    return st ? st : store_trim_dead_letters(s, letters, err);
+    return st ? st : store_write_epochs(s, c, after->jseq, day, err);
 }
 
 enum status store_begin(struct store *s, struct error *err)

@@ -188,6 +188,64 @@ MUST_CHECK enum status store_bot_epochs(struct store *s, struct str bot_name, in
 MUST_CHECK enum status store_epochs_read(const char *dir, int32_t *ret_opened, store_epoch_fn *fn,
                                          void *ctx, struct error *err);
 
+/* ---- users that are forgotten ---- */
+#define STORE_DIGEST_BYTES 16
+/* Keyed, so that names cannot be looked up in a table of digests; the same in every file of a set.
+ * bot_name empty: every bot of the user. */
+void store_digest(const struct store *s, struct str user_id, struct str bot_name,
+                  unsigned char out[STORE_DIGEST_BYTES]);
+
+/* How far a request to forget is, in one worker. */
+enum erasure_step {
+    ERASURE_STATE = 1, /* this file is clean but for the names below; cache rows may be there */
+    ERASURE_ROWS,      /* they are gone, and so are the names */
+    ERASURE_DONE,      /* a tombstone and nothing else */
+};
+/* What has left one file. */
+struct erasure_counts {
+    uint64_t keys;         /* of the user, in memory or paged out */
+    uint64_t pages;        /* of these keys and of inbox_key */
+    uint64_t entries;      /* of the journal */
+    uint64_t dead_letters; /* that name the user */
+    uint64_t messages;     /* records of bots' own keys */
+    uint64_t metric_days;  /* sums of bots' own keys, by user and day */
+};
+struct store_erasure {
+    uint64_t id;
+    bool native; /* this worker did it; false: another one, whose keys may have come here since */
+    unsigned char digest[STORE_DIGEST_BYTES];
+    int64_t token_us;  /* the request's own time */
+    int64_t erased_us; /* events up to then are ignored ... */
+    enum erasure_step step;
+    uint64_t row_version; /* cache rows below it are from before */
+    uint64_t receipt;     /* row of strategic_erasure, from ERASURE_ROWS on; 0: there is none */
+    struct str user_id, bot_name;
+    struct erasure_counts counts;
+};
+/* ... for so long after: by then they are late wherever they come from. */
+#define ERASURE_KEEP_US (INT64_C(31) * 24 * 3600 * 1000000)
+
+/* All of them, oldest first. fn's failure stops and is returned. */
+MUST_CHECK enum status
+store_each_erasure(struct store *s,
+                   enum status (*fn)(void *ctx, const struct store_erasure *e, struct error *err),
+                   void *ctx, struct error *err);
+/* What one commit erases. */
+struct store_erasing {
+    struct store_erasure *erasure; /* becomes a row of its own: id and counts but keys, messages and
+                                      metric_days are set */
+    bool of_home;                  /* the user's keys are this store's: their pages go */
+    struct str user_id, bot_name;
+    /* Blanks a journal entry that must go, in place, and says whether it did. The page of every key
+     * whose entries go is among the commit's, or gone. */
+    bool (*blank)(void *ctx, char *entry, size_t len);
+    void *ctx;
+};
+/* Whether the bytes name the id, as a word of its own, plainly or in a JSON string. */
+bool store_mentions(struct str bytes, struct str id);
+/* Nothing that was deleted is left in the WAL. AGAIN: somebody reads the file, try later. */
+MUST_CHECK enum status store_scrub(struct store *s, struct error *err);
+
 /* ---- the group commit ---- */
 struct store_key {
     struct str user_id; /* empty: the bot's own */
@@ -231,6 +289,10 @@ struct store_commit {
      * in entries, becomes the part of close_day; older parts go. */
     int32_t close_day;
     int32_t open_day;
+    const struct store_erasing *erase; /* NULL: nothing */
+    /* How far erasures are now: step, receipt and, from ERASURE_ROWS on, no names. */
+    const struct store_erasure *erasures;
+    size_t n_erasures;
 };
 /* On failure nothing of the commit is visible in s, but whether it is on disk is unknown until the
  * next open; every later commit is refused (except after IO because the file stayed locked for

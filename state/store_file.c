@@ -11,8 +11,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define BUSY_TIMEOUT_MS 10000
-
 extern const struct embedded_file store_migrations[];
 extern const int n_store_migrations;
 
@@ -27,6 +25,7 @@ static const char setup_sql[] = "PRAGMA page_size=4096;"
                                 "PRAGMA wal_autocheckpoint=0;"
                                 "PRAGMA journal_size_limit=33554432;"
                                 "PRAGMA cell_size_check=ON;"
+                                "PRAGMA secure_delete=ON;" /* what is forgotten leaves the file */
                                 "PRAGMA trusted_schema=OFF;";
 
 enum status store_version_read(sqlite3 *db, const char *path, int *ret_version, struct error *err)
@@ -292,7 +291,7 @@ static enum status connect(struct store *s, bool create, struct error *err)
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | (create ? SQLITE_OPEN_CREATE : 0);
     if (sqlite3_open_v2(s->path, &s->db, flags, NULL) != SQLITE_OK)
         return db_error(s->db, s->path, "open", err);
-    sqlite3_busy_timeout(s->db, BUSY_TIMEOUT_MS);
+    sqlite3_busy_timeout(s->db, STORE_BUSY_TIMEOUT_MS);
     enum status st = db_exec(s->db, s->path, setup_sql, "open", err);
     sqlite3_wal_hook(s->db, note_wal_size, s);
     return st;
@@ -332,6 +331,8 @@ enum status store_file_open(const char *path, const struct store_meta *create, u
         st = load(s, err);
     if (!st)
         st = store_day_load(s, err);
+    if (!st)
+        st = store_erasure_key_load(s, err);
     if (st)
         return st;
     s->broken = STATUS_OK;

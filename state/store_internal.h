@@ -64,6 +64,18 @@ enum store_statement {
     SQL_EACH_PART,
     SQL_PUT_INBOX_KEY,
     SQL_EACH_INBOX_KEY,
+    SQL_PUT_ERASURE,
+    SQL_STEP_ERASURE,
+    SQL_TRIM_ERASURES,
+    SQL_EACH_ERASURE,
+    SQL_DROP_PAGES,
+    SQL_DROP_INBOX_KEYS,
+    SQL_DROP_FOLDED,
+    SQL_JOURNAL_BLOCKS,
+    SQL_JOURNAL_BLOCK,
+    SQL_REWRITE_BLOCK,
+    SQL_LETTERS,
+    SQL_DROP_LETTER,
     SQL_COUNT,
 };
 
@@ -81,8 +93,11 @@ struct store {
     int64_t letters_version; /* PRAGMA data_version they were counted at; 0 = not yet */
     struct store_applied applied[SOURCE_COUNT][LIMIT_PARTITIONS];
     struct buf page; /* backs what store_load_page() lends */
+    unsigned char erasure_key[STORE_DIGEST_BYTES];
     sqlite3_stmt *sql[SQL_COUNT];
 };
+
+#define STORE_BUSY_TIMEOUT_MS 10000
 
 /* A holder that keeps whatever epoch the file has: only while nobody else may have the set open. */
 #define STORE_EPOCH_KEEP UINT64_MAX
@@ -145,6 +160,17 @@ MUST_CHECK enum status store_put_day(struct store *s, const struct store_day *da
 /* One row of `SELECT bot_name, day, hash, bytes FROM epoch`. */
 MUST_CHECK enum status store_column_epoch(const char *path, sqlite3_stmt *q,
                                           struct store_epoch *ret, struct error *err);
+
+/* ---- store_erase.c ---- */
+MUST_CHECK enum status store_erasure_key_load(struct store *s, struct error *err);
+/* All files of a set get the key of the first, which had none of their own in use. */
+MUST_CHECK enum status store_erasure_key_share(struct store *const *stores, uint32_t n,
+                                               struct error *err);
+/* Inside the transaction of a commit. */
+MUST_CHECK enum status store_write_erasures(struct store *s, const struct store_commit *c,
+                                            uint64_t folded, struct error *err);
+/* Copies all of them inside the open transaction of `to`, which gets the key as well. */
+MUST_CHECK enum status store_copy_erasures(struct store *from, struct store *to, struct error *err);
 
 /* ---- store_set.c ---- */
 #define SET_NAME_SIZE 16 /* "set-000001" and its NUL */

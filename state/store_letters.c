@@ -138,6 +138,7 @@ static enum status removal_open(struct removal *r, const char *dir, const char *
     static const char setup[] = "PRAGMA synchronous=FULL;"
                                 "PRAGMA wal_autocheckpoint=0;"
                                 "PRAGMA mmap_size=0;"
+                                "PRAGMA secure_delete=ON;"
                                 "PRAGMA trusted_schema=OFF;";
     /* The row's number alone could be that of another letter, in a set made anew meanwhile. */
     static const char sql[] = "DELETE FROM dead_letter WHERE id = ?1 AND source = ?2 AND lsn = ?3"

@@ -285,6 +285,8 @@ static enum status create_stores(const char *dir, const char *set, uint32_t work
         st = path ? store_file_open(path, &m, m.epoch, &stores[i], err) : no_memory(err);
         free(path);
     }
+    if (!st)
+        st = store_erasure_key_share(stores, workers, err);
     if (st)
         close_all(stores, workers);
     return st;
@@ -359,6 +361,8 @@ static enum status open_existing(const char *dir, char *set, uint32_t workers, u
                          "and re-spread first",
                          dir, have, workers);
     enum status st = open_stores(dir, set, workers, epoch, stores, err);
+    if (!st)
+        st = store_erasure_key_share(stores, workers, err);
     if (!st)
         st = each_set(dir, remove_leftover, set, err);
     if (st) {
@@ -561,6 +565,10 @@ static enum status copy_rows(struct spread *s, struct error *err)
         if (!st)
             st = store_copy_parts(s->from[w], s->to[w % s->n_to], err);
     }
+    /* Every worker was asked to forget; where a key has gone, what is not finished must follow. */
+    for (uint32_t w = 0; !st && w < s->n_from; w++)
+        for (uint32_t to = 0; !st && to < s->n_to; to++)
+            st = store_copy_erasures(s->from[w], s->to[to], err);
     for (uint32_t w = 0; !st && w < s->n_to; w++)
         st = copy_epochs(s, s->to[w], err);
     for (uint32_t w = 0; !st && w < s->n_to; w++)
