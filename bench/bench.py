@@ -7,6 +7,7 @@ drain    rows/s of pg_recvlogical to /dev/null and of `warmpath run` to durable 
          the same inserts (1,000-row transactions, 120-character messages), their ratio, and Warmpath's CPU time a row
 latency  commit of one INSERT -> NOTIFY of its row, 100 inserts/s: a minimal libpq reader that upserts one row, then Warmpath
          with count = 1, and the ratio of their p99
+wake     the same for users who come back: their keys are on disk alone, and nothing but their return makes a row due (aim: p99 <= 50 ms)
 size     resident memory of `warmpath run` after N keys with five messages each
 Ratios within one run are what counts; absolute figures move with the machine.
 """
@@ -177,7 +178,7 @@ class Bench:
         return {"rows": rows, "pg_recvlogical_rows_s": round(recv), "warmpath_rows_s": round(mine), "ratio": round(mine / recv, 3),
                 "warmpath_cpu_us_row": round(cpu_us, 2), "rss_mb": rss["VmRSS"]}
 
-    def measure_latency(self, seconds, first):
+    def measure_latency(self, seconds, first, users=500):
         listen = psycopg2.connect(self.a.conninfo)
         listen.set_isolation_level(psycopg2.extensions.ISOLATION_LEVEL_AUTOCOMMIT)
         listen.cursor().execute("LISTEN strategic_cache")
@@ -186,7 +187,7 @@ class Bench:
             began = time.monotonic()
             # A user of its own for each insert: its row is refreshed by this message alone.
             self.cur.execute("INSERT INTO bench_message(user_id, role, content) VALUES (%s, 'user', %s)",
-                             (f"lat-{first}-{i % 500}", "how long does it take until this is visible?"))
+                             (f"lat-{first}-{i % users}", "how long does it take until this is visible?"))
             done = time.monotonic()
             while not listen.notifies:
                 if not select.select([listen], [], [], 5)[0]:
@@ -221,6 +222,29 @@ class Bench:
         self.sql("SELECT pg_drop_replication_slot('bench_latency')")
         return {"floor": floor, "warmpath": mine, "p99_ratio": round(mine["p99_ms"] / floor["p99_ms"], 2)}
 
+    def wake(self):
+        n = self.a.seconds * 100
+        kept = "count: 1000000, max_age: 1h, idle: 1h, refresh: 1s, refresh_jitter: 0s, warm: 0s, recent: 0s"
+        triggers = "triggers:\n" + "".join(f"  {engine}: {{{kept}}}\n" for engine in (
+            "conversation_patterns", "context_switch", "personality_profile", "proactive_engagement"))
+        self.slot("bench_wake")
+        self.note(f"wake: {n} keys ...")
+        self.sql("INSERT INTO bench_message(user_id, role, content) SELECT 'lat-wake-' || i, 'user', 'see you' FROM generate_series(0, %s) i",
+                 n - 1)
+        end = self.sql("SELECT pg_current_wal_flush_lsn()")[0][0]
+        p = self.start("wake", triggers)
+        self.wait("the end of the slot", lambda: self.covered("wake") >= self.lsn(end), 600, p)
+        self.stop(p)
+        # What was started again holds no key in memory, and has a row of each that is older than a second.
+        p = self.start("wake", triggers)
+        self.wait("the slot reader", lambda: self.sql("SELECT 1 FROM pg_replication_slots WHERE slot_name = 'bench_wake' AND active"), 60, p)
+        self.wait("rows of a second's age", lambda: self.sql("SELECT max(computed_at) < clock_timestamp() - interval '2 s' "
+                                                             "FROM strategic_conversation_patterns")[0][0], 60, p)
+        cold = self.measure_latency(self.a.seconds, "wake", n)
+        self.stop(p)
+        self.sql("SELECT pg_drop_replication_slot('bench_wake')")
+        return cold
+
     def size(self):
         keys = self.a.keys
         self.slot("bench_size")
@@ -253,7 +277,7 @@ def main():
     p.add_argument("--seconds", type=int, default=20)
     p.add_argument("--workers", type=int, default=0)
     p.add_argument("--memory", default="160MiB", help="state.memory")
-    p.add_argument("--only", default="drain,latency,size")
+    p.add_argument("--only", default="drain,latency,wake,size")
     p.add_argument("--keep", action="store_true", help="keep logs and states")
     p.add_argument("--json", action="store_true")
     a = p.parse_args()

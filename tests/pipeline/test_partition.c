@@ -999,38 +999,50 @@ static void live_until(struct world *w, int64_t until)
     w->now = until;
 }
 
-/* What is due next, and when; the answer must not depend on where the state was read from. */
-static int64_t next_timer(struct world *w)
-{
-    return partition_view(w->p).next_us;
-}
+enum interruption { NONE, FROM_JOURNAL, FROM_PAGE };
 
-static void test_timers_of_a_quiet_key_survive_in_journal_and_page(void **state)
+/* A conversation and the day after it, with a crash in every hour. */
+static void live_a_day(struct world *w, enum interruption by)
 {
-    struct world *w = *state;
     w->policy = kept_alive;
     say(w, "ann", "is it the right time to plant tomatoes");
     settle(w);
-    live_until(w, T0 + 40 * US_PER_MINUTE); /* no longer warm */
-    const struct row *row = newest_row(w, "ann", TABLE_ENGAGEMENT_OPPORTUNITIES);
-    assert_non_null(row);
-    int64_t due = next_timer(w);
-    /* The row tells when it ceases to hold and when the user is expected: one of these is next.
-     */
-    assert_true(due > w->now && due <= row->valid_until_us + US_PER_MINUTE);
-    crash(w);
-    open_world(w); /* from the journal */
-    assert_int_equal(next_timer(w), due);
-    assert_int_equal(partition_fold_all(w->p, w->now, NULL), STATUS_OK);
-    crash(w);
-    open_world(w); /* from the page */
-    assert_int_equal(next_timer(w), due);
-    size_t n = w->sink.n_taken;
-    live_until(w, T0 + 20 * US_PER_HOUR);
-    assert_true(w->sink.n_taken > n);
-    /* After a day it is left alone. */
-    live_until(w, T0 + 26 * US_PER_HOUR);
-    assert_true(next_timer(w) == TRIGGER_NEVER);
+    for (int hour = 0; hour < 26; hour++) {
+        live_until(w, T0 + hour * US_PER_HOUR + 40 * US_PER_MINUTE);
+        if (by == NONE)
+            continue;
+        if (by == FROM_PAGE)
+            assert_int_equal(partition_fold_all(w->p, w->now, NULL), STATUS_OK);
+        crash(w);
+        open_world(w);
+    }
+    assert_true(partition_view(w->p).next_us == TRIGGER_NEVER); /* after a day it is left alone */
+}
+
+/* Timers are state: the same rows become due at the same time, for the same reason. */
+static void test_timers_of_a_quiet_key_survive_in_journal_and_page(void **state)
+{
+    struct world *plain = *state;
+    live_a_day(plain, NONE);
+    bool seen[FLUSH_REASONS] = {false};
+    for (enum interruption by = FROM_JOURNAL; by <= FROM_PAGE; by++) {
+        void *other = NULL;
+        assert_int_equal(setup(&other), 0);
+        struct world *w = other;
+        live_a_day(w, by);
+        assert_int_equal(w->sink.n_taken, plain->sink.n_taken);
+        for (size_t i = 0; i < w->sink.n_taken; i++) {
+            const struct sink_item *a = &w->sink.taken[i], *b = &plain->sink.taken[i];
+            assert_int_equal(a->table, b->table);
+            assert_int_equal(a->row.as_of_us, b->row.as_of_us);
+            assert_string_equal(a->reason, b->reason);
+            for (enum flush_reason r = 0; r < FLUSH_REASONS; r++)
+                seen[r] |= strcmp(a->reason, flush_reason_name(r)) == 0;
+        }
+        assert_int_equal(teardown(&other), 0);
+    }
+    assert_true(seen[FLUSH_WAKE] && seen[FLUSH_REFRESH] && seen[FLUSH_VALIDITY] &&
+                seen[FLUSH_VISIT]);
 }
 
 /* At any moment of the first day its rows hold, and they are not written all the time for it.
@@ -1098,9 +1110,10 @@ static void test_a_cold_key_is_shown_with_its_first_event(void **state)
 {
     struct world *w = *state;
     w->policy = kept_alive;
-    say(w, "ann", "see you next week");
+    w->policy.recent_us = 0;
+    say(w, "ann", "see you this evening");
     settle(w);
-    live_until(w, T0 + 7 * US_PER_DAY);
+    live_until(w, T0 + 9 * US_PER_HOUR);
     assert_int_equal(partition_fold_all(w->p, w->now, NULL), STATUS_OK);
     crash(w);
     open_world(w);
