@@ -74,9 +74,11 @@ class RulesTest(unittest.TestCase):
         self.cache.proven(self.now)
         self.assertIsNone(self.cache.get(KEY))
         self.assertFalse(self.land(("w", "b", 168)))
+        between = self.cache.begin(("x", "b", 168))
         self.cache.connected(self.now)
         self.assertIsNone(self.cache.get(KEY))
-        self.assertFalse(self.land(flight.key, flight=flight))  # it began before, and may have missed an announcement
+        for f in (flight, between):  # they began before, and may have missed an announcement
+            self.assertFalse(self.land(f.key, flight=f))
         self.assertTrue(self.land())
 
     def test_an_announcement_drops_what_is_older(self):
@@ -116,6 +118,14 @@ class RulesTest(unittest.TestCase):
                 self.land(key)
             self.cache.announce(payload(user, bot))
             self.assertEqual([k for k in keys if self.cache.get(k) is None], gone, (user, bot))
+
+    def test_a_new_character_concerns_every_user_of_the_bot(self):
+        self.land()
+        other = ("u", "c", 168)
+        self.land(other)
+        self.cache.announce(payload(user="somebody else", reason="character"))
+        self.assertIsNone(self.cache.get(KEY))
+        self.assertIsNotNone(self.cache.get(other))
 
     def test_what_cannot_be_read_may_have_been_about_anything(self):
         for text in ("", "{", "[]", "3", '{"user_id": 3}', '{"tables": "x"}', '{"tables": [1]}', '{"row_version": "1"}',

@@ -274,7 +274,9 @@ class ReaderTest(ClientTest):
             with front:
                 front.warm_up()
                 with self.lock():
-                    self.assertEqual(front.read(*key).source, "fallback")
+                    bundle = front.read(*key)
+                    self.assertEqual(bundle.source, "fallback")
+                    self.assertLess(bundle.elapsed_ms, 10_000)  # the deadline, and not the 30 s after which the statement is given up
                 bundle = wait_until("a read after the lock", lambda: (b := front.read(*other)).source == "database" and b)
                 self.assertEqual(bundle.memory_health.row_version, 8)
                 wait_until("the statement to be gone", lambda: self.sink.one(

@@ -302,8 +302,7 @@ class AsyncListener:
         self._cache.announce(payload)
 
     def ended(self) -> None:
-        self._cache.lost()
-        self._wake.set()  # the ping will say why
+        self._wake.set()  # the ping will fail, and say why
 
 
 class _AsyncpgEnd:

@@ -25,7 +25,9 @@ from .query import Row
 CHANNEL = "strategic_cache"
 # Ordinary refreshes. With any other reason (a row was invalidated, a user is forgotten, the character changed, a word that is not
 # known here) what is in memory goes, however new it is.
-REFRESHES = frozenset({"count", "age", "idle", "predicate", "refresh"})
+REFRESHES = frozenset({"count", "age", "idle", "predicate", "refresh", "touch", "wake", "validity", "visit"})
+# A character was defined anew: with the first row that knows of it, whosever that is, the rows of all users of the bot become invalid.
+CHARACTER = "character"
 
 _ATTRIBUTES = {table: attribute for attribute, (table, _, _) in COMPONENTS.items()}
 
@@ -59,7 +61,7 @@ class Announcement:
         return Announcement(names[0] or None, names[1] or None, tuple(tables), version or 0, names[2])
 
     def concerns(self, key: Key) -> bool:
-        return self.user_id in (None, key[0]) and self.bot_name in (None, key[1])
+        return (self.user_id in (None, key[0]) or self.reason == CHARACTER) and self.bot_name in (None, key[1])
 
 
 @dataclass(slots=True, eq=False)
@@ -202,7 +204,7 @@ class BundleCache:
         return a
 
     def _candidates(self, a: Announcement) -> list[Key]:
-        if a.user_id is None or a.bot_name is None:
+        if a.user_id is None or a.bot_name is None or a.reason == CHARACTER:
             return [k for k in self._entries if a.concerns(k)]
         return [k for w in self._windows if (k := (a.user_id, a.bot_name, w)) in self._entries]
 
