@@ -51,14 +51,14 @@ class BotTest(ClientTest):
         self.assertEqual(self.bot.wait(support.WAIT), 0)
 
     def test_a_conversation(self):
-        self.w.start()
         self.start()
-        first = self.tell("hello there, are you awake")
+        first = self.tell("hello there, are you awake")  # nobody follows yet
         self.assertRegex(first, r"cache: missing, \d+\.\d\d ms from database; message stored in \d+\.\d ms")
         self.assertIn("topic: stay with it (no prediction)", first)
         self.assertIn("answer in 1 to 10 words", first)  # twice the median of what it has seen: five words
         self.assertIn("write first: no", first)
         said = 1
+        self.w.start()
 
         def heard():
             """Every answer is a bot message too."""
