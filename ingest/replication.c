@@ -410,6 +410,8 @@ static enum status session_loop(struct replication *r, const atomic_bool *stop, 
         /* Standing still, the socket is not drained, but what was handed on must not wait. */
         if (drained || stream_is_blocked(r->stream))
             at_most_us = r->receiver->drained(r->receiver->ctx);
+        if (drained && r->receiver->intact && r->receiver->intact(r->receiver->ctx, err))
+            return STATUS_IO;
         if (drained || st == STATUS_AGAIN) {
             st = wait_for_work(r, at_most_us, err);
             if (st)

@@ -35,6 +35,9 @@ struct receiver_ops {
     /* One step of a key that is rebuilt (rebuild_feed.h); AGAIN as above. NULL: never called. */
     enum status (*rebuild)(void *ctx, const struct rebuild_event *e, struct position pos,
                            int64_t commit_us, struct error *err);
+    /* IO: something that was given after durable() is lost; the session is begun again from there.
+     * Asked while nothing comes that could be answered so. NULL: never. */
+    enum status (*intact)(void *ctx, struct error *err);
     void *ctx;
 };
 

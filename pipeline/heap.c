@@ -57,3 +57,9 @@ void heap_drop_keys(struct heap *h, const struct id_set *keys)
             (void)!heap_push(&kept, h->items[i]);
     h->n = kept.n;
 }
+
+void heap_advance(struct heap *h, int64_t us)
+{
+    for (size_t i = 0; i < h->n; i++)
+        h->items[i].due_us -= us;
+}

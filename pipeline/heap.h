@@ -23,3 +23,5 @@ MUST_CHECK enum status heap_push(struct heap *h, struct heap_item item);
 struct heap_item heap_top(const struct heap *h);
 void heap_pop(struct heap *h);
 void heap_drop_keys(struct heap *h, const struct id_set *keys);
+/* Brings every item forward by so much; the order stays. */
+void heap_advance(struct heap *h, int64_t us);

@@ -165,6 +165,19 @@ static enum status recover_schedule(struct partition *p, int64_t now_us, struct 
     return STATUS_OK;
 }
 
+/* The wall clock when the journal ended, or now, whichever is later. */
+static int64_t recovered_tick(const struct partition *p, int64_t now_us)
+{
+    int64_t tick_us = now_us;
+    for (const struct held_key *h = p->keys.oldest; h; h = h->newer)
+        for (size_t t = 0; t < TABLE_COUNT; t++) {
+            const struct trigger_state *s = &h->trigger[t];
+            int64_t us = s->last_us > s->flushed_us ? s->last_us : s->flushed_us;
+            tick_us = us > tick_us ? us : tick_us;
+        }
+    return tick_us;
+}
+
 enum status partition_open(const struct partition_config *cfg, int64_t now_us,
                            struct partition **ret, struct error *err)
 {
@@ -189,6 +202,7 @@ enum status partition_open(const struct partition_config *cfg, int64_t now_us,
     p->as_of_us = store_as_of(cfg->store);
     p->day = *store_day(cfg->store);
     p->next_key_id = store_next_key_id(cfg->store);
+    p->tick_us = INT64_MAX;
     st = partition_erase_open(p, err);
     if (!st)
         st = store_each_due(cfg->store, recover_due, p, err);
@@ -199,6 +213,7 @@ enum status partition_open(const struct partition_config *cfg, int64_t now_us,
         st = recover_schedule(p, now_us, err);
     if (st)
         return st;
+    p->tick_us = recovered_tick(p, now_us);
     *ret = TAKE(p);
     return STATUS_OK;
 }
@@ -588,8 +603,28 @@ enum status partition_flush(struct partition *p, struct held_key *h, enum table_
     return partition_queue_row(p, h, table, err);
 }
 
+/* Timers stand at times of the wall clock. When that is set back they go back with it: otherwise
+ * each would wait for so much longer. */
+static void follow_clock(struct partition *p, int64_t now_us)
+{
+    int64_t back_us = p->tick_us - now_us;
+    if (back_us < CLOCK_SLACK_US) {
+        p->tick_us = back_us > 0 ? p->tick_us : now_us;
+        return;
+    }
+    p->tick_us = now_us;
+    heap_advance(&p->timers, back_us);
+    for (struct held_key *h = p->keys.oldest; h; h = h->newer) {
+        if (h->scheduled_us != TRIGGER_NEVER)
+            h->scheduled_us -= back_us;
+        for (size_t t = 0; t < TABLE_COUNT; t++)
+            trigger_set_back(&h->trigger[t], now_us);
+    }
+}
+
 enum status partition_tick(struct partition *p, int64_t now_us, struct error *err)
 {
+    follow_clock(p, now_us);
     enum status st = partition_take_results(p, now_us, err);
     if (!st)
         st = partition_erase_tick(p, err);

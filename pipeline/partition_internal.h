@@ -17,10 +17,11 @@
 #define PAGE_DUE_OUTBOX 0   /* due time of a page whose row is on its way: look at once */
 #define FOLD_SLICE      256 /* pages written per commit while the journal is being folded */
 #define FOLD_BYTES      ((size_t)4 << 20) /* ... or as many as fill this */
-#define EVICT_SLICE     4096 /* pages written per commit while over the memory budget */
-#define SUBMIT_SLICE    64   /* rows computed and handed over at a time */
-#define REBUILT_WEIGHT  16   /* a rebuilt key counts like so many events towards a commit */
-#define EPOCH_WEIGHT    16   /* a closed epoch counts like so many events towards a commit */
+#define EVICT_SLICE     4096          /* pages written per commit while over the memory budget */
+#define SUBMIT_SLICE    64            /* rows computed and handed over at a time */
+#define CLOCK_SLACK_US  US_PER_SECOND /* a clock that is set back by less is only slow */
+#define REBUILT_WEIGHT  16 /* a rebuilt key counts like so many events towards a commit */
+#define EPOCH_WEIGHT    16 /* a closed epoch counts like so many events towards a commit */
 
 struct dead_letter_text {
     struct store_dead_letter record; /* its strings point into text */
@@ -55,6 +56,7 @@ struct partition {
     struct botmap bots;
     struct store_day day; /* as durable: days are changed by commits of their own */
     struct heap timers;
+    int64_t tick_us; /* wall clock, the newest seen; while recovering: not known, INT64_MAX */
     struct outbox outbox;
 
     struct store_applied applied[SOURCE_COUNT][LIMIT_PARTITIONS];

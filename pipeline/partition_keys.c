@@ -71,6 +71,8 @@ static enum status decode_page(struct partition *p, const struct store_page *pag
     assert(h);
     memcpy(h->trigger, triggers, sizeof(triggers));
     for (size_t t = 0; t < TABLE_COUNT; t++)
+        trigger_outdated(&h->trigger[t], p->tick_us);
+    for (size_t t = 0; t < TABLE_COUNT; t++)
         if (h->trigger[t].outbox) /* it may have been sent */
             h->trigger[t].payload_hash = 0;
     h->active_us = active_us;

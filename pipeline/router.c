@@ -609,8 +609,17 @@ static enum status op_rebuild(void *ctx, const struct rebuild_event *e, struct p
     return router_rebuild(ctx, e, pos, commit_us, err);
 }
 
+static enum status op_intact(void *ctx, struct error *err)
+{
+    struct router *r = ctx;
+    lock(r);
+    enum status st = check_rewind(r, SOURCE_POSTGRES, err);
+    unlock(r);
+    return st;
+}
+
 struct receiver_ops router_receiver(struct router *r)
 {
-    return (struct receiver_ops){op_event,   op_commit,  op_idle, op_drained,
-                                 op_durable, op_rebuild, r};
+    return (struct receiver_ops){op_event,   op_commit,  op_idle,   op_drained,
+                                 op_durable, op_rebuild, op_intact, r};
 }

@@ -91,6 +91,20 @@ void trigger_request(struct trigger_state *s, enum request_op op, int64_t token_
         s->requested = reason;
 }
 
+void trigger_set_back(struct trigger_state *s, int64_t now_us)
+{
+    s->first_us = earlier(s->first_us, now_us);
+    s->last_us = earlier(s->last_us, now_us);
+    s->flushed_us = earlier(s->flushed_us, now_us);
+}
+
+void trigger_outdated(struct trigger_state *s, int64_t now_us)
+{
+    s->first_us = s->first_us > now_us ? 1 : s->first_us;
+    s->flushed_us = s->flushed_us > now_us ? 1 : s->flushed_us;
+    s->last_us = earlier(s->last_us, now_us);
+}
+
 void trigger_flush(struct trigger_state *s, int64_t now_us)
 {
     /* Rows that nobody has written for so long may be deleted. */

@@ -18,7 +18,7 @@
  * nobody wants them to see.
  *
  * Times are wall-clock microseconds. A clock that jumps back must not freeze a timer: stored times
- * later than `now` count as `now`.
+ * later than `now` count as `now`, and trigger_set_back() makes that last.
  */
 #pragma once
 
@@ -95,6 +95,10 @@ void trigger_withdraw(struct trigger_state *s);
  * than young_us ago, or of none, changes nothing. */
 void trigger_request(struct trigger_state *s, enum request_op op, int64_t token_us,
                      int64_t young_us, int64_t now_us);
+/* The wall clock was set back to now_us: what seems to be later than that was just now. */
+void trigger_set_back(struct trigger_state *s, int64_t now_us);
+/* A stored state that is from before that, nobody knows how long: what it waits for is due. */
+void trigger_outdated(struct trigger_state *s, int64_t now_us);
 /* Everything up to now is on its way to PostgreSQL. */
 void trigger_flush(struct trigger_state *s, int64_t now_us);
 struct trigger_due trigger_next(const struct trigger_state *s, const struct trigger_policy *p,

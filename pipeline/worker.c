@@ -168,7 +168,7 @@ static void publish(struct worker *w)
     w->view = v;
     pthread_mutex_unlock(&w->lock);
     take_figures(w);
-    if (atomic_load(&w->draining) && !v.queued && !v.in_flight && v.uncommitted == 0)
+    if (w->flushed && !v.queued && !v.in_flight && v.uncommitted == 0)
         atomic_store(&w->drained, true);
 }
 
@@ -324,7 +324,7 @@ static enum status apply_frame(struct worker *w, struct str bytes, int64_t now_u
     return error_set(err, STATUS_PROTOCOL, "a worker was sent a frame of kind %d", h.kind);
 }
 
-enum status worker_step(struct worker *w, struct error *err)
+static enum status step(struct worker *w, struct error *err)
 {
     if (!w->greeted) {
         w->greeted = true;
@@ -356,6 +356,12 @@ enum status worker_step(struct worker *w, struct error *err)
     /* Rows wait for room in the sink, and nothing is uncommitted: this is a commit boundary. */
     return partition_view(w->partition).uncommitted == 0 ? partition_submit(w->partition, err)
                                                          : STATUS_OK;
+}
+
+enum status worker_step(struct worker *w, struct error *err)
+{
+    enum status st = step(w, err);
+    return st && st != STATUS_FENCED ? store_explain(w->cfg.partition.store, st, err) : st;
 }
 
 static void *run(void *arg)

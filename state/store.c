@@ -408,6 +408,24 @@ static bool entries_match(struct str entries, uint64_t n)
     return !r.bad && reader_left(&r) == 0;
 }
 
+static enum status fenced(const struct store *s, struct error *err)
+{
+    return error_set(err, STATUS_FENCED,
+                     "\"%s\" has been taken over by a newer instance (ours is epoch %llu)", s->path,
+                     (unsigned long long)s->meta.epoch);
+}
+
+enum status store_explain(struct store *s, enum status st, struct error *err)
+{
+    sqlite3_stmt *q = NULL;
+    bool taken = false;
+    if (sqlite3_prepare_v2(s->db, "SELECT epoch FROM meta", -1, &q, NULL) == SQLITE_OK &&
+        sqlite3_step(q) == SQLITE_ROW)
+        taken = db_column_u64(q, 0) > s->meta.epoch;
+    sqlite3_finalize(q);
+    return taken ? fenced(s, err) : st;
+}
+
 static uint64_t max_u64(uint64_t a, uint64_t b)
 {
     return a > b ? a : b;
@@ -426,13 +444,6 @@ static struct store_meta meta_after(const struct store *s, const struct store_co
     for (size_t i = 0; i < c->n_pages; i++)
         m.next_key_id = max_u64(m.next_key_id, c->pages[i].key_id + 1);
     return m;
-}
-
-static enum status fenced(const struct store *s, struct error *err)
-{
-    return error_set(err, STATUS_FENCED,
-                     "\"%s\" has been taken over by a newer instance (ours is epoch %llu)", s->path,
-                     (unsigned long long)s->meta.epoch);
 }
 
 static enum status write_meta(struct store *s, const struct store_meta *m, struct error *err)

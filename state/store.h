@@ -97,6 +97,10 @@ MUST_CHECK enum status store_identity_write(struct store *s, const struct store_
 MUST_CHECK enum status store_set_timeline(const char *dir, uint64_t epoch, uint32_t timeline,
                                           struct error *err);
 
+/* What a caller found wrong here is no damage when another process has taken the file over and
+ * written to it since: FENCED then, in place of st; else st, and *err as it is. */
+MUST_CHECK enum status store_explain(struct store *s, enum status st, struct error *err);
+
 /* ---- what was durable at open ---- */
 const struct store_applied *store_applied(const struct store *s, enum source src,
                                           uint32_t partition);

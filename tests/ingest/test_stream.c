@@ -105,7 +105,7 @@ static lsn_t on_durable(void *ctx)
 }
 
 static const struct receiver_ops receiver = {on_event,   on_commit, on_idle, on_drained,
-                                             on_durable, NULL,      NULL};
+                                             on_durable, NULL,      NULL,    NULL};
 
 static void map_table(struct mapping *m, const char *table, enum event_type type)
 {

@@ -405,6 +405,35 @@ static void test_metrics_go_to_the_bots_key(void **state)
     assert_int_equal(c.bots_points, 1);
 }
 
+/* Rows due by the wall clock come no later for it, whether their key is in memory or paged out. */
+static void test_a_clock_that_is_set_back_freezes_no_timer(void **state)
+{
+    struct world *w = *state;
+    for (int paged_out = 0; paged_out < 2; paged_out++) {
+        size_t before = w->sink.n_taken;
+        say(w, "ann", "hello");
+        tick(w);
+        if (paged_out) {
+            crash(w);
+            w->memory_max = 1;
+            open_world(w);
+            say(w, "ann", "hello"); /* the first is gone with the crash */
+            tick(w);
+        }
+        commit(w);
+        if (paged_out) {
+            commit(w);
+            assert_int_equal(partition_view(w->p).keys, 0);
+        }
+        w->now -= US_PER_HOUR;
+        for (int s = 0; s < 25 && w->sink.n_taken == before; s++) {
+            w->now += US_PER_SECOND;
+            settle(w);
+        }
+        assert_true(w->sink.n_taken > before);
+    }
+}
+
 static void test_an_event_seen_before_is_dropped(void **state)
 {
     struct world *w = *state;
@@ -1142,6 +1171,7 @@ int main(void)
         TEST(test_a_row_leaves_only_after_the_commit),
         TEST(test_messages_of_the_bot_reach_its_own_key),
         TEST(test_metrics_go_to_the_bots_key),
+        TEST(test_a_clock_that_is_set_back_freezes_no_timer),
         TEST(test_an_event_seen_before_is_dropped),
         TEST(test_a_gap_in_the_numbers_asks_for_a_rewind),
         TEST(test_what_was_not_committed_is_gone_after_a_crash),

@@ -212,6 +212,24 @@ static void test_a_rewind_starts_again_from_the_workers_position(void **state)
     assert_int_equal(f.pseq, 2);
 }
 
+/* When nothing more comes, no event and no commit can be answered with it. */
+static void test_a_rewind_is_seen_while_the_source_is_idle(void **state)
+{
+    struct world *w = *state;
+    greet_both(w);
+    struct receiver_ops reader = router_receiver(w->router);
+    assert_int_equal(reader.intact(reader.ctx, NULL), STATUS_OK);
+    struct frame_header h = {.kind = FRAME_REWIND, .as_of_us = T0, .covered = {100}};
+    worker_send(w, 0, &h, NULL);
+    enum status st = STATUS_OK;
+    for (int i = 0; i < 10000000 && !st; i++) {
+        router_drained(w->router);
+        st = reader.intact(reader.ctx, NULL);
+    }
+    assert_int_equal(st, STATUS_IO);
+    assert_int_equal(reader.intact(reader.ctx, NULL), STATUS_OK); /* told once */
+}
+
 /* ---- midnight ---- */
 
 #define DAY (T0 / US_PER_DAY) /* T0 is 08:00 of this day */
@@ -584,6 +602,7 @@ int main(void)
         TEST(test_an_idle_position_is_not_durable_before_the_workers_say_so),
         TEST(test_a_worker_that_does_not_answer_stops_the_input),
         TEST(test_a_rewind_starts_again_from_the_workers_position),
+        TEST(test_a_rewind_is_seen_while_the_source_is_idle),
         TEST(test_no_event_of_a_day_leaves_before_its_epochs),
         TEST(test_an_idle_day_ends_too),
         TEST(test_a_late_event_of_the_old_day_does_not_end_it),

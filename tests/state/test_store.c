@@ -465,6 +465,9 @@ static void test_a_newer_instance_takes_over_and_the_older_cannot_commit(void **
     assert_int_equal(store_commit(old, &c, &err), STATUS_FENCED);
     assert_int_equal(store_commit(old, &c, &err), STATUS_FENCED);
     assert_int_equal(store_identity_write(old, &test_identity, &err), STATUS_FENCED);
+    /* Nor is what it reads from now on damage. */
+    assert_int_equal(store_explain(old, STATUS_CORRUPT, &err), STATUS_FENCED);
+    assert_int_equal(store_explain(new, STATUS_CORRUPT, &err), STATUS_CORRUPT);
     store_close(old);
     assert_dump(new, dir_of(state), "covered 0,0 as_of 0 jseq 1 next 1 bytes 4\nentry 1 a-1\n");
     must_append(new, "b", 1);
