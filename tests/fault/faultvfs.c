@@ -30,6 +30,7 @@ struct fault_file {
 static struct disk_file *disk[DISK_FILES_MAX];
 static size_t n_disk;
 static bool power_watched;
+static bool frozen;
 
 static struct faultvfs_plan plan;
 static int seen;
@@ -160,6 +161,49 @@ void faultvfs_power_cut(void)
     power_watched = false;
 }
 
+static uint64_t next_random(uint64_t *state)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return *state;
+}
+
+/* Brings what is not synced of one range to the disk, from the file as it is. */
+static void disk_keep(struct disk_file *d, FILE *file, size_t at, size_t len)
+{
+    if (at + len > d->size)
+        disk_resize(d, at + len);
+    if (fseek(file, (long)at, SEEK_SET) == 0) {
+        size_t n = fread(d->image + at, 1, len, file);
+        assert(n <= len);
+        (void)n;
+    }
+}
+
+void faultvfs_power_cut_some(uint64_t random)
+{
+    uint64_t state = random | 1;
+    for (size_t i = 0; i < n_disk; i++) {
+        FILE *file = fopen(disk[i]->path, "r");
+        for (size_t k = 0; file && k < disk[i]->n_dirty; k++) {
+            struct range r = disk[i]->dirty[k];
+            uint64_t fate = next_random(&state) % 4;
+            if (fate < 2) /* lost */
+                continue;
+            disk_keep(disk[i], file, r.at, fate == 2 ? r.len : r.len / 2);
+        }
+        if (file)
+            fclose(file);
+    }
+    faultvfs_power_cut();
+}
+
+void faultvfs_freeze(bool on)
+{
+    frozen = on;
+}
+
 static int file_close(sqlite3_file *f)
 {
     return real_of(f)->pMethods->xClose(real_of(f));
@@ -172,6 +216,8 @@ static int file_read(sqlite3_file *f, void *out, int n, sqlite3_int64 at)
 
 static int file_write(sqlite3_file *f, const void *bytes, int n, sqlite3_int64 at)
 {
+    if (frozen)
+        return SQLITE_OK;
     if (must_fail(FAULTVFS_WRITE)) {
         if (plan.torn) {
             (void)real_of(f)->pMethods->xWrite(real_of(f), bytes, n / 2, at);
@@ -185,6 +231,8 @@ static int file_write(sqlite3_file *f, const void *bytes, int n, sqlite3_int64 a
 
 static int file_truncate(sqlite3_file *f, sqlite3_int64 size)
 {
+    if (frozen)
+        return SQLITE_OK;
     if (must_fail(FAULTVFS_WRITE))
         return plan.code;
     return real_of(f)->pMethods->xTruncate(real_of(f), size);
@@ -192,6 +240,8 @@ static int file_truncate(sqlite3_file *f, sqlite3_int64 size)
 
 static int file_sync(sqlite3_file *f, int flags)
 {
+    if (frozen)
+        return SQLITE_OK;
     if (must_fail(FAULTVFS_SYNC)) {
         if (disk_of(f))
             disk_of(f)->n_dirty = 0;
@@ -255,7 +305,7 @@ static void shm_barrier(sqlite3_file *f)
 
 static int shm_unmap(sqlite3_file *f, int remove)
 {
-    return real_of(f)->pMethods->xShmUnmap(real_of(f), remove);
+    return real_of(f)->pMethods->xShmUnmap(real_of(f), remove && !frozen);
 }
 
 static const sqlite3_io_methods methods = {
@@ -298,6 +348,8 @@ static int vfs_open(sqlite3_vfs *vfs, sqlite3_filename name, sqlite3_file *out, 
 static int vfs_delete(sqlite3_vfs *vfs, const char *name, int sync)
 {
     (void)vfs;
+    if (frozen)
+        return SQLITE_OK;
     if (must_fail(FAULTVFS_DELETE))
         return plan.code;
     int rc = real_vfs->xDelete(real_vfs, name, sync);

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stdint.h>
 
 enum faultvfs_op { FAULTVFS_OPEN = 1, FAULTVFS_WRITE = 2, FAULTVFS_SYNC = 4, FAULTVFS_DELETE = 8 };
 #define FAULTVFS_ANY 15
@@ -34,3 +35,8 @@ bool faultvfs_disarm(void);
 void faultvfs_power_on(void);
 /* Sets every file opened since to what the disk holds, and stops watching. No file may be open. */
 void faultvfs_power_cut(void);
+/* The same, but of what was not synced some writes are there, some half: random decides. */
+void faultvfs_power_cut_some(uint64_t random);
+/* While frozen nothing reaches the files and every operation says that it did: closing them then
+ * leaves exactly what a killed process leaves. */
+void faultvfs_freeze(bool frozen);
