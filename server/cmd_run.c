@@ -27,6 +27,7 @@
 #include "server/feed.h"
 #include "server/figures.h"
 #include "server/load.h"
+#include "server/readers.h"
 #include "server/rebuild.h"
 #include "server/redis_layer.h"
 #include "server/reload.h"
@@ -400,6 +401,8 @@ static void report_progress(struct run *r)
     for (uint32_t p = 0; p < LIMIT_PARTITIONS; p++) {
         int64_t us = views[route_worker(p, r->n_workers)].caught_up_us;
         caught_up[p] = us < read_us ? us : read_us;
+        if (atomic_load(&r->loading)) /* no row leaves yet */
+            caught_up[p] = 0;
     }
     sink_progress(r->sink, caught_up, covered, COUNTER_GET(events_applied));
     log_write(LOG_DEBUG, "run",
@@ -617,6 +620,10 @@ int cmd_run(struct cli *cli)
     enum status st = run_once(cli, &signals, false, &err);
     /* Lost while it was read: the policy decides, and everything starts again in this process. */
     while (st == STATUS_LOST) {
+        struct error why = {0};
+        if (readers_not_current(cli->config, &why))
+            log_write(LOG_WARN, "run", "readers may still take rows for current error=\"%s\"",
+                      why.text);
         st = slot_loss_decide(cli->config, clock_wall_us(&clock_real), &err);
         if (!st)
             st = run_once(cli, &signals, true, &err);

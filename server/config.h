@@ -140,6 +140,8 @@ struct trigger_policy config_trigger(const struct config *c, const struct engine
 
 /* The whole effective configuration as YAML that loads to the same values (secrets, and passwords
  * inside conninfos, are replaced by ****), each value with its origin as a comment. */
+/* The mapping of the source's tables alone: the same text for what means the same. */
+MUST_CHECK enum status config_print_mappings(const struct config *c, struct buf *out);
 MUST_CHECK enum status config_print(const struct config *c, struct buf *out, struct error *err);
 /* docs/CONFIG.md: every path of the schema. */
 MUST_CHECK enum status config_print_schema(struct buf *out, struct error *err);

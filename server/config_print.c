@@ -356,6 +356,11 @@ static const struct part *part_at(const struct config_row *row)
     return NULL;
 }
 
+enum status config_print_mappings(const struct config *c, struct buf *out)
+{
+    return print_tables(&c->mappings, 0, out);
+}
+
 enum status config_print(const struct config *c, struct buf *out, struct error *err)
 {
     char section[64] = "";

@@ -19,6 +19,8 @@
 #include "ingest/session.h"
 #include "pipeline/partition.h"
 #include "server/begin.h"
+#include "server/built_with.h"
+#include "server/readers.h"
 #include "server/slot_loss.h"
 #include "server/source_watch.h"
 
@@ -446,6 +448,15 @@ static void forget_pulls(const char *dir)
         closedir(d);
 }
 
+/* The source is not what our rows were computed from, whatever is done about it. */
+static void tell_readers(const struct config *cfg)
+{
+    struct error why = {0};
+    if (readers_not_current(cfg, &why))
+        log_write(LOG_WARN, "run", "readers may still take rows for current error=\"%s\"",
+                  why.text);
+}
+
 static enum status settle_slot(const struct config *cfg, struct startup *s, bool fresh,
                                PGconn *conn, struct error *err)
 {
@@ -482,7 +493,12 @@ static enum status settle_slot(const struct config *cfg, struct startup *s, bool
     in.standby = strcmp(parameter(conn, "in_hot_standby"), "on") == 0;
     if (slot.exists && preflight_slot_lost(&slot, lost))
         in.slot_lost = lost;
-    st = settle_loss(cfg, s, conn, startup_check_gap(&in, err), &in, err);
+    st = startup_check_gap(&in, err);
+    if (st)
+        tell_readers(cfg);
+    st = settle_loss(cfg, s, conn, st, &in, err);
+    if (!st && in.state_fresh)
+        st = readers_stale(cfg, err);
     if (!st && in.state_fresh) {
         source_watch_forget(cfg->state_dir);
         forget_pulls(cfg->state_dir);
@@ -494,6 +510,7 @@ static enum status settle_slot(const struct config *cfg, struct startup *s, bool
         s->identity.timeline = in.timeline;
         st = write_identity(s, err);
     }
+    st = st ? st : built_with_settle(cfg, in.state_fresh, err);
     if (st)
         return st;
     s->start = least_covered(s);

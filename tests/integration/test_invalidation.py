@@ -3,13 +3,16 @@ that says what the line promises; and nothing that was taken back is ever shown 
 
 WARMPATH_ROUNDS=20 takes the figures of the document; the default is enough to see that it works.
 """
+import glob
 import json
 import os
+import re
+import sqlite3
 import statistics
 import time
 import unittest
 
-from harness import PipelineTest, wait_until
+from harness import PipelineTest, connect, wait_until
 
 ROUNDS = int(os.environ.get("WARMPATH_ROUNDS", "2"))
 PARTS = {"mh": "memory_health", "pp": "personality", "cp": "conversation", "mb": "memory_behavior", "eo": "engagement", "pf": "performance"}
@@ -312,6 +315,147 @@ class CharacterTest(InvalidationTest):
             self.say(users[0], "is it still you?")
             self.until("a row from after that", users[0], lambda b: b["cp"][1]["event_count"] > 28 + n)
             self.assertEqual(changed, self.sink.run("SELECT character_changed_at FROM strategic_bot_epoch WHERE bot_name = 'elena'"))
+
+class AnewTest(InvalidationTest):
+    """All rows at once: they were made with something else, or of a source that is no more."""
+    options = {"config": config(age="3s"), "count": 1000}  # what is loaded counts as far behind
+
+    def make_current(self, user):
+        """As after some quiet minutes: the rows have expired, but nothing has changed since."""
+        self.sink.run("".join(f"UPDATE strategic_{t} SET expires_at = now() - interval '1 s', valid_until = now() + interval '1 h';"
+                              for t in ("personality_profiles", "conversation_patterns", "engagement_opportunities")))
+        self.until("rows that are current", user, lambda b: all(b[p][0] == "current" for p in ("pp", "cp", "eo")))
+
+    def rebuilt(self, user, reason, change):
+        """Stops, changes something, starts: rows are stale until each is made again."""
+        self.make_current(user)
+        self.w.stop()
+        change()
+        before = self.bundle(user)
+        began = time.monotonic()
+        # The rebuild cannot read the tables, so that there is time to look.
+        blocker = connect(self.db.name, autocommit=False)
+        blocker.cursor().execute("LOCK TABLE chat_message IN ACCESS EXCLUSIVE MODE")
+        self.w.start()
+        self.measure_since(began, f"{reason} changed, rows of before stale",
+                           user, lambda b: all(b[p][0] == "stale" for p in ("pp", "cp", "eo")))
+        for _ in range(50):
+            for part, (freshness, row) in self.bundle(user).items():
+                if row and row["row_version"] == before[part][1]["row_version"]:
+                    self.assertNotIn(freshness, USABLE, part)
+        blocker.rollback()
+        blocker.close()
+        self.measure(f"{reason} changed, rows made again", user, lambda b: all(b[p][0] in USABLE for p in ("pp", "cp", "eo")))
+        after = self.bundle(user)
+        for part in ("pp", "cp", "eo"):
+            self.assertGreater(after[part][1]["row_version"], before[part][1]["row_version"])
+        wait_until("the rebuild to be done", lambda: self.sink.one(
+            "SELECT finished_at IS NOT NULL FROM strategic_rebuild WHERE reason = %s", reason), alive=self.w)
+        self.assertIsNone(self.sink.one("SELECT error FROM strategic_rebuild WHERE reason = %s", reason))
+        self.w.verify()
+
+    def measure_since(self, began, line, user, condition):
+        self.until(line, user, condition, seconds=60)
+        self.figures.setdefault(line, []).append(time.monotonic() - began)
+
+    def other_engines(self):
+        path = os.path.join(self.w.state, "built_with")
+        with open(path) as f:
+            text = f.read()
+        with open(path, "w") as f:
+            f.write(re.sub("engines [0-9a-f]+", "engines 0123456789abcdef", text))
+
+    def other_mapping(self):
+        self.w.template = self.w.template.replace("        traits: {{column: metadata, path: traits}}\n", "", 1)
+        self.w.write_config()
+
+    def rewound(self):
+        """What a server that was restored from a backup looks like to the state: the state knows changes that it never had."""
+        for path in glob.glob(os.path.join(self.w.state, "set-*", "worker-*.db")):
+            db = sqlite3.connect(path)
+            db.execute("UPDATE meta SET covered = covered + (1 << 40)")
+            db.commit()
+            db.close()
+
+    def test_1_other_engines(self):
+        self.conversation("anna")
+        self.until("a profile", "anna", self.says("curious", "pp"))
+        self.rebuilt("anna", "engine_version", self.other_engines)
+        self.assertIn("curious", json.dumps(self.bundle("anna")["pp"][1]))
+        self.w.stop()
+        self.w.start()  # and only once
+        self.assertEqual(1, self.sink.one("SELECT count(*) FROM strategic_rebuild"))
+
+    def test_2_another_mapping(self):
+        self.rebuilt("anna", "mapping", self.other_mapping)
+        self.assertNotIn("curious", json.dumps(self.bundle("anna")["pp"][1]))
+
+    def test_3_a_source_that_was_rewound(self):
+        self.make_current("anna")
+        self.w.stop()
+        self.rewound()
+        began = time.monotonic()
+        self.w.spawn()
+        self.assertEqual(1, self.w.wait(60))
+        self.assertIn("was restored from a backup", self.w.new_log())
+        self.figures["source rewound, no row current"] = [time.monotonic() - began]
+        b = self.bundle("anna")
+        self.assertEqual(["stale"] * 3, [b[p][0] for p in ("pp", "cp", "eo")])
+        # Begun anew, what was said meanwhile and what was never said are put right.
+        self.db.run("DELETE FROM chat_message WHERE user_id = 'anna' AND role = 'bot'")
+        self.w.write_config(on_slot_lost="rebuild")
+        began = time.monotonic()
+        self.w.start()
+        self.measure_since(began, "source rewound, begun anew", "anna", lambda b: b["cp"][0] in USABLE and b["cp"][1]["event_count"] == 14)
+        self.w.verify()
+
+
+class DurableTest(InvalidationTest):
+    """What a reader sees is durable in the state: it stays true when the commit of the state takes for ever."""
+    options = {"config": config(age="1s"), "count": 2, "workers": 1}
+    user = "anna"
+
+    def row(self):
+        """(event_count, source_lsn) of the row, whatever its freshness."""
+        return self.sink.run("SELECT event_count, (source_lsn - '0/0')::bigint FROM strategic_conversation_patterns WHERE user_id = %s", self.user)[0]
+
+    def durable(self, partition):
+        """(number, LSN) of the newest event of the partition that another process finds in the state."""
+        (path,) = glob.glob(os.path.join(self.w.state, "set-*", "worker-0.db"))
+        db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
+        try:
+            return db.execute("SELECT pseq, lsn FROM applied WHERE source = 0 AND partition = ?", (partition,)).fetchone()
+        finally:
+            db.close()
+
+    def test_no_row_shows_what_is_not_durable(self):
+        for n in range(4):
+            self.say(self.user, f"number {n}")
+        self.until("the rows", self.user, lambda b: b["cp"][0] in USABLE and b["cp"][1]["event_count"] == 4)
+        for passing in (2, 5):
+            self.w.wait_covered()
+            partition = self.sink.one("SELECT shard FROM strategic_key_activity WHERE user_id = %s", self.user)
+            sent = self.db.one("SELECT count(*) FROM chat_message")
+            self.until("all of it", self.user, lambda b: b["cp"][1]["event_count"] == sent)
+            base = self.durable(partition)[0] - sent  # other events than messages: none
+            self.w.stop()
+            self.w.spawn(env={"WARMPATH_FAULT": f"store_before_commit:{passing}:hang"})
+            wait_until("the commit that hangs", lambda: self.say(self.user, "more") and "hanging at" in self.w.new_log(), 60, alive=self.w)
+            for n in range(20):
+                self.say(self.user, f"still more {n}")
+            until = time.monotonic() + 3
+            while time.monotonic() < until:
+                shown, shown_lsn = self.row()
+                pseq, lsn = self.durable(partition)
+                self.assertLessEqual(shown, pseq - base)
+                self.assertLessEqual(shown_lsn, lsn)
+            self.assertLessEqual(self.row()[0], self.db.one("SELECT count(*) FROM chat_message") - 20)
+            self.w.kill()
+            self.assertLessEqual(self.row()[0], self.durable(partition)[0] - base)
+            self.w.start()
+            sent = self.db.one("SELECT count(*) FROM chat_message")
+            self.until("what was not durable then", self.user, lambda b: b["cp"][0] in USABLE and b["cp"][1]["event_count"] == sent)
+        self.w.verify()
 
 
 if __name__ == "__main__":
