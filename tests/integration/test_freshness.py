@@ -32,9 +32,7 @@ class FreshnessTest(PipelineTest):
         wait_until(f"the row of {user}: {condition}", lambda: self.row(condition, user), alive=self.w)
 
     def touch(self, user):
-        request = {"op": "touch", "user_id": user, "bot_name": "elena", "reason": "typing",
-                   "at": self.db.one("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")}
-        self.db.run("SELECT pg_logical_emit_message(true, 'warmpath.request', %s)", json.dumps(request))
+        self.db.run("SELECT strategic_touch(%s, 'elena')", user)
 
 
 class LifetimeTest(FreshnessTest):

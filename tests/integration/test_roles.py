@@ -118,6 +118,14 @@ class RolesTest(PipelineTest):
             self.assertIn(cur.fetchone()[0], ("fresh", "current"))
         finally:
             conn.close()
+        writer = psycopg2.connect(self.conninfo(self.writer))
+        try:
+            self.db.run("UPDATE strategic_memory_behavior SET expires_at = now() - interval '50 d' WHERE user_id = %s", user)
+            writer.cursor().execute("SELECT strategic_sweep('40 d', 100)")
+            writer.commit()
+            self.assertEqual(0, self.db.one("SELECT count(*) FROM strategic_memory_behavior WHERE user_id = %s", user))
+        finally:
+            writer.close()
         app = psycopg2.connect(self.conninfo(self.app))
         try:
             app.cursor().execute("SELECT strategic_invalidate(%s, %s), strategic_touch(%s), strategic_recompute(%s, %s)",
@@ -152,7 +160,7 @@ class RolesTest(PipelineTest):
                      "SELECT * FROM strategic_progress", "DELETE FROM strategic_memory_health",
                      "UPDATE strategic_conversation_patterns SET expires_at = 'infinity'",
                      "INSERT INTO strategic_processor DEFAULT VALUES", "DROP FUNCTION strategic_bundle(text, text, int)",
-                     "SELECT strategic_fence('x', 1)", f"SELECT pg_drop_replication_slot('{self.name}')",
+                     "SELECT strategic_fence('x', 1)", "SELECT strategic_sweep('1 h', 1)", f"SELECT pg_drop_replication_slot('{self.name}')",
                      "SELECT strategic_invalidate('a')", "SELECT strategic_touch('a')", "SELECT strategic_recompute('a')")
         self.refused(self.app, *create, "SELECT * FROM chat_message", "SELECT * FROM strategic_memory_health",
                      "SELECT * FROM strategic_request", "INSERT INTO strategic_source VALUES ('x', false)",
