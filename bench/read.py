@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How long a read takes beside a bare look-up by primary key, on a private PostgreSQL.
 
-usage: read.py --conninfo CONNINFO --build DIR [--keys N] [--active N] [--seconds N] [--json]
+usage: read.py --build DIR --dir DIR [--keys N] [--active N] [--seconds N] [--rounds N] [--json]
 
 The six tables hold a row for each of N users of one bot, as wide as those that `warmpath replay` emits for users of all degrees of
 activity (texts of IRC, emotions, traits, memories with accesses, metrics, attempts); loading says how long it took, and is kept for the
@@ -14,7 +14,8 @@ bundle    SELECT * FROM strategic_bundle: everything there is
 
 with 1 client and with 8, first with nothing else going on, then while `warmpath run` writes as many rows as it can: every message of
 the active users makes their rows anew, and new ones are inserted as long as it is less than 2,000 of them behind. unplanned is lite
-without a prepared statement. Client, server and pipeline share the machine's cores; ratios within one run are what counts.
+without a prepared statement. "CPU us" is the server's CPU time per read: what remains when the machine has nothing else to do. Client,
+server (a gigabyte of shared_buffers) and pipeline share the machine's cores; ratios within one run are what counts.
 """
 import argparse
 import json
@@ -33,8 +34,12 @@ import psycopg2
 import psycopg2.extras
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "tests", "integration"))
+import cluster
+
 DATABASE = "bench_read"
 FIRST = 10 ** 17  # ids like those of chat platforms
+PLANNED = 10  # reads of a connection until it has its plan and knows the tables; not counted
 TABLES = ("strategic_memory_health", "strategic_personality_profiles", "strategic_conversation_patterns", "strategic_memory_behavior",
           "strategic_engagement_opportunities")
 CONFIG = """pipeline: bench_read
@@ -142,8 +147,6 @@ def emitted(build, directory):
 
 def load(conn, rows, keys):
     cur = conn.cursor()
-    cur.execute("ALTER SYSTEM SET max_wal_size = '8GB'")
-    cur.execute("SELECT pg_reload_conf()")
     for table, templates in rows.items():
         began = time.monotonic()
         cur.execute(f"CREATE TEMP TABLE template AS SELECT (jsonb_populate_record(NULL::{table}, r)).* FROM jsonb_array_elements(%s) r",
@@ -181,8 +184,8 @@ def sizes(cur, keys):
     return {"json_text": round(text), "bundle_text": round(float(cur.fetchone()[0])), "tables": round(table), "indexes": round(index)}
 
 
-def prepare(a, config):
-    admin = connect(a.conninfo)
+def prepare(a, server, config):
+    admin = connect(server.conninfo())
     cur = admin.cursor()
     cur.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = 'bench_read'")
     cur.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,))
@@ -296,9 +299,38 @@ def pgbench(a, directory, name, clients, mode="prepared"):
     for file in sorted(os.listdir(directory)):
         if file.startswith("latency"):
             with open(os.path.join(directory, file)) as f:
-                us += [int(line.split()[2]) for line in f]
+                rows = (line.split() for line in f)
+                us += [int(r[2]) for r in rows if int(r[1]) > PLANNED]
             os.unlink(os.path.join(directory, file))
     return us
+
+
+def server_cpu(a, name):
+    """Microseconds of CPU time that the server needs for a read."""
+    conn = connect(a.own)
+    cur = conn.cursor()
+    ticks = os.sysconf("SC_CLK_TCK")
+
+    def spent():
+        with open(f"/proc/{conn.get_backend_pid()}/stat") as f:
+            fields = f.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / ticks
+
+    def read():
+        cur.execute("EXECUTE read (%s)", (str(FIRST + random.randint(1, random.choice((a.active, a.keys)))),))
+        cur.fetchall()
+
+    cur.execute("PREPARE read (text) AS " + SCRIPTS[name].replace(":user", "$1"))
+    for _ in range(50):
+        read()
+    n, before = 0, spent()
+    while spent() - before < 0.5:
+        for _ in range(20):
+            read()
+        n += 20
+    used = spent() - before
+    conn.close()
+    return round(used / n * 1e6)
 
 
 def summary(us, seconds):
@@ -320,6 +352,9 @@ def measure(a, directory, cur, what):
         out[clients] = {name: summary(us[name], a.rounds * a.seconds) for name in SCRIPTS}
         out[clients]["rows_per_s"] = round(rows)
         note(f"  {what}, {clients} clients: {rows:,.0f} rows written/s")
+    if what == "quiet":
+        for name in SCRIPTS:
+            out[1][name]["cpu_us"] = server_cpu(a, name)
     out["unplanned"] = summary(pgbench(a, directory, "lite", 1, "extended"), a.seconds)
     return out
 
@@ -333,19 +368,46 @@ def report(result):
         for clients in (1, 8):
             r = result[what][clients]
             print(f"{what}, {clients} client{'s' if clients > 1 else ''}, {r['rows_per_s']:,} rows written/s\n"
-                  "               p50 ms    p99 ms  p99.9 ms   reads/s   p50/bare  p99/bare")
+                  "               p50 ms    p99 ms  p99.9 ms   reads/s   p50/bare  p99/bare    CPU us")
             for name in SCRIPTS:
                 v, bare = r[name], r["bare"]
                 print(f"  {name:<10} {v['p50_ms']:>8.3f}  {v['p99_ms']:>8.3f}  {v['p999_ms']:>8.3f}  {v['reads_per_s']:>8,}   {v['p50_ms'] / bare['p50_ms']:>8.1f}  "
-                      f"{v['p99_ms'] / bare['p99_ms']:>8.1f}")
+                      f"{v['p99_ms'] / bare['p99_ms']:>8.1f}  {v.get('cpu_us', ''):>8}")
         v = result[what]["unplanned"]
         print(f"  unplanned  {v['p50_ms']:>8.3f}  {v['p99_ms']:>8.3f}  {v['p999_ms']:>8.3f}  {v['reads_per_s']:>8,}   (lite, 1 client, not prepared)\n")
 
 
+def run(a, server, directory):
+    a.own = server.conninfo(DATABASE)
+    config = os.path.join(directory, "warmpath.yaml")
+    with open(config, "w") as f:
+        f.write(CONFIG.format(conninfo=a.own, dir=directory))
+    result = {"keys": a.keys, "active": a.active}
+    there = prepare(a, server, config)
+    conn = connect(a.own)
+    cur = conn.cursor()
+    if not there:
+        note(f"loading {a.keys:,} keys")
+        began = time.monotonic()
+        load(conn, emitted(a.build, directory), a.keys)
+        cur.execute("CREATE TABLE bench_loaded AS SELECT %s AS keys, string_agg(checksum, ',' ORDER BY version) AS version FROM strategic_migrations", (a.keys,))
+        result["load_s"] = round(time.monotonic() - began)
+        note(f"  loaded in {result['load_s']} s")
+    result["bytes_per_key"] = sizes(cur, a.keys)
+    prepare_source(cur, a.active)
+    cur.execute("CHECKPOINT")
+    result["quiet"] = measure(a, directory, cur, "quiet")
+    with Writer(a, config, directory):
+        result["writing"] = measure(a, directory, cur, "writing")
+    result["load_average"] = os.getloadavg()[0]
+    conn.close()
+    return result
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--conninfo", required=True)
     parser.add_argument("--build", default="build")
+    parser.add_argument("--dir", default="var/bench-read-pg", help="of the server; about 20 kB a key")
     parser.add_argument("--keys", type=int, default=1000000)
     parser.add_argument("--active", type=int, default=2000, help="keys that are written to")
     parser.add_argument("--seconds", type=int, default=3, help="for each statement in each round")
@@ -355,31 +417,11 @@ def main():
     a.build = os.path.abspath(a.build)
     a.active = min(a.active, a.keys)
     os.environ.pop("DATABASE_URL", None)  # would be stronger than the file
-    a.own = re.sub(r"dbname=\S+", f"dbname={DATABASE}", a.conninfo)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     directory = tempfile.mkdtemp(prefix="warmpath-bench-")
-    config = os.path.join(directory, "warmpath.yaml")
-    with open(config, "w") as f:
-        f.write(CONFIG.format(conninfo=a.own, dir=directory))
     try:
-        result = {"keys": a.keys, "active": a.active}
-        there = prepare(a, config)
-        conn = connect(a.own)
-        cur = conn.cursor()
-        if not there:
-            note(f"loading {a.keys:,} keys")
-            began = time.monotonic()
-            load(conn, emitted(a.build, directory), a.keys)
-            cur.execute("CREATE TABLE bench_loaded AS SELECT %s AS keys, string_agg(checksum, ',' ORDER BY version) AS version FROM strategic_migrations", (a.keys,))
-            result["load_s"] = round(time.monotonic() - began)
-            note(f"  loaded in {result['load_s']} s")
-        result["bytes_per_key"] = sizes(cur, a.keys)
-        prepare_source(cur, a.active)
-        cur.execute("CHECKPOINT")
-        result["quiet"] = measure(a, directory, cur, "quiet")
-        with Writer(a, config, directory):
-            result["writing"] = measure(a, directory, cur, "writing")
-        result["load_average"] = os.getloadavg()[0]
-        conn.close()
+        with cluster.Cluster(a.dir, settings={"shared_buffers": "1GB", "max_wal_size": "8GB"}) as server:
+            result = run(a, server, directory)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     if a.json:
