@@ -17,7 +17,16 @@ from .model import (
     PersonalityProfile,
 )
 from .reader import StrategicReader
-from .requests import async_forget, async_invalidate, async_touch, forget, invalidate, touch
+from .requests import (
+    async_forget,
+    async_invalidate,
+    async_recompute,
+    async_touch,
+    forget,
+    invalidate,
+    recompute,
+    touch,
+)
 
 __all__ = [
     "Announcement",
@@ -40,9 +49,11 @@ __all__ = [
     "StrategicReader",
     "async_forget",
     "async_invalidate",
+    "async_recompute",
     "async_touch",
     "forget",
     "invalidate",
+    "recompute",
     "touch",
 ]
 __version__ = "0.1.0"

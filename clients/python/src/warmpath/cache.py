@@ -210,11 +210,12 @@ class BundleCache:
 
     @staticmethod
     def _is_known(a: Announcement, entry: _Entry) -> bool:
-        """The entry was read after what is announced: it holds these rows at least as new. Of a bot's own rows nothing is known:
-        there are several windows, and a change of the character concerns rows that are announced by nobody."""
+        """The entry was read after what is announced: it holds newer rows. The same version is not enough: rows that are declared
+        wrong keep theirs, and the reason of that is the application's own word. Of a bot's own rows nothing is known: there are
+        several windows."""
         if a.user_id is None or a.reason not in REFRESHES or not a.row_version or not a.tables:
             return False
-        return all(t in _ATTRIBUTES and entry.versions.get(t, 0) >= a.row_version for t in a.tables)
+        return all(t in _ATTRIBUTES and entry.versions.get(t, 0) > a.row_version for t in a.tables)
 
     def _empty(self) -> None:
         self._entries.clear()

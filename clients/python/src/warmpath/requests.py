@@ -8,15 +8,20 @@ from __future__ import annotations
 from typing import Any
 
 
-def invalidate(conn: Any, user_id: str, bot_name: str, reason: str) -> None:
-    """These rows are wrong now: readers see `invalid` from the commit on, until they have been computed again. reason: a few words,
-    shown in the feed and in the log of events; never a user's words."""
+def invalidate(conn: Any, user_id: str, bot_name: str | None = None, reason: str = "invalidate") -> None:
+    """The rows of the user with the bot, or with every bot, are wrong: from the commit on readers see `invalid`, until they have been
+    computed again, which follows at once. reason: a few words that the feed shows; never a user's."""
     _run(conn, "SELECT strategic_invalidate(%s, %s, %s)", user_id, bot_name, reason)
 
 
-def touch(conn: Any, user_id: str, bot_name: str) -> None:
-    """The user is about to talk to the bot (is typing, has opened the chat): have the rows fresh."""
+def touch(conn: Any, user_id: str, bot_name: str | None = None) -> None:
+    """The user is about to write (is typing, has opened the chat): rows that are not young are renewed."""
     _run(conn, "SELECT strategic_touch(%s, %s)", user_id, bot_name)
+
+
+def recompute(conn: Any, user_id: str, bot_name: str | None = None) -> None:
+    """The rows are computed again; readers see the old ones until then."""
+    _run(conn, "SELECT strategic_recompute(%s, %s)", user_id, bot_name)
 
 
 def forget(conn: Any, user_id: str, bot_name: str | None = None) -> None:
@@ -25,12 +30,16 @@ def forget(conn: Any, user_id: str, bot_name: str | None = None) -> None:
     _run(conn, "SELECT strategic_forget(%s, %s)", user_id, bot_name)
 
 
-async def async_invalidate(conn: Any, user_id: str, bot_name: str, reason: str) -> None:
+async def async_invalidate(conn: Any, user_id: str, bot_name: str | None = None, reason: str = "invalidate") -> None:
     await _run_async(conn, "SELECT strategic_invalidate(%s, %s, %s)", user_id, bot_name, reason)
 
 
-async def async_touch(conn: Any, user_id: str, bot_name: str) -> None:
+async def async_touch(conn: Any, user_id: str, bot_name: str | None = None) -> None:
     await _run_async(conn, "SELECT strategic_touch(%s, %s)", user_id, bot_name)
+
+
+async def async_recompute(conn: Any, user_id: str, bot_name: str | None = None) -> None:
+    await _run_async(conn, "SELECT strategic_recompute(%s, %s)", user_id, bot_name)
 
 
 async def async_forget(conn: Any, user_id: str, bot_name: str | None = None) -> None:

@@ -86,12 +86,18 @@ class RulesTest(unittest.TestCase):
         self.cache.announce(payload(version=2))
         self.assertIsNone(self.cache.get(KEY))
 
-    def test_an_announcement_of_what_is_known_drops_nothing(self):
-        self.land(version=2)
+    def test_an_announcement_of_what_is_older_drops_nothing(self):
+        self.land(version=3)
         self.cache.announce(payload(version=2))
-        self.assertEqual(self.cache.get(KEY), (2,))
-        # That the row of one table is as new says nothing of another one's.
+        self.assertEqual(self.cache.get(KEY), (3,))
+        # That the row of one table is newer says nothing of another one's.
         self.cache.announce(payload(version=2, tables=("strategic_conversation_patterns", "strategic_memory_health")))
+        self.assertIsNone(self.cache.get(KEY))
+
+    def test_the_same_version_may_be_wrong_by_now(self):
+        """Rows that are declared wrong keep their version, and the reason is any word of the application."""
+        self.land(version=2)
+        self.cache.announce(payload(version=2, reason="refresh"))
         self.assertIsNone(self.cache.get(KEY))
 
     def test_what_is_wrong_goes_whatever_its_version(self):
