@@ -285,7 +285,7 @@ class ReceiverTest(FeedTest):
 
     def survive(self, user, behave, attempts=2):
         """The first attempts are answered by behave(), the rest well; the announcement arrives, by the same id, and nothing else is asked
-        for. The other destination has it meanwhile. Returns the attempts for the message that was tried first."""
+        for. The other destination has it meanwhile. ."""
         left = [attempts]
         enough = threading.Event()
 
@@ -307,11 +307,13 @@ class ReceiverTest(FeedTest):
         for d in tried:
             self.assertEqual(2, verify(SECRETS, d.headers, d.body))
         self.assert_rising([d.body for d in tried])
-        return [d for d in tried if d.id == tried[0].id]
+        pairs = {(d.id, d.body) for d in tried}
+        self.assertEqual(len(pairs), len({d.id for d in tried}), "one id, two contents")
+        self.assertEqual(len(pairs), len({d.body for d in tried}), "one content, two ids")
+        return tried
 
     def test_failing(self):
-        same = self.survive("failing", lambda d, h: (500, {}, b"no"), attempts=3)
-        self.assertEqual({same[0].body}, {d.body for d in same}, "one id, two contents")
+        self.survive("failing", lambda d, h: (500, {}, b"no"), attempts=4)
 
     def test_redirecting(self):
         self.survive("redirecting", lambda d, h: (307, {"Location": self.receivers["other"].url + "/elsewhere"}, b""))
@@ -335,10 +337,8 @@ class ReceiverTest(FeedTest):
         self.survive("slow", lambda d, h: over.wait(30) and None)
 
     def test_asked_to_wait(self):
-        same = self.survive("waiting", lambda d, h: (429, {"Retry-After": "2"}, b""), attempts=1)
-        tried = [d for d in self.receiver.deliveries(all=True) if d.key[1] == "waiting"]
+        tried = self.survive("waiting", lambda d, h: (429, {"Retry-After": "2"}, b""), attempts=1)
         self.assertGreaterEqual(tried[1].at - tried[0].at, 1.9)
-        self.assertEqual(1, len({d.id for d in same}))
 
     def test_flapping(self):
         """Every second attempt fails, while rows keep changing: rising versions, and everything arrives."""

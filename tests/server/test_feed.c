@@ -282,8 +282,14 @@ static void test_a_client_that_the_ring_has_overtaken_is_cut_off(void **state)
     connect_with(&c, &w, "", NULL, 4096);
     hear(&c, "\n\n");
     say_too_much(&w);
-    while (recv(c.fd, rest, sizeof(rest), 0) > 0) /* it reads on, and comes to an end */
-        ;
+    struct timeval patience = {.tv_sec = PATIENCE_MS / 1000};
+    assert_int_equal(0, setsockopt(c.fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)));
+    ssize_t got = 0;
+    int64_t until = clock_mono_us(&clock_real) + 2 * PATIENCE_MS * INT64_C(1000);
+    do /* it reads on ... */
+        got = recv(c.fd, rest, sizeof(rest), 0);
+    while (got > 0 && clock_mono_us(&clock_real) < until);
+    assert_int_equal(got, 0); /* ... and comes to an end */
     assert_int_equal(streams("cut"), before + 1);
     wait_for_clients(&w, 0);
     close(c.fd);
