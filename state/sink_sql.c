@@ -17,7 +17,7 @@ static const struct sql_column common[] = {
     {"state_flags", "int"},    {"valid_until", "timestamptz"}, {"details", "jsonb"},
 };
 #define N_COMMON (sizeof(common) / sizeof(common[0]))
-_Static_assert(2 + ROW_COLUMNS_MAX + N_COMMON + 1 == SINK_PARAMS_MAX, "the count in the header");
+_Static_assert(2 + ROW_COLUMNS_MAX + N_COMMON + 2 == SINK_PARAMS_MAX, "the count in the header");
 
 /* In the order in which sink_sql_fill_touch() writes them, after the key. */
 static const struct sql_column touched[SINK_TOUCH_ARRAYS - 2] = {
@@ -118,9 +118,30 @@ static struct sql_column upsert_column(const struct table_def *t, size_t i)
     return common[i - t->n_columns];
 }
 
-size_t sink_sql_upsert_arrays(const struct table_def *t)
+static size_t upsert_columns(const struct table_def *t)
 {
     return 2 + t->n_columns + N_COMMON;
+}
+
+size_t sink_sql_upsert_arrays(const struct table_def *t)
+{
+    return upsert_columns(t) + 1;
+}
+
+/*
+ * The stored row is valid, or was invalidated no later than cleared_at says. Asked of the row as it
+ * is once it is locked: who has applied an invalidation may be here before the server shows it to
+ * a statement's snapshot. And only of a row that is invalid, which is why it may cost something.
+ */
+static enum status put_cleared(const struct table_def *t, size_t cleared, struct buf *out)
+{
+    const struct sql_column *key = key_of(t);
+    return buf_printf(out,
+                      "(t.invalidated_at IS NULL OR t.invalidated_at <= (SELECT n.cleared_at FROM"
+                      " unnest($1::%s[], $2::%s[], $%zu::timestamptz[]) AS n (%s, %s, cleared_at)"
+                      " WHERE n.%s = t.%s AND n.%s = t.%s))",
+                      key[0].type, key[1].type, cleared, key[0].name, key[1].name, key[0].name,
+                      key[0].name, key[1].name, key[1].name);
 }
 
 /* Parameter number ttl, in seconds; greatest() ignores a row that says nothing of its validity. */
@@ -135,7 +156,7 @@ static enum status put_expiry(enum ttl_mode mode, size_t ttl, const char *valid_
 
 enum status sink_sql_upsert(const struct table_def *t, enum ttl_mode mode, struct buf *out)
 {
-    size_t n = sink_sql_upsert_arrays(t);
+    size_t n = upsert_columns(t);
     enum status st = buf_printf(out, "INSERT INTO %s AS t (", t->name);
     for (size_t i = 0; !st && i < n; i++)
         st = buf_printf(out, "%s, ", upsert_column(t, i).name);
@@ -146,7 +167,7 @@ enum status sink_sql_upsert(const struct table_def *t, enum ttl_mode mode, struc
     if (!st)
         st = buf_printf(out, "NULL, now(), ");
     if (!st)
-        st = put_expiry(mode, n + 1, "valid_until", out);
+        st = put_expiry(mode, n + 2, "valid_until", out);
     if (!st)
         st = buf_printf(out, " FROM unnest(");
     for (size_t i = 0; !st && i < n; i++)
@@ -162,8 +183,12 @@ enum status sink_sql_upsert(const struct table_def *t, enum ttl_mode mode, struc
         st = buf_printf(out, "%s = EXCLUDED.%s, ", upsert_column(t, i).name,
                         upsert_column(t, i).name);
     if (!st)
-        st = buf_printf(out, "computed_at = EXCLUDED.computed_at, expires_at = EXCLUDED.expires_at"
-                             " WHERE t.invalidated_at IS NULL AND " GUARD("EXCLUDED"));
+        st = buf_printf(out, "invalidated_at = NULL, computed_at = EXCLUDED.computed_at,"
+                             " expires_at = EXCLUDED.expires_at WHERE ");
+    if (!st)
+        st = put_cleared(t, n + 1, out);
+    if (!st)
+        st = buf_append_str(out, STR(" AND " GUARD("EXCLUDED")));
     return st;
 }
 
@@ -211,20 +236,6 @@ enum status sink_sql_remove(const struct table_def *t, struct buf *out)
                                 " $3::timestamptz[], $4::bigint[])"
                                 " AS n (%s, %s, as_of, row_version)"
                                 " WHERE t.%s = n.%s AND t.%s = n.%s AND ",
-                                t->name, key[0].type, key[1].type, key[0].name, key[1].name,
-                                key[0].name, key[0].name, key[1].name, key[1].name);
-    return st ? st : buf_printf(out, GUARD("n"));
-}
-
-enum status sink_sql_clear(const struct table_def *t, struct buf *out)
-{
-    const struct sql_column *key = key_of(t);
-    enum status st = buf_printf(out,
-                                "UPDATE %s AS t SET invalidated_at = NULL FROM unnest($1::%s[],"
-                                " $2::%s[], $3::timestamptz[], $4::bigint[], $5::timestamptz[])"
-                                " AS n (%s, %s, as_of, row_version, cleared_at)"
-                                " WHERE t.%s = n.%s AND t.%s = n.%s"
-                                " AND t.invalidated_at <= n.cleared_at AND ",
                                 t->name, key[0].type, key[1].type, key[0].name, key[1].name,
                                 key[0].name, key[0].name, key[1].name, key[1].name);
     return st ? st : buf_printf(out, GUARD("n"));
@@ -295,8 +306,8 @@ static enum status end_arrays(struct pg_array *arrays, size_t n)
     return STATUS_OK;
 }
 
-enum status sink_sql_fill_upsert(const struct table_def *t, const struct row *const *rows, size_t n,
-                                 struct pg_array *arrays)
+enum status sink_sql_fill_upsert(const struct table_def *t, const struct row *const *rows,
+                                 const int64_t *cleared_us, size_t n, struct pg_array *arrays)
 {
     size_t n_arrays = sink_sql_upsert_arrays(t);
     for (size_t i = 0; i < n_arrays; i++)
@@ -307,6 +318,10 @@ enum status sink_sql_fill_upsert(const struct table_def *t, const struct row *co
         for (size_t c = 0; c < t->n_columns; c++)
             add_value(rows[i], c, &arrays[2 + c]);
         add_common(rows[i], &arrays[2 + t->n_columns]);
+        if (cleared_us[i])
+            pg_array_time(&arrays[n_arrays - 1], cleared_us[i]);
+        else
+            pg_array_null(&arrays[n_arrays - 1]);
     }
     return end_arrays(arrays, n_arrays);
 }
@@ -336,14 +351,4 @@ enum status sink_sql_fill_remove(const struct table_def *t, const struct row *co
         pg_array_plain(&arrays[3], "%" PRIu64, rows[i]->row_version);
     }
     return end_arrays(arrays, SINK_REMOVE_ARRAYS);
-}
-
-enum status sink_sql_fill_clear(const struct table_def *t, const struct row *const *rows,
-                                const int64_t *cleared_us, size_t n, struct pg_array *arrays)
-{
-    enum status st = sink_sql_fill_remove(t, rows, n, arrays);
-    pg_array_begin(&arrays[SINK_REMOVE_ARRAYS]);
-    for (size_t i = 0; i < n; i++)
-        pg_array_time(&arrays[SINK_REMOVE_ARRAYS], cleared_us[i]);
-    return st ? st : pg_array_end(&arrays[SINK_REMOVE_ARRAYS]);
 }

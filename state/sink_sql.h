@@ -16,12 +16,14 @@
 
 #include <stddef.h>
 
-/* Key columns, the table's own columns, the additive columns of ENGINES.md 1.7, the lifetime. */
-#define SINK_PARAMS_MAX (2 + ROW_COLUMNS_MAX + 9 + 1)
+/* Key columns, the table's own columns, the additive columns of ENGINES.md 1.7, what is cleared,
+ * the lifetime. */
+#define SINK_PARAMS_MAX (2 + ROW_COLUMNS_MAX + 9 + 2)
 
 /*
  * INSERT ... SELECT FROM unnest($1, ..) ON CONFLICT (key) DO UPDATE ... WHERE the stored row is
- * older by (row_version, as_of) and not invalidated. The last parameter is the lifetime in
+ * older by (row_version, as_of), and valid or invalidated no later
+ * than the last array says, NULL = never. The last parameter is the lifetime in
  * seconds, which TTL_VALIDITY makes longer where valid_until is later.
  */
 MUST_CHECK enum status sink_sql_upsert(const struct table_def *t, enum ttl_mode mode,
@@ -33,9 +35,6 @@ MUST_CHECK enum status sink_sql_upsert(const struct table_def *t, enum ttl_mode 
  */
 MUST_CHECK enum status sink_sql_touch(const struct table_def *t, enum ttl_mode mode,
                                       struct buf *out);
-/* Under the same guard, before the upsert that fills the row: it is valid again if it was
- * invalidated no later than cleared_at says. */
-MUST_CHECK enum status sink_sql_clear(const struct table_def *t, struct buf *out);
 /* DELETE under the same guard: a row that is newer stays. */
 MUST_CHECK enum status sink_sql_remove(const struct table_def *t, struct buf *out);
 
@@ -43,22 +42,17 @@ MUST_CHECK enum status sink_sql_remove(const struct table_def *t, struct buf *ou
 size_t sink_sql_upsert_arrays(const struct table_def *t);
 #define SINK_TOUCH_ARRAYS  5
 #define SINK_REMOVE_ARRAYS 4
-#define SINK_CLEAR_ARRAYS  5
 
-/* Fills arrays[0..that) from rows, which all belong to t. */
+/* Fills arrays[0..that) from rows, which all belong to t. cleared_us: of each row, 0 = none. */
 MUST_CHECK enum status sink_sql_fill_upsert(const struct table_def *t,
-                                            const struct row *const *rows, size_t n,
+                                            const struct row *const *rows,
+                                            const int64_t *cleared_us, size_t n,
                                             struct pg_array *arrays);
 MUST_CHECK enum status sink_sql_fill_touch(const struct table_def *t, const struct row *const *rows,
                                            size_t n, struct pg_array *arrays);
 MUST_CHECK enum status sink_sql_fill_remove(const struct table_def *t,
                                             const struct row *const *rows, size_t n,
                                             struct pg_array *arrays);
-
-/* cleared_us[i] is that of rows[i]. */
-MUST_CHECK enum status sink_sql_fill_clear(const struct table_def *t, const struct row *const *rows,
-                                           const int64_t *cleared_us, size_t n,
-                                           struct pg_array *arrays);
 
 /* The statements that do not depend on a table. */
 extern const char sink_sql_fence[];     /* pipeline, epoch */

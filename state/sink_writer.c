@@ -22,7 +22,6 @@
 /* Which statement of the pipeline a result belongs to: decides what its failure means. */
 enum step_kind {
     STEP_PLAIN,
-    STEP_CLEAR,
     STEP_UPSERT,
     STEP_REMOVE,
     STEP_TOUCH,
@@ -39,9 +38,9 @@ struct step {
     size_t sent;     /* rows in the statement */
 };
 
-/* BEGIN, fence, per table four, activity, characters, progress, heartbeats, notify, COMMIT; or what
- * connecting takes. */
-#define STEPS_MAX (4 * LIMIT_TABLES + 20)
+/* BEGIN, fence, per table three, activity, characters, progress, heartbeats, notify, COMMIT; or
+ * what connecting takes. */
+#define STEPS_MAX (3 * LIMIT_TABLES + 20)
 
 struct script {
     struct sink_writer *w;
@@ -123,10 +122,7 @@ static struct step *send_arrays(struct script *s, enum step_kind kind, const cha
 /* "upsert_0": the statement of one kind for one table. */
 static void statement_name(char out[32], enum step_kind kind, size_t table)
 {
-    const char *what = kind == STEP_UPSERT   ? "upsert"
-                       : kind == STEP_CLEAR  ? "clear"
-                       : kind == STEP_REMOVE ? "remove"
-                                             : "touch";
+    const char *what = kind == STEP_UPSERT ? "upsert" : kind == STEP_REMOVE ? "remove" : "touch";
     snprintf(out, 32, "%s_%zu", what, table);
 }
 
@@ -135,18 +131,12 @@ static enum step_kind kind_of(const struct sink_item *item)
     return item->touch ? STEP_TOUCH : item->remove ? STEP_REMOVE : STEP_UPSERT;
 }
 
-static bool belongs(const struct sink_item *item, enum step_kind kind)
-{
-    return kind == STEP_CLEAR ? kind_of(item) == STEP_UPSERT && item->cleared_us > 0
-                              : kind_of(item) == kind;
-}
-
 /* The leaders of one kind among the nodes of a table, in key order. */
 static size_t collect(struct script *s, const struct step *step, struct sink_node **out)
 {
     size_t n = 0;
     for (size_t i = step->from; i < step->to; i++)
-        if (s->nodes[i]->leader == s->nodes[i] && belongs(&s->nodes[i]->item, step->kind))
+        if (s->nodes[i]->leader == s->nodes[i] && kind_of(&s->nodes[i]->item) == step->kind)
             out[n++] = s->nodes[i];
     return n;
 }
@@ -161,13 +151,9 @@ static enum status fill(struct script *s, const struct step *step, struct sink_n
         rows[i] = &nodes[i]->item.row;
         cleared_us[i] = nodes[i]->item.cleared_us;
     }
-    if (step->kind == STEP_CLEAR) {
-        *ret_arrays = SINK_CLEAR_ARRAYS;
-        return sink_sql_fill_clear(t, rows, cleared_us, step->sent, s->w->arrays);
-    }
     if (step->kind == STEP_UPSERT) {
         *ret_arrays = sink_sql_upsert_arrays(t);
-        return sink_sql_fill_upsert(t, rows, step->sent, s->w->arrays);
+        return sink_sql_fill_upsert(t, rows, cleared_us, step->sent, s->w->arrays);
     }
     if (step->kind == STEP_REMOVE) {
         *ret_arrays = SINK_REMOVE_ARRAYS;
@@ -192,8 +178,7 @@ static void send_table(struct script *s, enum step_kind kind, size_t from, size_
     snprintf(ttl_s, sizeof(ttl_s), "%.6f", (double)s->w->cfg->ttl_us / (double)US_PER_SECOND);
     char name[32];
     statement_name(name, kind, step.table);
-    *send_arrays(s, kind, name, n_arrays,
-                 kind == STEP_REMOVE || kind == STEP_CLEAR ? NULL : ttl_s) = step;
+    *send_arrays(s, kind, name, n_arrays, kind == STEP_REMOVE ? NULL : ttl_s) = step;
 }
 
 static void send_tables(struct script *s, size_t n)
@@ -202,7 +187,6 @@ static void send_tables(struct script *s, size_t n)
         size_t to = from + 1;
         while (to < n && s->nodes[to]->item.table == s->nodes[from]->item.table)
             to++;
-        send_table(s, STEP_CLEAR, from, to);
         send_table(s, STEP_UPSERT, from, to);
         send_table(s, STEP_REMOVE, from, to);
         /* Last: a touch that is newer than a whole row of the same batch must find that row. */
@@ -464,7 +448,6 @@ static enum status failure(const struct script *s, const struct step *step, cons
 {
     char what[96];
     switch (step->kind) {
-    case STEP_CLEAR:
     case STEP_UPSERT:
     case STEP_REMOVE:
     case STEP_TOUCH:
@@ -559,8 +542,7 @@ static void send_prepare_table(struct script *s, enum step_kind kind, size_t tab
     const struct table_def *t = &s->w->cfg->tables[table];
     enum ttl_mode mode = s->w->cfg->ttl_mode;
     if (!s->st)
-        s->st = kind == STEP_CLEAR    ? sink_sql_clear(t, &sql)
-                : kind == STEP_UPSERT ? sink_sql_upsert(t, mode, &sql)
+        s->st = kind == STEP_UPSERT   ? sink_sql_upsert(t, mode, &sql)
                 : kind == STEP_REMOVE ? sink_sql_remove(t, &sql)
                                       : sink_sql_touch(t, mode, &sql);
     if (!s->st)
@@ -647,7 +629,6 @@ enum status sink_writer_connect(struct sink_writer *w, struct error *err)
     send_prepare(&s, "progress", sink_sql_progress);
     send_prepare(&s, "notify", sink_sql_notify);
     for (size_t i = 0; i < w->cfg->n_tables; i++) {
-        send_prepare_table(&s, STEP_CLEAR, i);
         send_prepare_table(&s, STEP_UPSERT, i);
         send_prepare_table(&s, STEP_REMOVE, i);
         send_prepare_table(&s, STEP_TOUCH, i);

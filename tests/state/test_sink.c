@@ -332,6 +332,31 @@ static void test_a_row_stays_invalid_until_its_cause_was_seen(void **state)
     assert_string_equal(again, "{\"v\": 8}{\"v\": 9}|t|0");
 }
 
+/* A commit is read from the log before the server shows it: who has applied it may be here while
+ * the row is still locked, and looks as it did before. */
+static void test_an_invalidation_is_cleared_while_it_is_being_committed(void **state)
+{
+    (void)state;
+    (void)write_one(health("u", 5));
+    PGconn *application = sql_open(conninfo);
+    sql_run(application, "BEGIN");
+    sql_run(application, "UPDATE strategic_memory_health SET invalidated_at = to_timestamp(1000),"
+                         " memory_snapshot = '{}'");
+    struct sink_item item = health("u", 6);
+    item.cleared_us = 1000 * US_PER_SECOND;
+    submit(&item, 1);
+    int64_t until = clock_mono_us(&clock_real) + 60 * US_PER_SECOND;
+    while (sql_number(db, "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") ==
+           0)
+        assert_true(clock_mono_us(&clock_real) < until);
+    sql_run(application, "COMMIT");
+    sql_close(application);
+    struct sink_result r;
+    collect(&r, 1);
+    TEXT row = sql_text(db, "SELECT memory_snapshot, invalidated_at FROM strategic_memory_health");
+    assert_string_equal(row, "{\"v\": 6}|-");
+}
+
 static void test_a_removed_row_goes_unless_it_is_newer(void **state)
 {
     (void)state;
@@ -1022,6 +1047,7 @@ int main(void)
         SINK_TEST(test_a_touch_of_no_row_is_missing_and_of_a_newer_row_is_not),
         SINK_TEST(test_an_invalidated_row_must_be_written_whole),
         SINK_TEST(test_a_row_stays_invalid_until_its_cause_was_seen),
+        SINK_TEST(test_an_invalidation_is_cleared_while_it_is_being_committed),
         SINK_TEST(test_a_removed_row_goes_unless_it_is_newer),
         SINK_TEST(test_validity_makes_a_row_expire_when_it_ceases_to_hold),
         SINK_TEST(test_rows_that_expired_long_ago_are_deleted_in_batches),

@@ -1,5 +1,6 @@
 /* tests/state/test_sink_sql.c - what the sink sends: statement texts, filled arrays, and which of
  * several items of one key is sent. No server needed. */
+#include "core/clock.h"
 #include "state/sink_sql.h"
 #include "state/sink_writer.h"
 
@@ -50,7 +51,7 @@ static void test_the_upsert_writes_every_column_under_the_guard(void **state)
         " invalidated_at, computed_at, expires_at)"
         " SELECT user_id, bot_name, score, topics, as_of, source_lsn, row_version, event_count,"
         " engine_version, confidence, state_flags, valid_until, details, NULL, now(),"
-        " now() + make_interval(secs => $14::float8)"
+        " now() + make_interval(secs => $15::float8)"
         " FROM unnest($1::text[], $2::text[], $3::float8[], $4::jsonb[], $5::timestamptz[],"
         " $6::pg_lsn[], $7::bigint[], $8::bigint[], $9::int[], $10::real[], $11::int[],"
         " $12::timestamptz[], $13::jsonb[]) AS n (user_id, bot_name, score, topics, as_of,"
@@ -61,17 +62,13 @@ static void test_the_upsert_writes_every_column_under_the_guard(void **state)
         " row_version = EXCLUDED.row_version, event_count = EXCLUDED.event_count,"
         " engine_version = EXCLUDED.engine_version, confidence = EXCLUDED.confidence,"
         " state_flags = EXCLUDED.state_flags, valid_until = EXCLUDED.valid_until,"
-        " details = EXCLUDED.details, computed_at = EXCLUDED.computed_at,"
+        " details = EXCLUDED.details, invalidated_at = NULL, computed_at = EXCLUDED.computed_at,"
         " expires_at = EXCLUDED.expires_at"
-        " WHERE t.invalidated_at IS NULL AND (t.row_version < EXCLUDED.row_version"
+        " WHERE (t.invalidated_at IS NULL OR t.invalidated_at <= (SELECT n.cleared_at"
+        " FROM unnest($1::text[], $2::text[], $14::timestamptz[]) AS n (user_id, bot_name,"
+        " cleared_at) WHERE n.user_id = t.user_id AND n.bot_name = t.bot_name))"
+        " AND (t.row_version < EXCLUDED.row_version"
         " OR (t.row_version = EXCLUDED.row_version AND t.as_of < EXCLUDED.as_of))");
-    expect_sql(sink_sql_clear, &by_user,
-               "UPDATE cache_a AS t SET invalidated_at = NULL FROM unnest($1::text[], $2::text[],"
-               " $3::timestamptz[], $4::bigint[], $5::timestamptz[])"
-               " AS n (user_id, bot_name, as_of, row_version, cleared_at)"
-               " WHERE t.user_id = n.user_id AND t.bot_name = n.bot_name"
-               " AND t.invalidated_at <= n.cleared_at AND (t.row_version < n.row_version"
-               " OR (t.row_version = n.row_version AND t.as_of < n.as_of))");
 }
 
 static void test_a_window_table_has_its_own_key(void **state)
@@ -100,7 +97,7 @@ static void test_validity_prolongs_the_lifetime(void **state)
     assert_int_equal(sink_sql_upsert(&by_user, TTL_VALIDITY, &sql), STATUS_OK);
     assert_int_equal(buf_append(&sql, "", 1), STATUS_OK);
     assert_non_null(strstr(sql.data, " details, NULL, now(),"
-                                     " greatest(now() + make_interval(secs => $14::float8),"
+                                     " greatest(now() + make_interval(secs => $15::float8),"
                                      " valid_until) FROM unnest("));
     buf_reset(&sql);
     assert_int_equal(sink_sql_touch(&by_user, TTL_VALIDITY, &sql), STATUS_OK);
@@ -133,7 +130,8 @@ static void test_a_row_fills_one_element_of_every_array(void **state)
     struct pg_array a[SINK_PARAMS_MAX];
     for (size_t i = 0; i < SINK_PARAMS_MAX; i++)
         pg_array_init(&a[i], 1 << 16);
-    assert_int_equal(sink_sql_fill_upsert(&by_user, rows, 1, a), STATUS_OK);
+    const int64_t cleared_us[] = {US_PER_SECOND};
+    assert_int_equal(sink_sql_fill_upsert(&by_user, rows, cleared_us, 1, a), STATUS_OK);
     static const char details[] = "{\"{\\\"reason\\\":{\\\"topics\\\":\\\"have 3, need "
                                   "5\\\"}}\"}";
     static const char *const expected[] = {"{\"u\\\"1\"}",
@@ -148,7 +146,8 @@ static void test_a_row_fills_one_element_of_every_array(void **state)
                                            "{0.25}",
                                            "{0}",
                                            "{NULL}",
-                                           details};
+                                           details,
+                                           "{1970-01-01T00:00:01Z}"};
     assert_int_equal(sink_sql_upsert_arrays(&by_user), sizeof(expected) / sizeof(expected[0]));
     for (size_t i = 0; i < sizeof(expected) / sizeof(expected[0]); i++)
         assert_string_equal(a[i].buf.data, expected[i]);
