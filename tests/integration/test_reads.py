@@ -135,6 +135,24 @@ class FreshnessTest(PipelineTest):
             self.assertEqual("missing", self.db.one(f"SELECT pf_f FROM {function}('u', 'b', 24)"))
 
     @in_transaction
+    def test_they_know_their_tables_whatever_the_caller_sees_first(self):
+        processor(self.db)
+        for component in COMPONENTS:
+            insert(self.db, component, valid="'infinity'")
+        self.db.run("CREATE SCHEMA other; SET LOCAL search_path = other, public")
+        for table in (*COMPONENTS.values(), "strategic_key_activity", "strategic_processor", "strategic_bot_epoch"):
+            self.db.run(f"CREATE VIEW other.{table} AS SELECT 'something else'")
+        for path in ("other, public", "pg_catalog"):
+            self.db.run(f"SET LOCAL search_path = {path}")
+            for function in FUNCTIONS:
+                self.assertEqual(dict.fromkeys(COMPONENTS, "current"), self.freshness("public." + function), path)
+        # Columns may come and go, the bundle's rows have them.
+        self.db.run("SET LOCAL search_path = public; ALTER TABLE strategic_memory_health ADD COLUMN more int DEFAULT 7")
+        self.assertEqual(7, self.db.one("SELECT (mh).more FROM strategic_bundle('u', 'b')"))
+        self.db.run("ALTER TABLE strategic_memory_health DROP COLUMN more")
+        self.assertEqual("current", self.db.one("SELECT mh_f FROM strategic_bundle('u', 'b')"))
+
+    @in_transaction
     def test_lite_has_every_plain_column_and_says_what_the_bundle_says(self):
         plain = {}  # what the engines fill, without JSON
         number = 0
