@@ -1,6 +1,7 @@
 /* server/redis_batch.c - the part of redis_writer.h that reads keys and writes their values. */
 #include "server/redis_link.h"
 #include "server/redis_writer_internal.h"
+#include "state/fault.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -161,6 +162,8 @@ static enum status flush(struct batch *b, struct error *err)
 static enum status send_batch(struct batch *b, struct error *err)
 {
     enum status st = STATUS_OK;
+    if (FAULT_POINT("redis_before_write"))
+        return error_set(err, STATUS_IO, "the batch was lost");
     for (int set = 0; set < 2; set++)
         for (int result = 0; result < 2; result++)
             for (int row = 0; row < PQntuples(b->values[result]) && !st; row++) {

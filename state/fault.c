@@ -11,8 +11,8 @@
 
 #define FAULTS_MAX 8
 
-enum mode { MODE_FAIL, MODE_ABORT, MODE_HANG };
-static const char *const mode_names[] = {"fail", "abort", "hang"};
+enum mode { MODE_FAIL, MODE_ABORT, MODE_HANG, MODE_STOP };
+static const char *const mode_names[] = {"fail", "abort", "hang", "stop"};
 
 struct fault {
     char name[48];
@@ -36,7 +36,10 @@ bool fault_hit(const char *name)
             fprintf(stderr, "hanging at %s\n", name); /* tests wait for this */
         while (faults[i].mode == MODE_HANG)
             pause();
-        fail = true;
+        if (faults[i].mode == MODE_STOP)
+            kill(getpid(), SIGSTOP);
+        else
+            fail = true;
     }
     return fail;
 }
@@ -62,9 +65,9 @@ static bool parse_one(const char *text, size_t len, struct fault *ret)
     if (*count < '0' || *count > '9' || *end != '\0' || n == 0 || n > INT32_MAX)
         return false;
     size_t m = 0;
-    while (m <= MODE_HANG && strcmp(mode, mode_names[m]) != 0)
+    while (m <= MODE_STOP && strcmp(mode, mode_names[m]) != 0)
         m++;
-    if (m > MODE_HANG)
+    if (m > MODE_STOP)
         return false;
     memcpy(ret->name, copy, strlen(copy) + 1);
     ret->mode = (enum mode)m;
@@ -79,10 +82,11 @@ enum status fault_arm(const char *spec, struct error *err)
     for (const char *at = spec; at && *at;) {
         size_t len = strcspn(at, ",");
         if (n_faults == FAULTS_MAX || !parse_one(at, len, &faults[n_faults]))
-            return error_set(err, STATUS_INVALID,
-                             "could not read the fault \"%s\": expected name:n:abort, "
-                             "name:n:fail or name:n:hang, at most %d of them separated by commas",
-                             spec, FAULTS_MAX);
+            return error_set(
+                err, STATUS_INVALID,
+                "could not read the fault \"%s\": expected name:n:abort, "
+                "name:n:fail, name:n:hang or name:n:stop, at most %d of them separated by commas",
+                spec, FAULTS_MAX);
         n_faults++;
         at += len + (at[len] == ',');
     }

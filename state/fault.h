@@ -7,7 +7,8 @@
  * WARMPATH_FAULT="name:n:abort" kills the process at its n-th passing of the point with SIGKILL,
  * exactly as `kill -9` would: nothing is flushed, no handler runs. "name:n:fail" makes
  * FAULT_POINT() true once, at that passing. "name:n:hang" stops that thread for good there, while
- * all others go on. Several are separated by commas. A malformed value ends the process at start
+ * all others go on; "name:n:stop" stops the whole process (SIGSTOP) until it is
+ * continued. Several are separated by commas. A malformed value ends the process at start
  * with a message, because a fault that never happens proves nothing.
  *
  * Unarmed, a point costs one load and one branch. Threads: points may be passed from any thread;

@@ -5,11 +5,13 @@ What a value must be is computed here from the rows, by plain Python.
 """
 import json
 import os
+import signal
+import subprocess
 import threading
 import time
 import unittest
 
-from harness import CONFIG, Database, Load, PipelineTest, Warmpath, cluster, connect, wait_until  # noqa: F401
+from harness import CONFIG, WARMPATH, Database, Load, PipelineTest, Warmpath, connect, wait_until
 from redis_server import RedisServer
 from test_private import UnixConnection, answer, figures
 
@@ -252,6 +254,9 @@ class RedisTest(RedisCase):
         self.uproot("gone")
         self.notify("gone", reason="erased")
         wait_until("the forgotten value to go", lambda: not self.has("gone"), alive=self.w)
+        self.plant("called off")
+        self.db.run("SELECT strategic_invalidate('called off', 'bot0')")
+        wait_until("what the application calls wrong to go", lambda: not self.has("called off"), alive=self.w)
         self.assertTrue(self.has("stays"))
 
     def test_an_announcement_without_a_bot_is_about_all_of_them(self):
@@ -330,9 +335,13 @@ class TroubleTest(RedisCase):
         wait_until("the sync to be counted", lambda: self.figure("syncs_total") > synced, 60, alive=self.w)
 
     def test_paused(self):
+        self.plant("under way")
         with self.load(4):
             self.redis.pause()
             try:
+                # Only this once: what could not be sent is not lost.
+                self.db.run("UPDATE strategic_memory_behavior SET confidence = 0.5 WHERE user_id = 'under way'")
+                self.notify("under way")
                 wait_until("the time-out", lambda: "[!]redis away: " in self.ready()[1], 60, alive=self.w)
                 self.live_on(10)
                 # Wrong while nobody can be told.
@@ -398,22 +407,69 @@ class PasswordTest(RedisCase):
 class SyncTest(RedisCase):
     """warmpath redis sync, with and without a running instance."""
 
+    def tearDown(self):
+        if self.w.running():  # a test has failed: the next one begins without it
+            self.w.kill()
+
     def test_from_empty_and_from_wrong(self):
         self.w.start()
         Load(self.db, seed=5, users=40).run(60)
         self.w.wait_covered()
         self.assert_counts()
         self.assertEqual(0, self.w.stop())
+        # More than one step lists.
+        self.db.run("INSERT INTO strategic_memory_health (user_id, bot_name, memory_snapshot, expires_at) "
+                    "SELECT 'many-' || n, 'bot0', '{}', now() + interval '1 hour' FROM generate_series(1, 1500) n")
         self.redis.call("FLUSHALL")
         said = json.loads(self.w.must("redis", "sync", "--json"))
         self.assert_same(0)
-        self.assertGreater(said["sets"], 40)
+        self.assertGreater(said["sets"], 1500)
         self.assertEqual(0, said["dels"])
         self.db.run("UPDATE strategic_memory_health SET invalidated_at = now() WHERE user_id = 'user-1'")
         self.db.run("UPDATE strategic_conversation_patterns SET expires_at = now() - interval '1 hour', confidence = 0.25")
+        for name in COMPONENTS:
+            self.db.run(f"UPDATE strategic_{name} SET expires_at = now() - interval '1 hour' WHERE user_id = 'user-2'")
+        self.assertTrue(any(k.endswith(":user-2") for k in self.found()))
         said = json.loads(self.w.must("redis", "sync", "--json"))
         self.assert_same(0)
         self.assertGreater(said["dels"], 0)
+        self.assertFalse(any(k.endswith(":user-2") for k in self.found()))
+
+    def test_a_batch_that_fails_is_sent_again(self):
+        self.w.spawn(env={"WARMPATH_FAULT": "redis_before_write:1:fail"})
+        wait_until("the slot to be read", self.w.is_reading, 60, alive=self.w)
+        wait_until("the first sync", lambda: (self.figure("syncs_total") or 0) >= 1, 60, alive=self.w)
+        wait_until("the marker", lambda: self.redis.call("EXISTS", PREFIX + "marker"), alive=self.w)
+        self.plant("unlucky")
+        self.assertGreater(self.w.new_log().count("the batch was lost"), 0)
+        self.assertEqual(0, self.w.stop())
+
+    def test_an_old_value_is_not_brought_back(self):
+        """The command has read a value and not written it yet when the row becomes invalid, and the instance removes the value."""
+        self.w.start()
+        self.plant("changes")
+        command = subprocess.Popen([WARMPATH, "redis", "sync", "--config", self.w.config], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT, env={**os.environ, "WARMPATH_FAULT": "redis_before_write:2:stop,redis_before_write:3:stop"})
+        self.addCleanup(command.stdout.close)
+        self.addCleanup(command.wait)
+        self.addCleanup(command.kill)
+
+        def stopped():
+            self.assertIsNone(command.poll())
+            with open(f"/proc/{command.pid}/stat") as f:
+                return f.read().rsplit(")", 1)[1].split()[0] == "T"
+
+        wait_until("the command to have read what is live", stopped)
+        self.notify("changes")  # gives it a last thing to do
+        command.send_signal(signal.SIGCONT)
+        wait_until("the command to have read that", stopped)
+        self.db.run("BEGIN; UPDATE strategic_memory_health SET invalidated_at = now() WHERE user_id = 'changes'; "
+                    "SELECT pg_notify('strategic_cache', '{\"bot_name\":\"bot0\",\"user_id\":\"changes\"}'); COMMIT")
+        wait_until("the instance to remove the value", lambda: not self.has("changes"), alive=self.w)
+        command.send_signal(signal.SIGCONT)
+        self.assertEqual(0, command.wait(60))
+        self.assertFalse(self.has("changes"))
+        self.assertEqual(0, self.w.stop())
 
     def test_while_an_instance_works(self):
         self.w.start()
@@ -435,7 +491,7 @@ class SyncTest(RedisCase):
             thread = threading.Thread(target=flicker, daemon=True)
             thread.start()
             try:
-                for _ in range(5):
+                for _ in range(3):
                     self.w.must("redis", "sync")
             finally:
                 stop.set()
