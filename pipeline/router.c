@@ -191,13 +191,18 @@ static enum status take_start(struct router *r, struct outgoing *o, const struct
     return STATUS_OK;
 }
 
+static uint32_t *unacked_frame(struct outgoing *o, uint64_t number)
+{
+    return &o->frame_bytes[number % (CREDIT_FRAMES + PROBE_FRAMES)];
+}
+
 static void take_ack(struct outgoing *o, const struct frame_header *h)
 {
     o->opened = h->opened;
     o->closed = h->closed;
     while (o->acked < h->number && o->acked < o->number) {
         o->acked++;
-        o->unacked_bytes -= o->frame_bytes[o->acked % CREDIT_FRAMES];
+        o->unacked_bytes -= *unacked_frame(o, o->acked);
     }
     for (int s = 0; s < SOURCE_COUNT; s++)
         if (h->covered[s] > o->covered_durable[s])
@@ -216,6 +221,7 @@ static enum status receive_one(struct router *r, struct outgoing *o, int timeout
     st = frame_open(&r->reader, bytes, &h, err);
     if (st)
         return st;
+    o->heard_us = clock_mono_us(r->cfg.clock);
     switch (h.kind) {
     case FRAME_HELLO:
     case FRAME_REWIND:
@@ -309,7 +315,7 @@ enum status router_send(struct router *r, struct outgoing *o, enum frame_kind ki
     if (FAULT_POINT("frame_after_send"))
         return error_set(err, STATUS_IO, "fault point frame_after_send");
     o->number++;
-    o->frame_bytes[o->number % CREDIT_FRAMES] = (uint32_t)o->body.len;
+    *unacked_frame(o, o->number) = (uint32_t)o->body.len;
     o->unacked_bytes += o->body.len;
     o->sent_us = now_us;
     o->n = 0;
@@ -514,6 +520,18 @@ static bool frame_must_go(const struct router *r, const struct outgoing *o, int6
     return news && now_us - o->sent_us >= MARKER_US;
 }
 
+/* Without credit nothing more would go to a worker that misses a frame, and it would never know. */
+static enum status probe(struct router *r, struct outgoing *o, int64_t now_us, struct error *err)
+{
+    bool silent =
+        o->number > o->acked && now_us - o->heard_us >= PROBE_US && now_us - o->sent_us >= PROBE_US;
+    if (!silent || o->number - o->acked >= CREDIT_FRAMES + PROBE_FRAMES - 1)
+        return STATUS_OK;
+    o->heard_us = now_us;
+    return o->n > 0 ? router_send_events(r, o, now_us, err)
+                    : router_send(r, o, FRAME_FLUSH, now_us, err);
+}
+
 /* How long the events of this link may still wait for the ACK of the frame before them. */
 static int64_t wait_of(const struct router *r, const struct outgoing *o, uint32_t worker,
                        int64_t now_us)
@@ -540,6 +558,8 @@ static int64_t drained(struct router *r)
         struct outgoing *o = &r->out[i];
         if (frame_must_go(r, o, now) && router_has_credit(o))
             st = router_send_events(r, o, now, &err);
+        if (!st)
+            st = probe(r, o, now, &err);
         if (st == STATUS_AGAIN)
             st = STATUS_OK; /* stays buffered; the next call tries again */
         int64_t wait_us = wait_of(r, o, i, now);

@@ -13,6 +13,10 @@
 /* Frames that may be unacknowledged on a link; the bytes in them are bounded by LIMIT_CREDIT_BYTES.
  */
 #define CREDIT_FRAMES 192
+/* Beyond the credit, to ask a worker that has been silent for so long whether a frame or its answer
+ * was lost; several, as they may be lost too. */
+#define PROBE_FRAMES 16
+#define PROBE_US     (2 * US_PER_SECOND)
 
 /* The steps of a change of day (router_day.c). */
 enum turn { TURN_NONE, TURN_FLUSHING, TURN_CLOSING, TURN_OPENING };
@@ -21,11 +25,13 @@ struct outgoing {
     struct link *link;
     struct buf body; /* events of the frame being built */
     uint32_t n;
-    int64_t first_us;                    /* mono time of its first event */
-    int64_t sent_us;                     /* mono time of the last frame sent */
-    uint64_t number;                     /* of the last frame sent */
-    uint64_t acked;                      /* newest frame known to be durable */
-    uint32_t frame_bytes[CREDIT_FRAMES]; /* of the unacknowledged frames, by number */
+    int64_t first_us; /* mono time of its first event */
+    int64_t sent_us;  /* mono time of the last frame sent */
+    uint64_t number;  /* of the last frame sent */
+    uint64_t acked;   /* newest frame known to be durable */
+    /* Of the unacknowledged frames, by number. */
+    uint32_t frame_bytes[CREDIT_FRAMES + PROBE_FRAMES];
+    int64_t heard_us; /* the newest answer, or probe */
     size_t unacked_bytes;
     uint64_t covered_sent[SOURCE_COUNT];
     uint64_t covered_durable[SOURCE_COUNT];

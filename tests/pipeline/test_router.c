@@ -230,6 +230,41 @@ static void test_a_rewind_is_seen_while_the_source_is_idle(void **state)
     assert_int_equal(reader.intact(reader.ctx, NULL), STATUS_OK); /* told once */
 }
 
+/* It may have missed the last frame there was, or its answer was: nothing else would show it. */
+static void test_a_silent_worker_is_asked_whether_it_missed_something(void **state)
+{
+    struct world *w = *state;
+    greet_both(w);
+    char user[32];
+    struct event e = event_for(0, user);
+    assert_int_equal(
+        router_event(w->router, SOURCE_POSTGRES, &e, (struct position){200, 0}, T0, NULL),
+        STATUS_OK);
+    router_drained(w->router);
+    assert_int_equal(receive(w, 0).kind, FRAME_EVENTS);
+    w->now += US_PER_SECOND;
+    router_drained(w->router);
+    w->now += 3 * US_PER_SECOND;
+    router_drained(w->router);
+    struct frame_header h = receive(w, 0);
+    assert_int_equal(h.kind, FRAME_FLUSH);
+    assert_int_equal(h.number, 2);
+    ack(w, 0, 2, 150);
+    ack(w, 1, 0, 150);
+    while (router_durable(w->router, SOURCE_POSTGRES) != 150)
+        ;
+    for (int i = 0; i < 5; i++) { /* answered: there is nothing to ask */
+        w->now += 3 * US_PER_SECOND;
+        for (int k = 0; k < 1000; k++)
+            router_drained(w->router);
+    }
+    struct str bytes;
+    while (link_receive(w->down[0], 0, &bytes, NULL) == STATUS_OK) {
+        assert_int_equal(frame_open(&w->reader, bytes, &h, NULL), STATUS_OK);
+        assert_int_not_equal(h.kind, FRAME_FLUSH);
+    }
+}
+
 /* ---- midnight ---- */
 
 #define DAY (T0 / US_PER_DAY) /* T0 is 08:00 of this day */
@@ -603,6 +638,7 @@ int main(void)
         TEST(test_a_worker_that_does_not_answer_stops_the_input),
         TEST(test_a_rewind_starts_again_from_the_workers_position),
         TEST(test_a_rewind_is_seen_while_the_source_is_idle),
+        TEST(test_a_silent_worker_is_asked_whether_it_missed_something),
         TEST(test_no_event_of_a_day_leaves_before_its_epochs),
         TEST(test_an_idle_day_ends_too),
         TEST(test_a_late_event_of_the_old_day_does_not_end_it),
