@@ -21,7 +21,7 @@
 #define REQUEST_PLACE     "request" /* where its dead letters say they come from */
 #define REQUEST_BYTES_MAX 8192
 /* A token may be ahead of its transaction by so much: the clocks of two databases may differ. */
-#define REQUEST_AHEAD_US (60 * 60 * INT64_C(1000000))
+#define REQUEST_AHEAD_US (3600 * INT64_C(1000000))
 
 /*
  * An EVENT_REQUEST, or EVENT_PRIVACY with PRIVACY_ERASE for "forget" (without a scope). The id is

@@ -183,6 +183,10 @@ static enum status refuse(const struct store_dead_letter *d, struct error *err)
                          "PostgreSQL refused the row, not an event: mend what the reason names; "
                          "the row comes again with the next change of its key, or by `warmpath "
                          "rebuild --user ID`");
+    if (str_equal(d->where, STR("request")))
+        return error_set(err, STATUS_INVALID,
+                         "it was no request: have the application ask by strategic_invalidate() "
+                         "and the like, and drop it");
     if (begins_with(d->where, "influx:"))
         return error_set(err, STATUS_INVALID,
                          "the unit of its time is not kept: write the mended line again");
