@@ -1,6 +1,7 @@
 """What an application reads: strategic_bundle and strategic_bundle_lite. Always one row, each outcome of freshness with the NULLs that
 could lead it astray, both functions of one mind, plans of index look-ups alone, and a role that can read and nothing else."""
 import os
+import re
 import subprocess
 
 import psycopg2
@@ -211,6 +212,14 @@ class PlanTest(PipelineTest):
         plan = self.db.one("EXPLAIN (FORMAT JSON) SELECT eo_f, receptivity_score FROM strategic_bundle_lite('user-77', 'bot')")[0]["Plan"]
         self.assertEqual({"strategic_engagement_opportunities", "strategic_key_activity", "strategic_processor"},
                          {n["Relation Name"] for n in self.nodes(plan) if "Relation Name" in n})
+
+    def test_the_examples_of_the_docs(self):
+        with open(os.path.join(os.path.dirname(ROLES), "..", "docs", "READING.md")) as f:
+            examples = re.findall(r"^```sql\n(.*?)^```", f.read(), re.S | re.M)
+        self.assertEqual(2, len(examples))
+        for n, sql in enumerate(examples):
+            self.db.run(f"PREPARE example_{n} (text, text) AS {sql}")
+            self.assertEqual(1, len(self.db.run(f"EXECUTE example_{n} ('user-77', 'bot')")))
 
     def test_they_write_nothing(self):
         self.db.run("BEGIN READ ONLY")
