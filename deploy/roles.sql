@@ -72,6 +72,13 @@ BEGIN;
                   '%1$I.strategic_recompute(text, text), %1$I.strategic_request_text(%1$I.strategic_request) TO %2$I',
                   :'cache_schema', :'sink_role')
     WHERE to_regclass(format('%I.strategic_request', :'cache_schema')) IS NOT NULL \gexec
+    -- Users who are forgotten: rows from before, receipts, and `warmpath forget`.
+    SELECT format('GRANT SELECT ON %1$I.strategic_erasure TO %2$I; '
+                  'GRANT EXECUTE ON FUNCTION %1$I.strategic_bury(text[], text[], bigint[]), '
+                  '%1$I.strategic_erased(text, bigint, text, text, bigint, bigint), '
+                  '%1$I.strategic_erasure_report(text, bigint, bigint, int, int, jsonb), '
+                  '%1$I.strategic_forget(text, text) TO %2$I', :'cache_schema', :'sink_role')
+    WHERE to_regclass(format('%I.strategic_erasure', :'cache_schema')) IS NOT NULL \gexec
 \endif
 
 \if :{?reader_role}
@@ -106,6 +113,9 @@ BEGIN;
         :"cache_schema".strategic_watch(regclass, name, name, text, name[]), :"cache_schema".strategic_unwatch(regclass),
         :"cache_schema".strategic_watched(), :"cache_schema".strategic_bot_name(text)
         TO :"app_role";
+    SELECT format('GRANT EXECUTE ON FUNCTION %1$I.strategic_forget(text, text) TO %2$I; '
+                  'GRANT SELECT ON %1$I.strategic_erasure TO %2$I', :'cache_schema', :'app_role')
+    WHERE to_regclass(format('%I.strategic_erasure', :'cache_schema')) IS NOT NULL \gexec
 \endif
 
 \if :{?legacy_role}

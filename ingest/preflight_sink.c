@@ -32,6 +32,7 @@ static const char rights_sql[] =
     " ('strategic_rebuild', 'SELECT, INSERT, UPDATE'),"
     " ('strategic_request', 'SELECT, DELETE'),"
     " ('strategic_source', 'SELECT, INSERT, UPDATE'),"
+    " ('strategic_erasure', 'SELECT'),"
     " ('strategic_migrations', 'SELECT')),"
     " path AS (SELECT trim(BOTH ' \"' FROM s) AS schema, ord FROM pg_catalog.unnest("
     "   pg_catalog.string_to_array(pg_catalog.current_setting('search_path'), ','))"

@@ -306,7 +306,8 @@ enum status partition_erase(struct partition *p, const struct frame_event *f, co
         /* A clock that is ahead must not keep away what has yet to be said. */
         .erased_us = e->at_us < p->as_of_us ? e->at_us : p->as_of_us,
         .step = p->cfg.erase.submit ? ERASURE_STATE : ERASURE_DONE,
-        .row_version = p->cfg.epoch << 40 | ++p->row_counter,
+        /* Rows of the user are written here or nowhere. */
+        .row_version = of_home ? p->cfg.epoch << 40 | ++p->row_counter : 0,
         .user_id = e->user_id,
         .bot_name = e->bot_name,
     };

@@ -86,6 +86,7 @@ int cmd_invalidate(struct cli *cli);
 int cmd_migrate(struct cli *cli);
 int cmd_rebuild(struct cli *cli);
 int cmd_recompute(struct cli *cli);
+int cmd_forget(struct cli *cli);
 int cmd_redis(struct cli *cli);
 int cmd_replay(struct cli *cli);
 int cmd_run(struct cli *cli);

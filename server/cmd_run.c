@@ -24,6 +24,7 @@
 #include "server/cli.h"
 #include "server/config_secrets.h"
 #include "server/door.h"
+#include "server/eraser.h"
 #include "server/feed.h"
 #include "server/figures.h"
 #include "server/load.h"
@@ -80,6 +81,7 @@ struct run {
     struct stage reader;
     struct stage lease;
     struct source_watch *watch;
+    struct eraser *eraser;
     struct redis_layer *redis; /* NULL without redis.url */
     int64_t lag_at_us;         /* of the heartbeat shown last */
     struct private_board board;
@@ -210,6 +212,7 @@ static enum status start_workers(struct run *r, struct error *err)
                     .workers = r->start.workers,
                     .store = r->start.stores[i],
                     .sink = {port_room, port_submit, port_poll, r},
+                    .erase = eraser_port(r->eraser),
                     .policy = startup_policy,
                     .policy_ctx = (void *)(uintptr_t)r->cfg, /* only read */
                     .memory_max = (size_t)r->cfg->memory_bytes / r->start.workers,
@@ -334,6 +337,10 @@ static enum status run_start(struct run *r, bool anew, struct error *err)
         st = start_router(r, err);
     if (!st)
         st = open_door(r, err);
+    const struct eraser_config ec = {
+        .cfg = r->cfg, .door = r->door, .epoch = lease_epoch(r->start.lease)};
+    if (!st)
+        st = eraser_start(&ec, &r->eraser, err);
     if (!st)
         st = start_workers(r, err);
     if (!st)
@@ -554,6 +561,7 @@ static enum status run_stop(struct run *r, bool graceful, struct error *err)
         enum status one = worker_stop(r->workers[i], st ? NULL : err);
         st = st ? st : one;
     }
+    eraser_free(r->eraser);
     door_free(r->door);
     sink_stop(r->sink, graceful ? SINK_STOP_US : 0);
     feed_close(r->announcements);

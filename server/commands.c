@@ -46,6 +46,11 @@ static const struct cli_option invalidate_options[] = {
     {"json", NULL, "one JSON document for scripts"},
     {NULL, NULL, NULL},
 };
+static const struct cli_option forget_options[] = {
+    {"no-wait", NULL, "return as soon as the request is stored and cache rows are gone"},
+    {"json", NULL, "one JSON document for scripts"},
+    {NULL, NULL, NULL},
+};
 static const struct cli_option secret_options[] = {
     {"kind", "KIND",
      "standard-webhooks (default), hmac-body, shared-secret, or ed25519: a pair of keys for v1a"},
@@ -200,6 +205,21 @@ const struct command commands[] = {
         .min_args = 1,
         .max_args = 2,
         .run = cmd_recompute,
+    },
+    {
+        .name = "forget",
+        .args = "USER [BOT]",
+        .summary = "erase every trace of a user, and print the receipt",
+        .details =
+            "Cache rows go at once; the running instance erases state, records, inbox and dead\n"
+            "letters, and lets nothing pass that the user said before. Without BOT: with every\n"
+            "bot. The receipt says how much has gone, and what was kept, and why. What the source\n"
+            "tables hold is the application's to delete.",
+        .options = forget_options,
+        .need = NEED_SINK,
+        .min_args = 1,
+        .max_args = 2,
+        .run = cmd_forget,
     },
     {
         .name = "dlq",

@@ -169,8 +169,9 @@ static enum status work_on(struct rebuild *r, const struct rebuild_request *q, s
                                   q->id, NULL, err);
     st = st ? st : open_source(r, err);
     if (!st) {
-        log_write(LOG_INFO, "rebuild", "rebuilding id=%s what=\"%s\" from=\"%s\"", q->id,
-                  q->user_id ? q->user_id : "all", q->cursor ? q->cursor : "");
+        /* Without names: logs outlive users who are forgotten. */
+        log_write(LOG_INFO, "rebuild", "rebuilding id=%s what=\"%s\" resumed=%d", q->id,
+                  q->user_id ? "one user" : "all", q->cursor != NULL);
         st = rebuild_work(r, q, note, sizeof(note), err);
     }
     if (st == STATUS_AGAIN)

@@ -462,6 +462,7 @@ struct inbox_view inbox_view(struct inbox *b)
     struct inbox_view v = {
         .newest = atomic_load(&b->newest),
         .trimmed = atomic_load(&b->trim),
+        .deleted = atomic_load(&b->trimmed),
         .bytes = atomic_load(&b->bytes),
         .committed_us = atomic_load(&b->committed_us),
         .commit_max_us = atomic_load(&b->commit_max_us),

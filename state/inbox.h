@@ -93,6 +93,7 @@ uint64_t inbox_newest(struct inbox *b);
 struct inbox_view {
     uint64_t newest;       /* id of the newest row */
     uint64_t trimmed;      /* rows up to here are gone, or may go */
+    uint64_t deleted;      /* rows up to here are gone */
     uint64_t bytes;        /* of rows that are still needed */
     uint64_t queued;       /* deliveries that wait for their commit */
     int64_t committed_us;  /* wall clock of the last commit, 0 = none */
@@ -100,6 +101,10 @@ struct inbox_view {
     bool full;             /* the last commit failed for lack of room */
 };
 struct inbox_view inbox_view(struct inbox *b);
+
+/* Nothing that was deleted is left in the WAL of the inbox of DIR. Any thread. AGAIN: somebody
+ * reads it, try later. */
+MUST_CHECK enum status inbox_scrub(const char *dir, struct error *err);
 
 /* ---- from another process, for `dlq retry` ---- */
 /* Appends one delivery to the inbox of DIR, which a running process may have open; that one finds

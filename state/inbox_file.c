@@ -489,3 +489,21 @@ enum status inbox_file_checkpoint(struct inbox_file *f, struct error *err)
         return STATUS_OK; /* what is not in the file yet stays in the WAL */
     return db_error(f->db, f->path, "checkpoint", err);
 }
+
+enum status inbox_scrub(const char *dir, struct error *err)
+{
+    struct inbox_file f = {0};
+    enum status st = path_of(dir, &f, err);
+    if (!st)
+        st = connect(&f, err);
+    if (!st) {
+        sqlite3_busy_timeout(f.db, 0); /* who waits here would hold up deliveries */
+        int rc = sqlite3_wal_checkpoint_v2(f.db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+        if (rc == SQLITE_BUSY)
+            st = STATUS_AGAIN;
+        else if (rc != SQLITE_OK)
+            st = db_error(f.db, f.path, "checkpoint", err);
+    }
+    inbox_file_close(&f, false);
+    return st;
+}

@@ -80,7 +80,7 @@ static enum status open_file(struct points *p, struct error *err)
     /* NORMAL: a power cut may take the last transactions, and what they said comes once more. */
     enum status st = db_exec(p->db, p->path,
                              "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"
-                             "PRAGMA cache_size = -4096",
+                             "PRAGMA cache_size = -4096; PRAGMA secure_delete = ON",
                              "open", err);
     st = st ? st : db_version(p->db, p->path, FORMAT, &format, err);
     if (!st && format == 0)
@@ -330,5 +330,49 @@ enum status points_gone(struct points *p, uint32_t max,
     if (!st && rc != SQLITE_DONE)
         st = db_error(p->db, p->path, "read", err);
     sqlite3_reset(gone);
+    return st;
+}
+
+/* ---- users that are forgotten ---- */
+
+static enum status forget_rows(struct points *p, bool (*is_of)(void *ctx, struct str known),
+                               void *ctx, struct error *err)
+{
+    sqlite3_stmt *all = NULL;
+    sqlite3_stmt *drop = NULL;
+    enum status st = STATUS_OK;
+    int rc = sqlite3_prepare_v2(p->db, "SELECT row, known FROM point", -1, &all, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_prepare_v2(p->db, "DELETE FROM point WHERE row = ?1", -1, &drop, NULL);
+    if (rc != SQLITE_OK)
+        st = db_error(p->db, p->path, "read", err);
+    while (!st && (rc = sqlite3_step(all)) == SQLITE_ROW) {
+        if (!is_of(ctx, db_column_str(all, 1)))
+            continue;
+        /* Rows behind the one that is read are not moved by that. */
+        sqlite3_bind_int64(drop, 1, sqlite3_column_int64(all, 0));
+        st = db_run(p->db, p->path, drop, "erase points of", err);
+    }
+    if (!st && rc != SQLITE_DONE)
+        st = db_error(p->db, p->path, "read", err);
+    sqlite3_finalize(all);
+    sqlite3_finalize(drop);
+    return st;
+}
+
+enum status points_forget(const char *dir, const char *name,
+                          bool (*is_of)(void *ctx, struct str known), void *ctx, struct error *err)
+{
+    struct points p = {0};
+    int n = snprintf(p.path, sizeof(p.path), "%s/qdrant-%s.db", dir, name);
+    if (n < 0 || (size_t)n >= sizeof(p.path) || access(p.path, F_OK) != 0)
+        return STATUS_OK; /* nothing was ever remembered */
+    enum status st = open_file(&p, err);
+    st = st ? st : db_exec(p.db, p.path, "BEGIN IMMEDIATE", "lock", err);
+    st = st ? st : forget_rows(&p, is_of, ctx, err);
+    st = st ? st : db_exec(p.db, p.path, "COMMIT", "erase points of", err);
+    if (!st && sqlite3_wal_checkpoint_v2(p.db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL))
+        st = db_error(p.db, p.path, "checkpoint", err);
+    close_file(&p); /* rolls back what was not committed */
     return st;
 }

@@ -45,6 +45,12 @@ MUST_CHECK enum status points_put(struct points *p, struct str id, struct str kn
 MUST_CHECK enum status points_remove(struct points *p, struct str id, struct error *err);
 MUST_CHECK enum status points_commit(struct points *p, uint64_t delivery, struct error *err);
 
+/* From any thread, whoever has the file of this name open: the points go of which is_of() says so
+ * by what is remembered of them, and nothing of them is left in the file. OK when there is none. */
+MUST_CHECK enum status points_forget(const char *dir, const char *name,
+                                     bool (*is_of)(void *ctx, struct str known), void *ctx,
+                                     struct error *err);
+
 MUST_CHECK enum status points_sweep_begin(struct points *p, struct error *err);
 /* *ret_total points are remembered, *ret_missing of them were not marked now. */
 MUST_CHECK enum status points_sweep_end(struct points *p, int64_t now_us, uint64_t *ret_total,

@@ -229,6 +229,23 @@ static void send_activity(struct script *s, size_t n)
     end_arrays(s, STEP_ACTIVITY, "activity", 5);
 }
 
+/* After the rows: of those of a user who was forgotten meanwhile none may stay. */
+static void send_bury(struct script *s, size_t n)
+{
+    struct pg_array *a = s->w->arrays;
+    begin_arrays(s, 3);
+    for (size_t i = 0; i < n; i++) {
+        const struct sink_node *node = s->nodes[i];
+        const struct sink_item *item = &node->item;
+        if (node->leader != node || item->remove || s->w->cfg->tables[item->table].by_window)
+            continue;
+        pg_array_text(&a[0], row_user(&item->row));
+        pg_array_text(&a[1], row_bot(&item->row));
+        pg_array_plain(&a[2], "%" PRId64, item->erased_us);
+    }
+    end_arrays(s, STEP_PLAIN, "bury", 3);
+}
+
 /* After the rows. Bots' own rows say what they know of their character, and those of users that
  * were computed because it changed. */
 static void send_characters(struct script *s, size_t n)
@@ -623,6 +640,7 @@ enum status sink_writer_connect(struct sink_writer *w, struct error *err)
     send_prepare(&s, "commit", "COMMIT");
     send_prepare(&s, "fence", sink_sql_fence);
     send_prepare(&s, "activity", sink_sql_activity);
+    send_prepare(&s, "bury", sink_sql_bury);
     send_prepare(&s, "character", sink_sql_character);
     send_prepare(&s, "outdated", sink_sql_outdated);
     send_prepare(&s, "processor", sink_sql_processor);
@@ -757,6 +775,7 @@ enum status sink_writer_run(struct sink_writer *w, struct sink_node **nodes, siz
     send_prepared(&s, STEP_PLAIN, "fence", 2, params);
     send_tables(&s, n);
     send_activity(&s, n);
+    send_bury(&s, n);
     send_characters(&s, n);
     send_progress(&s, n, beat);
     send_notify(&s, n);
