@@ -237,7 +237,7 @@ class ReaderTest(PipelineTest):
         super().setUpClass()
         cls.reader = f"{cls.name} reader"
         cls.db.run("REVOKE ALL ON SCHEMA public FROM PUBLIC; REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC")
-        run = subprocess.run(["psql", "-X", "-q", "-d", cls.db.conninfo, "-v", f"reader_role={cls.reader}", "-v", "reader_timeout=200ms", "-f", ROLES],
+        run = subprocess.run(["psql", "-X", "-q", "-d", cls.db.conninfo, "-v", f"reader_role={cls.reader}", "-v", "reader_timeout=3s", "-f", ROLES],
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if run.returncode != 0 or run.stdout:
             raise AssertionError(f"roles.sql ended with {run.returncode}: {run.stdout}")
@@ -257,7 +257,7 @@ class ReaderTest(PipelineTest):
         try:
             cur = conn.cursor()
             cur.execute("SHOW statement_timeout")
-            self.assertEqual("200ms", cur.fetchone()[0])
+            self.assertEqual("3s", cur.fetchone()[0])
             with self.assertRaises(errors.QueryCanceled):
                 cur.execute("SELECT pg_sleep(60)")
             cur.execute("SET statement_timeout = 0")  # what follows may be slow on a loaded machine
