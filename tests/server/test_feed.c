@@ -21,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/limits.h"
 #include "core/metrics.h"
 #include "server/feed_sender.h"
 
@@ -59,7 +60,7 @@ static void world_stop(struct world *w)
 
 static void say(struct world *w, const char *user, const char *reason)
 {
-    char json[256];
+    char json[LIMIT_NOTIFY_BYTES];
     int n = snprintf(json, sizeof(json), "{\"user\":\"%s\",\"v\":%d}", user, (int)++w->version);
     struct announcement a = {.bot = STR("elena"),
                              .user = str_from(user),
@@ -264,10 +265,10 @@ static void test_an_erased_user_is_not_given_again(void **state)
 /* More than all buffers of the system between it and us hold. */
 static void say_too_much(struct world *w)
 {
-    char big[200];
+    char big[LIMIT_NOTIFY_BYTES - 100];
     memset(big, 'x', sizeof(big) - 1);
     big[sizeof(big) - 1] = '\0';
-    for (int i = 0; i < 60000; i++)
+    for (int i = 0; i < 3000; i++)
         say(w, big, "count");
 }
 
@@ -332,8 +333,8 @@ static void test_the_end_of_the_server_ends_the_streams(void **state)
 
 static void *publish_much(void *arg)
 {
-    for (int i = 0; i < 20000; i++)
-        say(arg, i == 19999 ? "end" : "u", "count");
+    for (int i = 0; i < 5000; i++)
+        say(arg, i == 4999 ? "end" : "u", "count");
     return NULL;
 }
 
@@ -343,7 +344,7 @@ static void test_nothing_is_missing_while_much_is_said(void **state)
     (void)state;
     struct world w;
     struct client c;
-    world_start(&w, 30000, 0);
+    world_start(&w, 10000, 0);
     connect_with(&c, &w, "", NULL, 0);
     hear(&c, "retry: 1000\n");
     pthread_t thread;
@@ -364,7 +365,7 @@ static void test_nothing_is_missing_while_much_is_said(void **state)
         if (!end && !receive(&c))
             fail_msg("the stream ended at %d", (int)expected);
     }
-    assert_int_equal(expected, 20001);
+    assert_int_equal(expected, 5001);
     pthread_join(thread, NULL);
     close(c.fd);
     world_stop(&w);
