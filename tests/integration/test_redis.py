@@ -257,6 +257,10 @@ class RedisTest(RedisCase):
         self.plant("called off")
         self.db.run("SELECT strategic_invalidate('called off', 'bot0')")
         wait_until("what the application calls wrong to go", lambda: not self.has("called off"), alive=self.w)
+        self.plant("wants out")
+        self.plant("wants out", bot="bot1")
+        self.db.run("SELECT strategic_forget('wants out')")
+        wait_until("the user to be forgotten", lambda: not self.has("wants out") and not self.has("wants out", "bot1"), alive=self.w)
         self.assertTrue(self.has("stays"))
 
     def test_an_announcement_without_a_bot_is_about_all_of_them(self):
