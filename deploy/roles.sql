@@ -74,7 +74,7 @@ BEGIN;
     WHERE to_regclass(format('%I.strategic_request', :'cache_schema')) IS NOT NULL \gexec
     -- Users who are forgotten: rows from before, receipts, and `warmpath forget`.
     SELECT format('GRANT SELECT ON %1$I.strategic_erasure TO %2$I; '
-                  'GRANT EXECUTE ON FUNCTION %1$I.strategic_bury(text[], text[], bigint[]), '
+                  'GRANT EXECUTE ON FUNCTION %1$I.strategic_bury(text[], text[], bigint[], bigint[]), '
                   '%1$I.strategic_erased(text, bigint, text, text, bigint, bigint), '
                   '%1$I.strategic_erasure_report(text, bigint, bigint, int, int, jsonb), '
                   '%1$I.strategic_forget(text, text) TO %2$I', :'cache_schema', :'sink_role')

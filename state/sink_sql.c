@@ -63,7 +63,8 @@ const char sink_sql_outdated[] =
     " WHERE t.bot_name = n.bot_name AND t.row_version = n.row_version"
     " AND b.defined_at > n.defined_at AND t.computed_at >= b.character_changed_at";
 
-const char sink_sql_bury[] = "SELECT strategic_bury($1::text[], $2::text[], $3::bigint[])";
+const char sink_sql_bury[] = "SELECT strategic_bury($1::text[], $2::text[],"
+                             " $3::bigint[], $4::bigint[])";
 
 const char sink_sql_processor[] =
     "INSERT INTO strategic_processor (shard, heartbeat, caught_up_to)"

@@ -61,7 +61,8 @@ extern const char sink_sql_activity[];  /* user_id[], bot_name[], shard[], opted
 extern const char sink_sql_character[]; /* bot_name[], defined_at[], version[], definition[] */
 extern const char sink_sql_outdated[];  /* bot_name[], defined_at[], row_version[]: of rows just
                                            written */
-extern const char sink_sql_bury[];      /* user_id[], bot_name[], newest erasure known[] */
+extern const char sink_sql_bury[];      /* user_id[], bot_name[], newest erasure known[],
+                                           row_version[] */
 extern const char sink_sql_processor[]; /* shard[], caught_up_to[] */
 extern const char sink_sql_progress[];  /* pipeline, epoch, slot, slot_birth, covered_lsn,
                                            row_version, events_applied */

@@ -233,17 +233,18 @@ static void send_activity(struct script *s, size_t n)
 static void send_bury(struct script *s, size_t n)
 {
     struct pg_array *a = s->w->arrays;
-    begin_arrays(s, 3);
+    begin_arrays(s, 4);
     for (size_t i = 0; i < n; i++) {
         const struct sink_node *node = s->nodes[i];
         const struct sink_item *item = &node->item;
-        if (node->leader != node || item->remove || s->w->cfg->tables[item->table].by_window)
+        if (node->leader != node || s->w->cfg->tables[item->table].by_window)
             continue;
         pg_array_text(&a[0], row_user(&item->row));
         pg_array_text(&a[1], row_bot(&item->row));
         pg_array_plain(&a[2], "%" PRId64, item->erased_us);
+        pg_array_plain(&a[3], "%" PRIu64, item->row.row_version);
     }
-    end_arrays(s, STEP_PLAIN, "bury", 3);
+    end_arrays(s, STEP_PLAIN, "bury", 4);
 }
 
 /* After the rows. Bots' own rows say what they know of their character, and those of users that

@@ -1,4 +1,4 @@
-DROP FUNCTION strategic_bury(TEXT[], TEXT[], BIGINT[]);
+DROP FUNCTION strategic_bury(TEXT[], TEXT[], BIGINT[], BIGINT[]);
 DROP FUNCTION strategic_erasure_report(TEXT, BIGINT, BIGINT, INT, INT, JSONB);
 DROP FUNCTION strategic_erased(TEXT, BIGINT, TEXT, TEXT, BIGINT, BIGINT);
 DROP FUNCTION strategic_forget(TEXT, TEXT);

@@ -121,7 +121,7 @@ END $$;
 -- Last in a transaction of the sink: of the rows that it has written, those go that were computed
 -- before the user was forgotten; seen is the newest request that a row knows of. A worker has no such
 -- rows when its receipt is complete: then a day is time enough for what was on its way.
-CREATE FUNCTION strategic_bury(p_users TEXT[], p_bots TEXT[], p_seen BIGINT[])
+CREATE FUNCTION strategic_bury(p_users TEXT[], p_bots TEXT[], p_seen BIGINT[], p_versions BIGINT[])
 RETURNS BIGINT LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     dead RECORD;
@@ -132,14 +132,15 @@ BEGIN
         RETURN 0;
     END IF;
     FOR dead IN
-        SELECT DISTINCT n.user_id, n.bot_name
-        FROM unnest(p_users, p_bots, p_seen) AS n (user_id, bot_name, seen)
+        SELECT n.user_id, n.bot_name, max(n.version) AS version
+        FROM unnest(p_users, p_bots, p_seen, p_versions) AS n (user_id, bot_name, seen, version)
         JOIN strategic_erasure e ON e.user_hash = strategic_erasure_hash(n.user_id)
           AND (e.bot_hash IS NULL OR e.bot_hash = strategic_erasure_hash(n.user_id, n.bot_name))
         WHERE e.token > n.seen
           AND coalesce(e.finished_at, 'infinity') > now() - interval '1 day'
+        GROUP BY n.user_id, n.bot_name
     LOOP
-        removed := removed + strategic_erase_rows(dead.user_id, dead.bot_name, NULL);
+        removed := removed + strategic_erase_rows(dead.user_id, dead.bot_name, dead.version + 1);
     END LOOP;
     RETURN removed;
 END $$;
@@ -155,7 +156,7 @@ BEGIN
         'strategic_erasure_open(text, text, bigint, bigint)', 'strategic_forget(text, text)',
         'strategic_erased(text, bigint, text, text, bigint, bigint)',
         'strategic_erasure_report(text, bigint, bigint, int, int, jsonb)',
-        'strategic_bury(text[], text[], bigint[])']
+        'strategic_bury(text[], text[], bigint[], bigint[])']
     LOOP
         EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, %I, pg_temp', f,
                        current_schema());

@@ -1,12 +1,15 @@
 """A user is forgotten: every file of the state, every table of the cache and the log are searched for what only this user has said,
 while the process is killed at each step of it; everybody else is as the oracle says."""
 import glob
+import http.client
 import json
 import os
+import re
 import signal
+import time
 import unittest
 
-from harness import PipelineTest, wait_until
+from harness import CONFIG, PipelineTest, wait_until
 
 # What nobody else has: ids, words of messages, of the bot's answers, of memories; in the inbox, and in what could not be used.
 USER = "Zyxwvut-4711"
@@ -60,9 +63,9 @@ class ForgetTest(PipelineTest):
                 with open(path, "rb") as f:
                     content = f.read()
                 found |= {(os.path.relpath(path, self.w.dir), w) for w in words if w in content}
-        for (table,) in self.db.run("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"):
+        for (table,) in self.sink.run("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"):
             for w in (USER, *WORDS):
-                if self.db.one(f"SELECT EXISTS (SELECT FROM {table} t WHERE t::text LIKE %s)", f"%{w}%"):
+                if self.sink.one(f"SELECT EXISTS (SELECT FROM {table} t WHERE t::text LIKE %s)", f"%{w}%"):
                     found.add((table, w))
         return found
 
@@ -127,6 +130,48 @@ class ForgetTest(PipelineTest):
         self.db.run("DELETE FROM chat_message WHERE user_id = %s", USER)
         self.w.start()
         self.settle_and_check(self.db.one("SELECT max(id) FROM strategic_erasure"))
+
+
+class ForgetByWebhookTest(ForgetTest):
+    """Everything by HTTP, the wish as well, with the cache in a database of its own."""
+    separate_sink = True
+    options = {"config": CONFIG.replace("log: {{", """http: {{listen: "127.0.0.1:0"}}
+webhooks:
+  - {{name: app, preset: warmpath, verify: shared-secret, secrets: [{{value: "erasure-secret"}}]}}
+log: {{""")}
+
+    def post(self, *events):
+        found = wait_until("the listener", lambda: re.search(r"listening.* name=public .*port=(\d+)", self.w.new_log()), alive=self.w)
+        conn = http.client.HTTPConnection("127.0.0.1", int(found.group(1)), timeout=30)
+        try:
+            conn.request("POST", "/webhooks/app", json.dumps(events),
+                         {"Content-Type": "application/json", "Authorization": "Bearer erasure-secret"})
+            answer = conn.getresponse()
+            body = answer.read()
+            self.assertTrue(200 <= answer.status < 300, (answer.status, body))
+        finally:
+            conn.close()
+
+    def message(self, user, i, words, **other):
+        return {"type": "message", "id": f"{user}-hook-{i}", "user_id": user, "bot_name": "elena", "role": "user", "content": words,
+                "at": int(time.time() * 1e6), **other}
+
+    def test_a_forgotten_user_leaves_no_trace_whatever_crashes(self):
+        self.w.start()
+        old = [self.message(USER, i, f"{WORDS[0]} {WORDS[4]}") for i in range(6)]
+        self.post(*old, *(self.message("brenda", i, "ripe tomatoes") for i in range(6)))
+        patterns = "SELECT coalesce(max(event_count), 0) FROM strategic_conversation_patterns WHERE user_id = %s"
+        for user in (USER, "brenda"):
+            wait_until(f"the row of {user}", lambda: self.sink.one(patterns, user) == 6, 60, alive=self.w)
+        self.post({"type": "privacy", "op": "erase", "id": "e1", "user_id": USER, "at": int(time.time() * 1e6)})
+        wait_until("the receipt", lambda: self.sink.one("SELECT count(*) FROM strategic_erasure WHERE finished_at IS NOT NULL") == 1,
+                   60, alive=self.w)
+        self.assertEqual(self.places(), set())
+        self.assertEqual(self.sink.one(patterns, "brenda"), 6)
+        # The sender repeats it under other delivery ids, and then the user says something new.
+        self.post(*old)
+        self.post(self.message(USER, 7, "starting over"))
+        wait_until("the new row", lambda: self.sink.one(patterns, USER) == 1, 60, alive=self.w)
 
 
 if __name__ == "__main__":

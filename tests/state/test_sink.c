@@ -405,6 +405,36 @@ static void test_a_first_row_is_entered_as_activity_once(void **state)
     assert_string_equal(activity, "u|bot|7|t|f");
 }
 
+/* What was computed before the user was forgotten is not written after it, by whatever way it
+ * comes; what knows of the request is, and nobody else's rows are touched. */
+static void test_rows_from_before_a_user_was_forgotten_are_not_written(void **state)
+{
+    (void)state;
+#define ROWS \
+    "SELECT string_agg(user_id || row_version, ' ' ORDER BY user_id) FROM strategic_memory_health"
+    (void)write_one(health("gone", 1));
+    (void)write_one(health("stays", 2));
+    sql_run(db, "SELECT strategic_forget('gone')");
+    TEXT forgotten = sql_text(db, ROWS);
+    assert_string_equal(forgotten, "stays2");
+    struct sink_item items[2] = {health("gone", 3), health("stays", 4)};
+    items[0].first = items[0].told = true;
+    submit(items, 2);
+    collect(NULL, 2);
+    TEXT after = sql_text(db, ROWS " UNION ALL SELECT count(*)::text FROM strategic_key_activity");
+    assert_string_equal(after, "stays4\n0");
+    struct sink_item back = health("gone", 5);
+    TEXT token = sql_text(db, "SELECT token FROM strategic_erasure");
+    back.erased_us = strtoll(token, NULL, 10);
+    (void)write_one(back);
+    TEXT new = sql_text(db, ROWS);
+    assert_string_equal(new, "gone5 stays4");
+    /* An old one behind it does no harm either. */
+    (void)write_one(health("gone", 4));
+    TEXT last = sql_text(db, ROWS);
+    assert_string_equal(last, "gone5 stays4");
+}
+
 /* Readers must know it before a bot begins a conversation, and that it is allowed again. */
 static void test_a_users_wish_is_entered_as_activity(void **state)
 {
@@ -1055,6 +1085,7 @@ int main(void)
         SINK_TEST(test_a_sweep_that_fails_stops_nothing),
         SINK_TEST(test_of_one_key_the_newest_wins_and_all_get_results),
         SINK_TEST(test_a_first_row_is_entered_as_activity_once),
+        SINK_TEST(test_rows_from_before_a_user_was_forgotten_are_not_written),
         SINK_TEST(test_a_users_wish_is_entered_as_activity),
         SINK_TEST(test_a_new_character_invalidates_what_was_computed_before),
         SINK_TEST(test_many_rows_of_several_tables_go_in_batches),
