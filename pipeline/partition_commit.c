@@ -362,6 +362,9 @@ static enum status note_sent(struct partition *p, struct held_key *h, uint32_t t
      * holds may have been invalidated since: the next row is sent whole. */
     if (h->queued[table])
         return STATUS_OK;
+    /* The same when somebody has asked for it, and it is about to be flushed. */
+    if (s->requested == FLUSH_INVALIDATE || s->requested == FLUSH_RECOMPUTE)
+        payload_hash = 0;
     s->payload_hash = payload_hash;
     s->outbox = false;
     keymap_track_dirty(&p->keys, h);
