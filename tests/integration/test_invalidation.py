@@ -231,6 +231,17 @@ class RequestTest(InvalidationTest):
             self.measure("strategic_invalidate, computed again", user, lambda b: all(b[p][0] in USABLE for p in ("pp", "cp", "eo")), "curious")
             conn.close()
 
+    def test_of_a_user_who_is_erased_no_row_is_left(self):
+        for n in range(ROUNDS):
+            user = f"erased-{n}"
+            self.conversation(user)
+            self.remember(user, f"secret{n}", content="a secret in the attic")
+            self.settled(user, "pp", "cp", "eo", "mh", "mb")
+            self.db.run("DELETE FROM chat_message WHERE user_id = %s", user)
+            self.db.run("DELETE FROM memory_event WHERE user_id = %s", user)
+            self.wish(user, "gone", None, None)
+            self.measure("user erased", user, lambda b: all(b[p][0] == "missing" for p in ("mh", "pp", "cp", "mb", "eo")))
+
 
 class CatchingUpTest(InvalidationTest):
     """However far behind the input is: the bound is so small here that it always counts as behind."""
