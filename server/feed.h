@@ -35,8 +35,8 @@ MUST_CHECK enum status feed_open(const struct feed_open *open, struct feed **ret
 void feed_close(struct feed *f);
 CLEANUP_FREEP(struct feed, feed_close);
 
-/* For struct sink_config: f is the ctx. */
-enum status feed_committed(void *f, const struct announcement *list, size_t n, struct error *err);
+/* For struct sink_config: ctx is the struct feed. */
+enum status feed_committed(void *ctx, const struct announcement *list, size_t n, struct error *err);
 
 /* The route of the streams, and the server that has it, to be woken; NULL before it stops. */
 struct http_route feed_route(struct feed *f);

@@ -634,6 +634,7 @@ enum status feed_letters_read(const char *dir,
     enum status st = open_beside(dir, &q, err);
     if (st)
         return st == STATUS_END ? STATUS_OK : st;
+    assert(q);
     CLEANUP(buf_deinit) struct buf json;
     buf_init(&json, LIMIT_NOTIFY_BYTES);
     sqlite3_stmt *s = q->sql[LETTERS];
@@ -690,6 +691,7 @@ enum status feed_letter_remove(const char *dir, int64_t id, bool again, bool *re
     *ret_found = false;
     if (st)
         return st == STATUS_END ? STATUS_OK : st;
+    assert(q);
     st = begin(q, err);
     if (!st && again)
         st = put_again(q, id, ret_found, err);

@@ -75,7 +75,7 @@ class Stream(threading.Thread):
         self.port, self.query, self.every, self.last_id = port, query, every, last_id
         self.lock = threading.Lock()
         self.payloads, self.resets, self.connections, self.ends = [], 0, 0, False
-        self.status = None
+        self.status = self.sock = None
         self.start()
 
     def run(self):
@@ -87,7 +87,8 @@ class Stream(threading.Thread):
 
     def connect(self):
         conn = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        self.conn = conn
+        conn.connect()
+        self.sock = conn.sock
         headers = {"Last-Event-ID": self.last_id} if self.last_id else {}
         conn.request("GET", "/api/v1/feed" + self.query, headers=headers)
         r = conn.getresponse()
@@ -125,7 +126,7 @@ class Stream(threading.Thread):
         """The server sees it when it next has something to say: at the latest after its sign of life."""
         self.ends = True
         with contextlib.suppress(OSError, AttributeError):
-            self.conn.sock.shutdown(socket.SHUT_RDWR)
+            self.sock.shutdown(socket.SHUT_RDWR)
 
 
 class FeedTest(PipelineTest):
