@@ -11,8 +11,8 @@ usage: freshness.py --build DIR [--data DIR] [--set irc|collegemsg] [--latency-m
 --days N    only the first N days
 
 Shares of the reads, in per cent, by tier setting: "active" are reads that are not the first of a session (a pause below an hour), at
-the moment the user's message arrives; "+50ms" the same 50 ms later; "all" with the first ones. `writes` are rows written, and in
-brackets those of which only the lifetime was renewed, per message (the user's and the bot's).
+the moment the user's message arrives; "+50ms" the same 50 ms later; "all" with the first ones. `writes`
+are rows for each message, of the user or the bot: those written whole + those of which only the lifetime was renewed.
 """
 import argparse
 import gzip
@@ -77,7 +77,7 @@ def show(name, results, n_users):
     print(f"\n{name}: {results[0][1]['user_messages']} reads of {n_users} users")
     print(f"{'':16}{'reads':>12}{'fresh':>9}{'or current':>12}{'stale':>8}{'expired':>9}{'missing':>9}{'writes':>16}")
     for setting, r in results:
-        writes = f"{r['written'] / r['messages']:.2f} ({r['touched'] / r['messages']:.2f})"
+        writes = f"{r['written'] / r['messages']:.2f} + {r['touched'] / r['messages']:.2f}"
         for kind, label in (("active", "active"), ("active_50ms", "active +50ms"), ("all", "all"), ("all_50ms", "all +50ms")):
             s = shares(r[kind])
             print(f"{setting if kind == 'active' else '':16}{label:>12}{s['fresh']:9.2f}{s['current']:12.2f}{s['stale']:8.2f}"

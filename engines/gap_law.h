@@ -77,7 +77,7 @@ int64_t gap_quantile_us(const double law[EPOCH_GAP_BINS], int64_t from_us, doubl
  */
 #define GAP_VISIT_HORIZON_US US_PER_DAY
 #define GAP_VISIT_STEP_US    (10 * US_PER_MINUTE)
-#define GAP_LIKELY           0.04
+#define GAP_LIKELY           0.03
 struct gap_visit {
     int64_t from_us, until_us;
 };
