@@ -274,11 +274,11 @@ void klog_forget_profile(struct key *k)
             ops->fini(k->states[i]);
         free(TAKE(k->states[i]));
     }
-    struct msg_rec *messages = k->messages + k->messages_head;
     for (size_t i = 0; i < k->messages_all; i++) {
-        for (size_t t = msg_trait_count(&messages[i]); t-- > 0;)
-            arena_release(&k->arena, messages[i].traits.name[t]);
-        msg_forget_profile(&messages[i]);
+        struct msg_rec *m = &k->messages[k->messages_head + i];
+        for (size_t t = msg_trait_count(m); t-- > 0;)
+            arena_release(&k->arena, m->traits.name[t]);
+        msg_forget_profile(m);
     }
 }
 
