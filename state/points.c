@@ -371,8 +371,14 @@ enum status points_forget(const char *dir, const char *name,
     st = st ? st : db_exec(p.db, p.path, "BEGIN IMMEDIATE", "lock", err);
     st = st ? st : forget_rows(&p, is_of, ctx, err);
     st = st ? st : db_exec(p.db, p.path, "COMMIT", "erase points of", err);
-    if (!st && sqlite3_wal_checkpoint_v2(p.db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL))
-        st = db_error(p.db, p.path, "checkpoint", err);
+    if (!st) {
+        sqlite3_busy_timeout(p.db, 0); /* a pull may have read something and rest */
+        int rc = sqlite3_wal_checkpoint_v2(p.db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+        if ((rc & 0xFF) == SQLITE_BUSY)
+            st = STATUS_AGAIN;
+        else if (rc != SQLITE_OK)
+            st = db_error(p.db, p.path, "checkpoint", err);
+    }
     close_file(&p); /* rolls back what was not committed */
     return st;
 }

@@ -46,7 +46,8 @@ MUST_CHECK enum status points_remove(struct points *p, struct str id, struct err
 MUST_CHECK enum status points_commit(struct points *p, uint64_t delivery, struct error *err);
 
 /* From any thread, whoever has the file of this name open: the points go of which is_of() says so
- * by what is remembered of them, and nothing of them is left in the file. OK when there is none. */
+ * by what is remembered of them, and nothing of them is left in the file. OK when there is none.
+ * AGAIN: somebody reads it, try later. */
 MUST_CHECK enum status points_forget(const char *dir, const char *name,
                                      bool (*is_of)(void *ctx, struct str known), void *ctx,
                                      struct error *err);

@@ -224,6 +224,42 @@ static void test_a_newer_format_is_left_alone(void **state)
     assert_false(lost);
 }
 
+static bool is_ann(void *ctx, struct str bytes)
+{
+    (void)ctx;
+    return memmem(bytes.ptr, bytes.len, "ann", 3) != NULL;
+}
+
+static bool file_has(const char *suffix, const char *word)
+{
+    static char bytes[1 << 20];
+    char path[128];
+    snprintf(path, sizeof(path), "%s/qdrant-mem.db%s", dir, suffix);
+    FILE *f = fopen(path, "rb");
+    size_t n = f ? fread(bytes, 1, sizeof(bytes), f) : 0;
+    if (f)
+        fclose(f);
+    return memmem(bytes, n, word, strlen(word)) != NULL;
+}
+
+/* Beside who has the file open, and with nothing left of them in it or its WAL. */
+static void test_points_of_a_forgotten_user_leave_the_file(void **state)
+{
+    (void)state;
+    put("1", "ann-the-first", 1);
+    put("2", "bob", 2);
+    put("3", "ann-the-third", 3);
+    assert_string_equal(known("2"), "bob"); /* its bytes are still borrowed */
+    assert_true(file_has("", "ann-the") || file_has("-wal", "ann-the"));
+    assert_int_equal(points_forget(dir, "mem", is_ann, NULL, NULL), STATUS_AGAIN);
+    assert_string_equal(known("1"), "");
+    assert_int_equal(points_forget(dir, "mem", is_ann, NULL, NULL), STATUS_OK);
+    assert_false(file_has("", "ann-the") || file_has("-wal", "ann-the"));
+    assert_string_equal(known("2"), "bob");
+    assert_string_equal(known("3"), "");
+    assert_int_equal(points_forget(dir, "other", is_ann, NULL, NULL), STATUS_OK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -239,6 +275,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_file_that_cannot_be_read_is_begun_anew, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_a_newer_format_is_left_alone, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_points_of_a_forgotten_user_leave_the_file, setup,
+                                        teardown),
     };
     return cmocka_run_group_tests_name("state/points", tests, NULL, NULL);
 }
