@@ -337,8 +337,10 @@ static enum status run_start(struct run *r, bool anew, struct error *err)
         st = start_router(r, err);
     if (!st)
         st = open_door(r, err);
-    const struct eraser_config ec = {
-        .cfg = r->cfg, .door = r->door, .epoch = lease_epoch(r->start.lease)};
+    const struct eraser_config ec = {.cfg = r->cfg,
+                                     .door = r->door,
+                                     .feed = r->announcements,
+                                     .epoch = lease_epoch(r->start.lease)};
     if (!st)
         st = eraser_start(&ec, &r->eraser, err);
     if (!st)

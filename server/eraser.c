@@ -175,6 +175,9 @@ static enum status remove_rows(struct eraser *e, struct task *task, struct error
                               6, params, ANSWER_US, "could not remove rows", &res, err);
     if (!st && FAULT_POINT("erase_after_rows"))
         st = error_set(err, STATUS_IO, "fault point erase_after_rows");
+    /* Those who keep copies, once: by the worker that the rows were written by. */
+    if (!st && t->row_version)
+        st = feed_erased(e->cfg.feed, t->bot_name, t->user_id, t->row_version, err);
     if (!st)
         task->receipt = strtoull(PQgetvalue(res, 0, 0), NULL, 10);
     return st;

@@ -10,12 +10,14 @@
 #include "pipeline/partition.h"
 #include "server/config.h"
 #include "server/door.h"
+#include "server/feed.h"
 
 struct eraser;
 
 struct eraser_config {
     const struct config *cfg; /* borrowed, as is the door */
     struct door *door;
+    struct feed *feed; /* is told; borrowed, too */
     uint64_t epoch;
 };
 MUST_CHECK enum status eraser_start(const struct eraser_config *cfg, struct eraser **ret,

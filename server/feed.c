@@ -13,6 +13,7 @@
 
 #include "core/log.h"
 #include "core/metrics.h"
+#include "engines/tables.h"
 #include "server/feed_internal.h"
 
 /* What a subscriber may be behind before nng drops for it: the most that nng takes. */
@@ -148,7 +149,7 @@ static void forget_key(struct feed *f, const struct announcement *a)
 {
     for (uint64_t n = feed_first(f); n < f->next; n++) {
         struct feed_entry *e = &f->ring[n % f->size];
-        if (!e->text || !str_equal(e->bot, a->bot) || !str_equal(e->user, a->user))
+        if (!e->text || (a->bot.len && !str_equal(e->bot, a->bot)) || !str_equal(e->user, a->user))
             continue;
         free(e->text);
         *e = (struct feed_entry){0};
@@ -199,6 +200,32 @@ enum status feed_committed(void *ctx, const struct announcement *list, size_t n,
         http_wake_streams(f->server);
     pthread_mutex_unlock(&f->wake_lock);
     return STATUS_OK;
+}
+
+enum status feed_erased(struct feed *f, struct str bot, struct str user, uint64_t row_version,
+                        struct error *err)
+{
+    CLEANUP(buf_deinit) struct buf names;
+    CLEANUP(buf_deinit) struct buf json;
+    buf_init(&names, LIMIT_NOTIFY_BYTES);
+    buf_init(&json, LIMIT_NOTIFY_BYTES);
+    enum status st = STATUS_OK;
+    for (size_t t = 0; t < TABLE_COUNT && !st; t++)
+        if (!tables[t].by_window)
+            st = buf_printf(&names, "%s%s", names.len ? "," : "", tables[t].name);
+    struct announcement a = {
+        .bot = bot.len ? bot : STR_NULL,
+        .user = user,
+        .tables = {names.data, names.len},
+        .reason = STR(ANNOUNCEMENT_ERASE),
+        .row_version = row_version,
+    };
+    if (!st)
+        st = announcement_write(&a, &json);
+    if (st)
+        return error_set(err, st, "could not announce an erasure");
+    a.json = (struct str){json.data, json.len};
+    return feed_committed(f, &a, 1, err);
 }
 
 void feed_listen(struct feed *f, struct http_server *server)

@@ -38,6 +38,12 @@ CLEANUP_FREEP(struct feed, feed_close);
 /* For struct sink_config: ctx is the struct feed. */
 enum status feed_committed(void *ctx, const struct announcement *list, size_t n, struct error *err);
 
+/* A user is forgotten, with one bot or (bot empty) with every bot: one announcement with the reason
+ * "erase"; what waits, is dead or is kept about the user goes with it. Any thread, and it may be
+ * said twice. Errors of feed_queue_append(). */
+MUST_CHECK enum status feed_erased(struct feed *f, struct str bot, struct str user,
+                                   uint64_t row_version, struct error *err);
+
 /* The route of the streams, and the server that has it, to be woken; NULL before it stops. */
 struct http_route feed_route(struct feed *f);
 void feed_listen(struct feed *f, struct http_server *server);

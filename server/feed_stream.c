@@ -34,7 +34,9 @@ struct feed_stream {
 
 static bool wants(const struct feed_stream *s, const struct feed_entry *e)
 {
-    return e->text && (!s->bot_len || str_equal(e->bot, (struct str){s->bot, s->bot_len})) &&
+    /* Without a bot: an erasure with every bot. */
+    return e->text &&
+           (!s->bot_len || !e->bot.len || str_equal(e->bot, (struct str){s->bot, s->bot_len})) &&
            (!s->user_len || str_equal(e->user, (struct str){s->user, s->user_len}));
 }
 

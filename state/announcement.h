@@ -4,8 +4,8 @@
  *     {"bot_name":"..","user_id":"..","tables":["..",".."],"row_version":1,"reason":".."}
  *
  * The members come in this order, without blanks, so that a subscriber can select by prefix.
- * user_id is null for rows of a bot alone, reason is null when there is none. At most
- * LIMIT_NOTIFY_BYTES, whatever the ids are made of.
+ * user_id is null for rows of a bot alone, bot_name when a user is erased with every bot, reason
+ * when there is none. At most LIMIT_NOTIFY_BYTES, whatever the ids are made of.
  */
 #pragma once
 
@@ -20,7 +20,7 @@
 
 /* Borrowed strings. */
 struct announcement {
-    struct str bot;
+    struct str bot;    /* STR_NULL: of an erasure, every bot of the user */
     struct str user;   /* STR_NULL: rows of the bot */
     struct str tables; /* names, separated by commas */
     struct str reason; /* STR_NULL: none */

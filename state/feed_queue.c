@@ -44,6 +44,7 @@ enum statement {
     BURY,
     TRIM_DEAD,
     ERASE_DEAD,
+    ERASE_WAITING,
     COUNT_WAITING,
     COUNT_DEAD,
     LETTERS,
@@ -70,7 +71,9 @@ static const char *const statements[STATEMENTS] = {
              " ?5 FROM waiting WHERE destination = ?1 AND place = ?2 AND message = ?3",
     [TRIM_DEAD] = "DELETE FROM dead WHERE destination = ?1 AND id <= (SELECT id FROM dead WHERE"
                   " destination = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
-    [ERASE_DEAD] = "DELETE FROM dead WHERE bot_name = ?1 AND user_id = ?2",
+    /* ?1 '': with every bot. What waits for one bot is replaced in its place instead. */
+    [ERASE_DEAD] = "DELETE FROM dead WHERE user_id = ?2 AND (?1 = '' OR bot_name = ?1)",
+    [ERASE_WAITING] = "DELETE FROM waiting WHERE user_id = ?2 AND ?1 = '' AND bot_name <> ''",
     [COUNT_WAITING] = "SELECT count(*), coalesce(min(queued_us), 0) FROM waiting"
                       " WHERE destination = ?1",
     [COUNT_DEAD] = "SELECT count(*) FROM dead WHERE destination = ?1",
@@ -413,7 +416,7 @@ static enum status append_one(struct feed_queue *q, size_t d, const struct annou
 {
     const struct feed_destination *to = &q->cfg.destinations[d];
     if (!announcement_has_table(a->tables, str_from(to->tables)) ||
-        (*to->bots && !announcement_has_table(str_from(to->bots), a->bot)))
+        (*to->bots && a->bot.len && !announcement_has_table(str_from(to->bots), a->bot)))
         return STATUS_OK;
     bool added = false;
     enum status st = put(q, str_from(to->name), a, &added, err);
@@ -424,14 +427,21 @@ static enum status append_one(struct feed_queue *q, size_t d, const struct annou
     return bury_oldest(q, d, err);
 }
 
-static enum status erase_letters(struct feed_queue *q, const struct announcement *a,
-                                 struct error *err)
+/* What names the user and would not be replaced by a. */
+static enum status erase(struct feed_queue *q, const struct announcement *a, struct error *err)
 {
-    sqlite3_stmt *s = q->sql[ERASE_DEAD];
-    db_bind_text(s, 1, a->bot);
-    db_bind_text(s, 2, a->user);
-    enum status st = run(q, ERASE_DEAD, err);
-    q->to_empty |= !st && sqlite3_changes64(q->db) > 0;
+    enum status st = STATUS_OK;
+    for (enum statement which = ERASE_DEAD; which <= ERASE_WAITING && !st; which++) {
+        db_bind_text(q->sql[which], 1, a->bot);
+        db_bind_text(q->sql[which], 2, a->user);
+        st = run(q, which, err);
+        q->to_empty |= !st && sqlite3_changes64(q->db) > 0;
+    }
+    for (size_t d = 0; d < q->cfg.n_destinations && !st; d++) {
+        struct feed_view v = {0};
+        st = count_waiting(q, d, &v, err);
+        q->waiting[d] = st ? q->waiting[d] : v.waiting;
+    }
     return st;
 }
 
@@ -451,7 +461,7 @@ enum status feed_queue_append(struct feed_queue *q, const struct announcement *l
     enum status st = begin(q, err);
     for (size_t i = 0; i < n && !st; i++) {
         if (announcement_erases(&list[i]))
-            st = erase_letters(q, &list[i], err);
+            st = erase(q, &list[i], err);
         for (size_t d = 0; d < q->cfg.n_destinations && !st; d++)
             st = append_one(q, d, &list[i], err);
     }
@@ -480,6 +490,8 @@ static struct announcement column_announcement(sqlite3_stmt *s, int first)
     };
     if (a.user.len == 0)
         a.user = STR_NULL;
+    if (a.bot.len == 0)
+        a.bot = STR_NULL;
     return a;
 }
 

@@ -2,6 +2,7 @@
 every row; nothing that a receiver does, and no crash, loses an announcement (docs/FEED.md)."""
 import base64
 import contextlib
+import glob
 import http.client
 import json
 import os
@@ -490,6 +491,45 @@ class CrashTest(FeedTest):
         for d in again:
             self.assertEqual(ids[d.id], d.body, "one id, two contents")
         self.assert_rising(list(ids.values()))
+
+
+class ErasureTest(FeedTest):
+    """Who is forgotten is announced as such to everybody who may keep a copy, and then named nowhere in the queue."""
+    def feed_files(self):
+        return b"".join(open(p, "rb").read() for p in glob.glob(f"{self.w.state}/feed.db*"))
+
+    def test_a_forgotten_user(self):
+        stream = Stream(self.port(), "?bot_name=sophia")
+        subscriber = Subscriber(f"ipc://{self.pub}", self.w.dir)
+        self.addCleanup(stream.close)
+        self.addCleanup(subscriber.close)
+        wait_until("the stream", lambda: stream.last_id, alive=self.w)
+
+        def is_heard():  # what is published before it has subscribed is not for it
+            self.say([f"hail-{time.monotonic()}"])
+            return subscriber.read()
+        wait_until("the subscriber to hear something", is_heard, alive=self.w)
+        self.say(["doomed"], bot="sophia")
+        self.say(["doomed", "spared"])
+        self.wait_delivered("doomed", 1)
+        # What waits for a receiver that is away, and what it would not take, name the user too.
+        self.receiver.clear(lambda d, h: (410, {}, b"") if d.key == ("elena", "doomed") else (503, {}, b""))
+        self.say(["doomed"], n=3)
+        wait_until("a dead letter", lambda: self.w.dead_letters(), 60, alive=self.w)
+        self.say(["doomed"], bot="sophia", n=3)
+        wait_until("an announcement to wait", lambda: self.waiting() > 0, alive=self.w)
+        erasure = self.db.one("SELECT strategic_forget('doomed')")
+        wait_until("the receipt", lambda: self.db.one("SELECT finished_at IS NOT NULL FROM strategic_erasure WHERE id = %s", erasure), 60,
+                   alive=self.w)
+        self.assertEqual([], self.w.dead_letters())
+        self.receiver.clear()
+        erased = lambda payloads: [p for p in map(json.loads, payloads) if (p["user_id"], p["reason"]) == ("doomed", "erase")]
+        for name, payloads in (("the stream", stream.read), ("the subscriber", subscriber.read),
+                               ("the receiver", lambda: [d.body for d in self.receiver.deliveries()])):
+            wait_until(f"{name} to hear of it", lambda: erased(payloads()), 60, alive=self.w)
+            self.assertIsNone(erased(payloads())[0]["bot_name"])
+            self.assertIn("strategic_conversation_patterns", erased(payloads())[0]["tables"])
+        wait_until("the name to leave the queue", lambda: b"doomed" not in self.feed_files(), alive=self.w)
 
 
 class StreamTest(FeedTest):

@@ -270,6 +270,32 @@ static void test_an_erased_user_is_announced_once_and_gone(void **state)
     assert_true(file_holds("", "another") || file_holds("-wal", "another"));
 }
 
+/* With every bot at once: nothing that waits names the user but the one announcement of it. */
+static void test_a_user_erased_with_every_bot_leaves_one_announcement(void **state)
+{
+    (void)state;
+    CLEANUP(feed_queue_closep) struct feed_queue *q = open_queue(two, 1, 100);
+    struct announcement a = about("the-erased-one", 1, "t1", "count");
+    append(q, a);
+    a.bot = STR("another-bot");
+    append(q, a);
+    append(q, about("another", 2, "t1", "count"));
+    a = about("the-erased-one", 3, "t1", ANNOUNCEMENT_ERASE);
+    a.bot = STR_NULL;
+    append(q, a);
+    struct feed_item other = next(q, 0, 0);
+    assert_non_null(strstr(other.json, "\"another\""));
+    struct feed_item item = next(q, 0, other.place);
+    assert_true(item.erases);
+    assert_non_null(strstr(item.json, "{\"bot_name\":null,\"user_id\":\"the-erased-one\","));
+    settle(q, 0, &item);
+    struct feed_view v = {0};
+    assert_int_equal(feed_queue_view(q, 0, &v, NULL), STATUS_OK);
+    assert_int_equal(v.waiting, 1);
+    assert_false(file_holds("", "the-erased-one"));
+    assert_false(file_holds("-wal", "the-erased-one"));
+}
+
 /* ---- crashes, versions ---- */
 
 static void append_one_and_end(const char *dir)
@@ -338,6 +364,7 @@ int main(void)
         QUEUE_TEST(test_beyond_the_bound_the_oldest_is_a_dead_letter),
         QUEUE_TEST(test_a_dead_letter_goes_back_or_goes),
         QUEUE_TEST(test_an_erased_user_is_announced_once_and_gone),
+        QUEUE_TEST(test_a_user_erased_with_every_bot_leaves_one_announcement),
         QUEUE_TEST(test_a_crash_leaves_all_of_it_or_nothing),
         QUEUE_TEST(test_ids_go_on_after_a_restart),
         QUEUE_TEST(test_a_newer_format_is_refused),
