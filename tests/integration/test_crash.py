@@ -38,7 +38,7 @@ class NoSnapshotTest(PipelineTest):
         """The role may not read the tables: what was there before can only come from the state."""
         role = self.name
         self.db.run(f"CREATE ROLE {role} LOGIN REPLICATION; GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; "
-                    f"GRANT USAGE, CREATE ON SCHEMA public TO {role}")
+                    f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO {role}; GRANT USAGE, CREATE ON SCHEMA public TO {role}")
         try:
             self.w.start()
             Load(self.db, seed=3).run(100)
