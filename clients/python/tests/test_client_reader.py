@@ -61,6 +61,9 @@ class Sync(Front):
     def settle(self):
         pass
 
+    def notice_loss(self):
+        pass
+
     def close(self):
         self.reader.close()
         self.pool.close()
@@ -68,6 +71,9 @@ class Sync(Front):
 
 class Async(Front):
     """In an event loop, driven from outside."""
+
+    def notice_loss(self):
+        pass
 
     def open(self, options):
         self.loop = asyncio.new_event_loop()
@@ -86,7 +92,10 @@ class Async(Front):
 
     def settle(self):
         """Until every connection is back in the pool: the loop only runs during reads."""
-        self.loop.run_until_complete(asyncio.gather(*self.reader._tasks, return_exceptions=True))
+        async def ended():
+            await asyncio.gather(*self.reader._tasks, return_exceptions=True)
+
+        self.loop.run_until_complete(ended())
 
     def close(self):
         self.loop.run_until_complete(self.reader.close())
@@ -99,6 +108,11 @@ class Asyncpg(Async):
 
     async def make_pool(self):
         return await asyncpg.create_pool(**self.database.dsn, min_size=self.size, max_size=self.size)
+
+    def notice_loss(self):
+        """The loop has been standing still. asyncpg 0.27 loses a place of its pool when it sees the end of a connection in the very moment
+        in which that is taken, which a loop that runs all the time hardly meets."""
+        self.loop.run_until_complete(support.async_wait_until("the pool to see the loss", lambda: self.pool.get_size() == 0))
 
 
 class AsyncPsycopg(Async):
@@ -331,9 +345,10 @@ class ReaderTest(ClientTest):
         for front in self.each(size=1, breaker=lambda: CircuitBreaker(failures=1000)):
             with front:
                 self.assertEqual(front.read(*key).source, "database")
-                front.settle()  # asyncpg loses count of a connection that ends while it is given back
+                front.settle()
                 self.sink.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
                               "AND pid <> pg_backend_pid() AND backend_type = 'client backend'")
+                front.notice_loss()
                 wait_until("a read on a new connection", lambda: front.read(*key).source == "database")
 
     def test_without_the_functions_every_read_is_a_fallback_that_says_why(self):

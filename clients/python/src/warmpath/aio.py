@@ -150,6 +150,14 @@ class AsyncStrategicReader:
             pass
 
 
+async def _answer(answer: Answer[Row], reading: Awaitable[Row]) -> None:
+    """What becomes of the reading is known before the connection is given back, which may take long when it is broken."""
+    try:
+        answer.set_result(await reading)
+    except Exception as e:
+        answer.set_exception(e)
+
+
 class _Asyncpg:
     def __init__(self, source: Any, query: Query) -> None:
         # Without prepared statements in the server the application sets statement_cache_size=0, as asyncpg's documentation says.
@@ -160,18 +168,25 @@ class _Asyncpg:
     async def fetch(self, args: Key, connect_seconds: float, give_up: float, answer: Answer[Row]) -> None:
         if self._lock is not None:
             async with self._lock:
-                answer.set_result(await self._on(self._source, args, give_up))
+                await _answer(answer, self._on(self._source, args, give_up))
             return
         conn = await self._source.acquire(timeout=connect_seconds)
         try:
-            answer.set_result(await self._on(conn, args, give_up))
+            await _answer(answer, self._on(conn, args, give_up))
         finally:
-            await self._source.release(conn)
+            # Its own timeout: without one it would be that of acquire(), and a connection that is reset for longer is closed.
+            await self._source.release(conn, timeout=give_up)
 
     async def _on(self, conn: Any, args: Key, give_up: float) -> Row:
         if conn.is_in_transaction():
             raise NotIdle
-        row = await conn.fetchrow(self._sql, *args, timeout=give_up)
+        try:
+            row = await conn.fetchrow(self._sql, *args, timeout=give_up)
+        except Exception as e:
+            # The server has ended the connection, or is about to: given back as it is, the pool would lose its place.
+            if (getattr(e, "sqlstate", None) or "").startswith(("08", "57P")):
+                conn.terminate()
+            raise
         return tuple(row)
 
 
@@ -184,11 +199,11 @@ class _Psycopg:
     async def fetch(self, args: Key, connect_seconds: float, give_up: float, answer: Answer[Row]) -> None:
         if self._lock is not None:
             async with self._lock:
-                answer.set_result(await self._on(self._source, args, give_up))
+                await _answer(answer, self._on(self._source, args, give_up))
             return
         conn = await self._source.getconn(timeout=connect_seconds)
         try:
-            answer.set_result(await self._on(conn, args, give_up))
+            await _answer(answer, self._on(conn, args, give_up))
         finally:
             await self._source.putconn(conn)
 
