@@ -56,10 +56,20 @@ static bool has_room(struct http_server *s, const struct http_address *peer)
     return n < s->cfg.connections_per_address;
 }
 
+static bool is_stopping(struct http_server *s)
+{
+    pthread_mutex_lock(&s->lock);
+    bool stopping = s->stopping;
+    pthread_mutex_unlock(&s->lock);
+    return stopping;
+}
+
 static enum MHD_Result accept_connection(void *server, const struct sockaddr *from, socklen_t len)
 {
     struct http_server *s = server;
     struct http_address peer = http_address_of(len > 0 ? from : NULL);
+    if (is_stopping(s))
+        return MHD_NO;
     if (has_room(s, &peer))
         return MHD_YES;
     atomic_fetch_add(&s->connections_refused, 1);
@@ -331,9 +341,8 @@ void http_stop(struct http_server *s, int64_t grace_us)
 {
     if (!s)
         return;
-    /* From then on the socket is ours to close; if that is not to be had, the library closes it. */
-    if (s->daemon && MHD_quiesce_daemon(s->daemon) == MHD_INVALID_SOCKET)
-        s->listener.fd = -1;
+    /* From then on connections are closed as they come. (MHD_quiesce_daemon() would do it, but
+     * races with the library's own threads and then ends the process.) */
     pthread_mutex_lock(&s->lock);
     s->stopping = true;
     streams_wake(s);
@@ -347,8 +356,10 @@ void http_stop(struct http_server *s, int64_t grace_us)
     pthread_mutex_unlock(&s->lock);
     if (s->reaper_started)
         pthread_join(s->reaper, NULL);
-    if (s->daemon)
-        MHD_stop_daemon(s->daemon);
+    if (s->daemon) {
+        MHD_stop_daemon(s->daemon); /* closes the socket */
+        s->listener.fd = -1;
+    }
     http_listener_close(&s->listener);
     server_unref(s);
 }
