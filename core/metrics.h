@@ -136,7 +136,7 @@ enum metric_kind { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
     X(METRIC_HTTP_TIMEOUTS, "http_timeouts", METRIC_COUNTER, "listener", NULL,                     \
       "connections whose headers or body did not come in time")                                    \
     X(METRIC_HTTP_UNANSWERED, "http_unanswered", METRIC_COUNTER, "listener", NULL,                 \
-      "requests that were answered 503 because what they asked for took too long")               \
+      "requests that were answered 503 because what they asked for took too long")                 \
     X(METRIC_REDIS_SETS, "redis_sets", METRIC_COUNTER, NULL, NULL, "values written to Redis")      \
     X(METRIC_REDIS_DELS, "redis_dels", METRIC_COUNTER, NULL, NULL, "values removed from Redis")    \
     X(METRIC_REDIS_ERRORS, "redis_errors", METRIC_COUNTER, NULL, NULL,                             \

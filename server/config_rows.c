@@ -385,8 +385,8 @@ const struct config_row config_rows[] = {
              "unix:///run/redis/redis.sock; \"\" = none"},
     {"redis.password", CONFIG_STRING, ROOT(redis.password), "", .secrecy = SECRET,
      .help = "its password; the user, if it is not the default one, is in the URL"},
-    {"redis.prefix", CONFIG_STRING, ROOT(redis.prefix), "strategic:",
-     .help = "what the keys in Redis begin with"},
+    {"redis.prefix", CONFIG_STRING, ROOT(redis.prefix),
+     "strategic:", .help = "what the keys in Redis begin with"},
     {"redis.ttl", CONFIG_DURATION, ROOT(redis.ttl_us), "5m", .min = US_PER_SECOND,
      .max = US_PER_DAY,
      .help = "a value goes from Redis this long after it was written: the longest that one which "

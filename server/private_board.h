@@ -19,7 +19,7 @@
 struct ready_check {
     const char *name; /* static, "sink" */
     bool ok;
-    bool note; /* shown when asked for, and no reason not to be ready */
+    bool note;                 /* shown when asked for, and no reason not to be ready */
     char why[READY_WHY_BYTES]; /* when it is not; one line, no secret */
 };
 struct readiness {

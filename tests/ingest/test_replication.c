@@ -130,7 +130,8 @@ static struct reader_run *reader_new(const char *conninfo)
     assert_non_null(r);
     pthread_mutex_init(&r->lock, NULL);
     r->mappings = pg_chat_mapping();
-    r->ops = (struct receiver_ops){on_event, on_commit, on_idle, on_drained, on_durable, NULL, NULL, r};
+    r->ops =
+        (struct receiver_ops){on_event, on_commit, on_idle, on_drained, on_durable, NULL, NULL, r};
     r->cfg = (struct replication_config){.conninfo = conninfo,
                                          .slot = "wp",
                                          .publication = "wp pub",

@@ -732,7 +732,8 @@ static void test_an_epoch_is_written_once_and_leaves_when_it_is_old(void **state
 /* Takes from the state what the later formats brought. */
 static void make_first_format(const char *dir)
 {
-    meddle(dir, "DROP TABLE erasure; DROP TABLE erasure_key; DROP TABLE epoch_day; DROP TABLE epoch; DROP TABLE epoch_part;"
+    meddle(dir, "DROP TABLE erasure; DROP TABLE erasure_key; DROP TABLE epoch_day; DROP TABLE "
+                "epoch; DROP TABLE epoch_part;"
                 "ALTER TABLE meta DROP COLUMN timeline; ALTER TABLE meta DROP COLUMN loading; "
                 "ALTER TABLE meta DROP COLUMN since_us; "
                 "ALTER TABLE meta DROP COLUMN covered_inbox; DROP TABLE inbox_key;"
