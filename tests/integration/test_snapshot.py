@@ -233,7 +233,8 @@ class LargeTest(SnapshotTest):
         seconds = time.monotonic() - began
         print(f"    {ROWS} rows in {seconds:.1f} s, at most {peak >> 10} MiB", flush=True)
         self.assertGreater(looks, 1)
-        self.assertGreaterEqual(connections, 5, "one for each table, one more for the large one, and the one that asks")
+        # Those of the small tables come and go between two looks.
+        self.assertGreaterEqual(connections, 3, "two for the large table, and the one that asks")
         self.assertLess(peak, (192 if ROWS <= 300_000 else 320) << 10, "KiB")
         wait_until("it to read its slot", self.w.is_reading, alive=self.w)
         if ROWS <= 300_000:
