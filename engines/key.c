@@ -386,7 +386,8 @@ static bool takes_back(const struct msg_rec *old, const struct msg_rec *new)
          old->valence != new->valence))
         return true;
     if (old->flags & MSG_BOT)
-        return msg_trait_count(old) > 0 && memcmp(&old->traits, &new->traits, sizeof(old->traits));
+        return msg_trait_count(old) > 0 &&
+               memcmp(&old->traits, &new->traits, sizeof(old->traits)) != 0;
     return memcmp(old->marks, new->marks, sizeof(old->marks)) != 0;
 }
 

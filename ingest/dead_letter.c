@@ -56,14 +56,14 @@ enum status dead_letter_event_of(const char *where, const char *reason, struct p
                                  int64_t at_us, struct str bytes, struct event_arena *arena,
                                  struct event *ret, struct error *err)
 {
-    size_t reason_len = strlen(reason);
-    size_t where_len = strlen(where);
-    char *texts = event_arena_alloc(arena, where_len + reason_len + 1);
+    struct str place = str_from(where);
+    struct str why = str_from(reason);
+    char *texts = event_arena_alloc(arena, place.len + why.len + 1);
     char *id = event_arena_alloc(arena, 64);
     if (!texts || !id)
         return error_set(err, STATUS_NOMEM, "could not allocate a dead letter");
-    memcpy(texts, where, where_len);
-    memcpy(texts + where_len, reason, reason_len);
+    memcpy(texts, place.ptr, place.len);
+    memcpy(texts + place.len, why.ptr, why.len);
     int id_len = snprintf(id, 64, LSN_FMT "/%" PRIu64, LSN_ARGS(position.lsn), position.seq);
 
     *ret = (struct event){.type = EVENT_DEAD_LETTER,
@@ -71,8 +71,8 @@ enum status dead_letter_event_of(const char *where, const char *reason, struct p
                           .user_id = STR(""),
                           .bot_name = STR(""),
                           .at_us = at_us};
-    ret->u.dead_letter.where = (struct str){texts, where_len};
-    ret->u.dead_letter.reason = (struct str){texts + where_len, reason_len};
+    ret->u.dead_letter.where = (struct str){texts, place.len};
+    ret->u.dead_letter.reason = (struct str){texts + place.len, why.len};
     ret->u.dead_letter.bytes = bytes.ptr ? bytes : STR("");
     return STATUS_OK;
 }

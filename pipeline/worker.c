@@ -1,5 +1,6 @@
 #include "pipeline/worker.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -427,6 +428,7 @@ enum status worker_start(const struct worker_config *cfg, struct worker **ret, s
     enum status st = worker_new(cfg, &w, err);
     if (st)
         return st;
+    assert(w);
     int rc = pthread_create(&w->thread, NULL, run, w);
     if (rc)
         return error_set(err, STATUS_NOMEM, "could not start a worker thread (error %d)", rc);
